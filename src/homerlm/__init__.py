@@ -1,0 +1,53 @@
+"""HOMER, hierarchical context merging: long documents through ordinary LLMs in little memory (arXiv 2404.10308)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from homerlm.calibration import Calibration
+    from homerlm.config import HomerConfig
+    from homerlm.context import CompactContext
+    from homerlm.errors import HomerError
+    from homerlm.homer import Homer
+    from homerlm.loading import load_model
+    from homerlm.rope import RopeScaling
+    from homerlm.schedule import Schedule, plan
+
+__version__ = "0.1.0"
+
+# Names are imported when first used, so that the schedule and the command line start without loading torch.
+_HOMES = {
+    "Calibration": "calibration",
+    "CompactContext": "context",
+    "Homer": "homer",
+    "HomerConfig": "config",
+    "HomerError": "errors",
+    "RopeScaling": "rope",
+    "Schedule": "schedule",
+    "load_model": "loading",
+    "plan": "schedule",
+}
+
+__all__ = [
+    "Calibration",
+    "CompactContext",
+    "Homer",
+    "HomerConfig",
+    "HomerError",
+    "RopeScaling",
+    "Schedule",
+    "load_model",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'homerlm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"homerlm.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

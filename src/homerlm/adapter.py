@@ -1,0 +1,278 @@
+"""Everything that knows transformers' internals: a decoder driven layer by layer through its own modules.
+
+The queries and keys are seen by an attention function of ours, registered with transformers' `AttentionInterface` and
+switched on only inside `Decoder.session()`. The model is otherwise used as it is, and left as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from homerlm.errors import InputError, UnsupportedModelError
+
+ATTENTION_NAME = "homerlm"
+
+
+@dataclass
+class _Tape:
+    """What the attention function saw in the layer that has just run."""
+
+    query: Tensor | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
+    scaling: float | None = None
+
+
+_tape: ContextVar[_Tape | None] = ContextVar("homerlm_tape", default=None)
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """Hidden state (B, S, E) after some layers; keys, values (B, K, S, D) of each if kept; and of the last layer the
+    final `queries` (B, H, Q, D), its keys and its logit scaling."""
+
+    hidden: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    queries: Tensor
+    last_keys: Tensor
+    scaling: float
+
+
+class Decoder:
+    """A causal language model of transformers as a stack of layers that can be run a range at a time."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        refuse_unsupported(model)
+        self.model = model
+        self.base: Any = model.get_decoder()
+        self.config: Any = self.base.config
+        self.layers: nn.ModuleList = self.base.layers
+        self.norm: nn.Module = _final_norm(self.base)
+        self._rotary_by_type = "layer_type" in inspect.signature(self.base.rotary_emb.forward).parameters
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Attention goes through `_recording_attention` inside this block, and as before after it."""
+        AttentionInterface.register(ATTENTION_NAME, _recording_attention)
+        before = self.config._attn_implementation
+        self.config._attn_implementation = ATTENTION_NAME
+        try:
+            yield
+        finally:
+            self.config._attn_implementation = before
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(B, S, E): what the model feeds to its first layer for these ids, its own scaling included."""
+        captured: dict[str, Tensor] = {}
+
+        def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+            captured["hidden"] = args[0] if args else kwargs["hidden_states"]
+            raise _FirstLayerReached
+
+        hook = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+        try:
+            self.base(input_ids=input_ids.to(self.device), use_cache=False)
+        except _FirstLayerReached:
+            pass
+        finally:
+            hook.remove()
+        return captured["hidden"]
+
+    def run(
+        self, hidden: Tensor, position_ids: Tensor, first: int, last: int, *, queries: int, keep_kv: bool
+    ) -> LayerRun:
+        """Layers `[first, last)` with causal attention in index order and RoPE at `position_ids` (SPEC 3).
+
+        hidden: (B, S, E); position_ids: (B, S). To be called inside `session()`.
+        """
+        tape, keys, values = _Tape(), [], []
+        rotary = self._rotary(hidden, position_ids)
+        masks: dict[int | None, Tensor | None] = {}
+        token = _tape.set(tape)
+        try:
+            for index in range(first, last):
+                hidden = self._layer(index, hidden, position_ids, rotary, masks, tape)
+                if keep_kv:
+                    keys.append(tape.key)
+                    values.append(tape.value)
+        finally:
+            _tape.reset(token)
+        assert tape.query is not None and tape.key is not None and tape.scaling is not None
+        final_queries = tape.query[:, :, tape.query.shape[2] - queries :].clone()
+        return LayerRun(hidden, tuple(keys), tuple(values), final_queries, tape.key, tape.scaling)  # type: ignore[arg-type]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(B, n, V) logits of final hidden states (B, n, E), through the model's own norm, head and scalings.
+
+        The model runs on stand-in tokens whose final state is exchanged for ours in front of the norm, so that
+        whatever a family does to its logits is done here too. Costs one decoding step.
+        """
+        hook = self.norm.register_forward_pre_hook(lambda _module, args: (hidden, *args[1:]))
+        try:
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=self.device)
+            return self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            hook.remove()
+
+    def window(self, index: int) -> int | None:
+        """Sliding window of a layer in tokens, or None where it sees everything before it."""
+        types = getattr(self.config, "layer_types", None)
+        if types is not None and types[index] != "sliding_attention":
+            return None
+        return getattr(self.config, "sliding_window", None)
+
+    def _layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        position_ids: Tensor,
+        rotary: Any,
+        masks: dict[int | None, Tensor | None],
+        tape: _Tape,
+    ) -> Tensor:
+        window = self.window(index)
+        if window not in masks:
+            masks[window] = _window_mask(hidden.shape[1], window, hidden.device)
+        tape.key = tape.value = tape.query = None
+        layer_type = self.config.layer_types[index] if self._rotary_by_type else None
+        output = self.layers[index](
+            hidden,
+            attention_mask=masks[window],
+            position_ids=position_ids,
+            past_key_values=None,
+            use_cache=False,
+            position_embeddings=rotary[layer_type],
+        )
+        if tape.key is None:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: layer {index} ({type(self.layers[index]).__name__}) does not go through "
+                "transformers' attention interface, so its keys cannot be seen"
+            )
+        return output[0] if isinstance(output, tuple) else output
+
+    def _rotary(self, hidden: Tensor, position_ids: Tensor) -> dict[str | None, Any]:
+        if not self._rotary_by_type:
+            return {None: self.base.rotary_emb(hidden, position_ids)}
+        types = dict.fromkeys(self.config.layer_types)
+        return {kind: self.base.rotary_emb(hidden, position_ids, kind) for kind in types}
+
+
+class _FirstLayerReached(Exception):
+    """Raised by our own hook to leave the model's forward once the embeddings are known."""
+
+
+def _recording_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """SDPA, noting on the tape what it was called with. query: (B, H, S, D); key, value: (B, K, S, D)."""
+    tape = _tape.get()
+    if tape is not None:
+        scaling = kwargs.get("scaling")
+        tape.query, tape.key, tape.value = query, key, value
+        tape.scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        return eager(module, query, key, value, _additive_mask(attention_mask, query), **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(1, 1, S, S) mask, True where attended; None (plain causal, nothing materialised) if the window never bites."""
+    if window is None or length <= window:
+        return None
+    index = torch.arange(length, device=device)
+    distance = index[:, None] - index[None, :]
+    return ((distance >= 0) & (distance < window))[None, None]
+
+
+def _additive_mask(mask: Tensor | None, query: Tensor) -> Tensor:
+    length = query.shape[2]
+    allowed = torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if mask is None else mask
+    return torch.zeros(allowed.shape, dtype=query.dtype, device=query.device).masked_fill(
+        ~allowed, torch.finfo(query.dtype).min
+    )
+
+
+def _final_norm(base: nn.Module) -> nn.Module:
+    for name in ("norm", "final_layernorm", "final_layer_norm"):
+        if isinstance(module := getattr(base, name, None), nn.Module):
+            return module
+    raise UnsupportedModelError(f"{type(base).__name__}: no final norm found after its layers")
+
+
+_UNSUPPORTED_LAYERS = {
+    "linear_attention": "linear attention keeps a running state, from which no token can be dropped afterwards",
+    "mamba": "a recurrent layer keeps a running state, from which no token can be dropped afterwards",
+    "recurrent": "a recurrent layer keeps a running state, from which no token can be dropped afterwards",
+    "conv": "a convolution layer mixes neighbouring tokens, which merging would tear apart",
+    "hybrid": "its recurrent part keeps a running state, from which no token can be dropped afterwards",
+    "chunked_attention": "chunked attention ties tokens to absolute positions, which HOMER reuses",
+}
+
+
+def refuse_unsupported(model: PreTrainedModel) -> None:
+    """Raise `UnsupportedModelError`, with the reason, for a model whose structure cannot run HOMER."""
+    name = type(model).__name__
+    config: Any = model.config.get_text_config(decoder=True)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is an encoder-decoder; HOMER compresses the cache of a decoder-only model")
+    for kind in dict.fromkeys(getattr(config, "layer_types", None) or ()):
+        for unsupported, reason in _UNSUPPORTED_LAYERS.items():
+            if unsupported in kind:
+                raise UnsupportedModelError(f"{name} has layers of type {kind!r}: {reason}")
+    base = model.get_decoder()
+    if getattr(base, "rotary_emb", None) is None:
+        raise UnsupportedModelError(
+            f"{name} has no rotary position embedding (RoPE) at the level of its layers; HOMER reuses RoPE positions"
+        )
+    if not isinstance(getattr(base, "layers", None), nn.ModuleList):
+        raise UnsupportedModelError(f"{name} has no `layers` list of decoder layers")
+    if not getattr(model, "_supports_attention_backend", False) and not getattr(model, "_supports_sdpa", False):
+        raise UnsupportedModelError(f"{name} does not use transformers' attention interface")
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise UnsupportedModelError(f"{name} shares keys and values between layers, so layers cannot run apart")
+
+
+def verify_layer_loop(decoder: Decoder, tolerance: float = 1e-2) -> None:
+    """Run a few tokens through the model and through the layer loop; refuse a model for which the two differ.
+
+    The last line of defence for families nobody has tried: a wrong answer is worse than a refusal. Relative to the
+    largest logit; the loop is exact for every family of the support table.
+    """
+    vocab = decoder.model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(1, 9, device=decoder.device) % vocab)[None]
+    with torch.no_grad():
+        expected = decoder.model(input_ids=ids, use_cache=False).logits[:, -1]
+        if not torch.isfinite(expected).all():
+            raise InputError(
+                f"{type(decoder.model).__name__} gives NaN or infinite logits for a plain prompt: its weights are damaged, "
+                "or its dtype overflows (try dtype=bfloat16 or float32)"
+            )
+        with decoder.session():
+            positions = torch.arange(8, device=decoder.device)[None]
+            run = decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), queries=1, keep_kv=False)
+        got = decoder.logits(run.hidden[:, -1:])[:, -1].to(expected.device)
+    difference = ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
+    if not difference <= tolerance:
+        raise UnsupportedModelError(
+            f"{type(decoder.model).__name__}: running its layers one by one gives other logits than its forward "
+            f"(relative difference {difference:.2g}, allowed {tolerance}), so its layers do more than HOMER can see"
+        )
+
+

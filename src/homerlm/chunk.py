@@ -1,0 +1,88 @@
+"""One chunk of the tree as a value: what is alive for it between two nodes.
+
+Axes, here and in every docstring of the package: B batch, H query heads, K key-value heads, Q scoring queries,
+S tokens of a chunk or context, D head size, E hidden size, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prefix, some context and suffix, after the layers run so far.
+
+    hidden: (B, S, E); position_ids, token_indices: (B, S); keys, values: per layer run so far (B, K, S, D), each on its
+    layer's device, or empty where the tree only chooses tokens. `token_indices` point into the original prompt.
+    """
+
+    hidden: Tensor
+    position_ids: Tensor
+    token_indices: Tensor
+    prefix_len: int
+    suffix_len: int
+    keys: tuple[Tensor, ...] = ()
+    values: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return self.position_ids.shape[1]
+
+    def select(self, keep: Tensor) -> Chunk:
+        """The chunk with only the tokens `keep` (B, n), ascending indices: hidden state, positions and the keys and
+        values of every layer are cut together (propagative refinement, paper 3.2, SPEC 5)."""
+        return replace(
+            self,
+            hidden=_take(self.hidden, keep, 1),
+            position_ids=_take(self.position_ids, keep, 1),
+            token_indices=_take(self.token_indices, keep, 1),
+            keys=tuple(_take(k, keep, 2) for k in self.keys),
+            values=tuple(_take(v, keep, 2) for v in self.values),
+        )
+
+    def rows(self, start: int, stop: int) -> Chunk:
+        """Batch rows `[start, stop)` as a chunk of their own."""
+        return self._map(lambda tensor: tensor[start:stop])
+
+    def merge(self, right: Chunk) -> Chunk:
+        """Affixes averaged, contexts side by side, position ids carried along (SPEC 6)."""
+        p, s = self.prefix_len, self.suffix_len
+
+        def join(a: Tensor, b: Tensor, axis: int, mean: bool) -> Tensor:
+            body = (a.narrow(axis, p, a.shape[axis] - p - s), b.narrow(axis, p, b.shape[axis] - p - s))
+            head = a.narrow(axis, 0, p), b.narrow(axis, 0, p)
+            tail = a.narrow(axis, a.shape[axis] - s, s), b.narrow(axis, b.shape[axis] - s, s)
+            ends = [(x + y) / 2 if mean else x for x, y in (head, tail)]
+            return torch.cat([ends[0], *body, ends[1]], dim=axis)
+
+        return replace(
+            self,
+            hidden=join(self.hidden, right.hidden, 1, mean=True),
+            position_ids=join(self.position_ids, right.position_ids, 1, mean=False),
+            token_indices=join(self.token_indices, right.token_indices, 1, mean=False),
+            keys=tuple(join(a, b, 2, mean=True) for a, b in zip(self.keys, right.keys, strict=True)),
+            values=tuple(join(a, b, 2, mean=True) for a, b in zip(self.values, right.values, strict=True)),
+        )
+
+    def _map(self, change) -> Chunk:  # type: ignore[no-untyped-def]
+        return replace(
+            self,
+            hidden=change(self.hidden),
+            position_ids=change(self.position_ids),
+            token_indices=change(self.token_indices),
+            keys=tuple(map(change, self.keys)),
+            values=tuple(map(change, self.values)),
+        )
+
+
+def _take(tensor: Tensor, keep: Tensor, axis: int) -> Tensor:
+    """Per-row gather of `keep` (B, n) along the token axis of `tensor`, on the tensor's own device."""
+    index = keep.to(tensor.device)
+    shape = [1] * tensor.dim()
+    shape[0], shape[axis] = index.shape
+    sizes = list(tensor.shape)
+    sizes[axis] = index.shape[1]
+    return tensor.gather(axis, index.view(shape).expand(sizes))

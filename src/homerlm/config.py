@@ -1,0 +1,117 @@
+"""Every setting of HOMER and its default, written once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from homerlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from homerlm.calibration import Calibration
+
+SCORE_NAMES = ("softmax", "calibrated_logit", "logit", "random")
+READOUTS = ("recomputed", "reencoded", "merged")
+PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The four numbers of a config, resolved for one model; tokens and layers."""
+
+    max_chunk_len: int
+    target_len: int
+    warmup_layers: int
+    max_initial_chunk_len: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomerConfig:
+    """Settings of one compressor. The defaults are the preset that answers best (docs/experiments.md); `paper()` is
+    the paper's method. `None` means derived from the model. Raises `ConfigError` for a value out of range."""
+
+    max_chunk_len: int | None = field(
+        default=None, metadata={"help": "Longest chunk in tokens, affixes included; default half the model's limit."}
+    )
+    target_len: int | None = field(
+        default=None, metadata={"help": "Tokens of the final cache, affixes included; default half the model's limit."}
+    )
+    warmup_layers: int | None = field(
+        default=None, metadata={"help": "Layers before the first merge level; default 3/8 of the layers."}
+    )
+    max_initial_chunk_len: int | None = field(
+        default=None, metadata={"help": "Longest first chunk in tokens; default the longest chunk."}
+    )
+    score: str = field(default="softmax", metadata={"help": "How tokens are scored.", "choices": SCORE_NAMES})
+    scoring_queries: int | None = field(
+        default=None, metadata={"help": "How many of the last suffix tokens score the context; default all of them."}
+    )
+    pooling: int = field(
+        default=31, metadata={"help": "Scores are the maximum over so many neighbours (odd); 1 for none."}
+    )
+    readout: str = field(
+        default="recomputed",
+        metadata={
+            "help": "What the answer reads: the kept tokens recomputed as one prompt, the merged cache with its suffix "
+            "re-encoded, or the merged cache itself.",
+            "choices": READOUTS,
+        },
+    )
+    leaf_batch: int = field(default=1, metadata={"help": "First chunks run at once: speed for memory."})
+    calibration: Calibration | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, lowest in _LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
+        if self.pooling % 2 == 0:
+            raise ConfigError(
+                f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
+                f"use {self.pooling + 1}"
+            )
+        for name, choices in (("score", SCORE_NAMES), ("readout", READOUTS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if (first := self.max_initial_chunk_len) and (longest := self.max_chunk_len) and first > longest:
+            raise ConfigError(f"max_initial_chunk_len is {first}, above max_chunk_len {longest}: lower it")
+
+    @classmethod
+    def paper(cls, **changes: Any) -> HomerConfig:
+        """SPEC.md exactly: calibrated logits of the last token, every token by itself, the merged cache as it is.
+
+        Needs a `calibration`; the bundled model's is found by itself.
+        """
+        settings = {"score": "calibrated_logit", "scoring_queries": 1, "pooling": 1, "readout": "merged"}
+        return cls(**(settings | changes))
+
+    def resolve(self, limit: int, layers: int) -> Lengths:
+        """The lengths for a model that reads `limit` tokens (scaled, if its RoPE is) and has `layers` layers."""
+        half = limit // 2
+        max_chunk_len = self.max_chunk_len or half
+        target_len = self.target_len or half
+        for name, value in (("max_chunk_len", max_chunk_len), ("target_len", target_len)):
+            if value > limit:
+                raise ConfigError(f"{name} is {value}, above the model's limit of {limit} tokens: lower it")
+        warmup = round(PAPER_WARMUP * layers) if self.warmup_layers is None else self.warmup_layers
+        if warmup >= layers:
+            raise ConfigError(f"warmup_layers is {warmup}; it must be below the model's {layers} layers")
+        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values, without the calibration's numbers."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "calibration"}
+
+    def with_changes(self, **changes: Any) -> HomerConfig:
+        return replace(self, **changes)
+
+
+_LOWEST = {
+    "max_chunk_len": 2,
+    "target_len": 1,
+    "warmup_layers": 0,
+    "max_initial_chunk_len": 2,
+    "scoring_queries": 1,
+    "pooling": 1,
+    "leaf_batch": 1,
+}

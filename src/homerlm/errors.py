@@ -1,0 +1,45 @@
+"""Every error that a user's mistake can raise. Each message names the field, the value, the allowed range, the fix."""
+
+
+class HomerError(Exception):
+    """Base of all errors raised on purpose by homerlm."""
+
+
+class ConfigError(HomerError, ValueError):
+    """A setting is outside its range, or two settings contradict each other."""
+
+
+class ScheduleError(HomerError, ValueError):
+    """The prompt cannot be cut into a valid tree with these lengths and layers."""
+
+
+class InputError(HomerError, ValueError):
+    """Token ids, a document or a question cannot be used as given."""
+
+
+class UnsupportedModelError(HomerError, TypeError):
+    """The architecture cannot run HOMER; the message names the reason."""
+
+
+class ModelLoadError(HomerError, OSError):
+    """A model or tokenizer could not be found or loaded."""
+
+
+class DocumentError(HomerError, ValueError):
+    """A document cannot be read as text."""
+
+
+class MismatchError(HomerError, ValueError):
+    """A saved context or calibration belongs to something else; the message holds both values."""
+
+
+class CorruptFileError(HomerError, ValueError):
+    """A saved file is damaged, truncated or not of this format."""
+
+
+class NumericalError(HomerError, ArithmeticError):
+    """NaN or infinity came out of the model."""
+
+
+class OutOfMemoryError(HomerError, MemoryError):
+    """The device ran out of memory; the message says what was asked and what to lower."""

@@ -1,0 +1,140 @@
+"""The compressor: a model, its tokenizer and a config, from a prompt to a compact context and on to new tokens."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm import generation
+from homerlm.adapter import Decoder, verify_layer_loop
+from homerlm.config import HomerConfig, Lengths
+from homerlm.context import CompactContext
+from homerlm.errors import ConfigError, InputError, NumericalError
+from homerlm.merging import Observer, Selection, Tree
+from homerlm.readout import READOUT_FUNCTIONS
+from homerlm.schedule import Schedule, plan
+from homerlm.significance import CALIBRATED_SCORES, SCORES
+
+_verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
+
+
+class Homer:
+    """HOMER on one model. Holds no state of any prompt; the model is used as it is and left as it was.
+
+    `tokenizer` is only needed for text (`ask`). Raises `UnsupportedModelError` for a model that cannot run HOMER and
+    `ConfigError` for settings that do not fit it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        config: HomerConfig | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config or HomerConfig()
+        self.decoder = Decoder(model)
+        self.lengths: Lengths = self.config.resolve(self.limit, len(self.decoder.layers))
+        self._bias = self._calibration_bias()
+        if model not in _verified:
+            verify_layer_loop(self.decoder)
+            _verified.add(model)
+
+    @property
+    def limit(self) -> int:
+        """Tokens the model was made to read, after RoPE scaling."""
+        return self.decoder.config.max_position_embeddings
+
+    def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Schedule:
+        """The tree for a prompt of these lengths in tokens."""
+        lengths = self.lengths
+        return plan(
+            prefix_len,
+            context_len,
+            suffix_len,
+            max_chunk_len=lengths.max_chunk_len,
+            target_len=lengths.target_len,
+            warmup_layers=lengths.warmup_layers,
+            layers=len(self.decoder.layers),
+            max_initial_chunk_len=lengths.max_initial_chunk_len,
+        )
+
+    @torch.no_grad()
+    def compress(
+        self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor, *, observer: Observer | None = None
+    ) -> CompactContext:
+        """Compress a prompt of ids (B, P), (B, C), (B, S), on any device, to at most `target_len` tokens.
+
+        All rows of a batch have equal lengths; compress prompts of other lengths by themselves. `observer` is called
+        after every node (progress, what was dropped where). Raises `InputError`, `ScheduleError`, `NumericalError`.
+        """
+        parts = self._checked({"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids})
+        schedule = self.plan(*(part.shape[1] for part in parts))
+        config, prompt = self.config, torch.cat(parts, dim=1)
+        queries = min(config.scoring_queries or schedule.suffix_len, schedule.suffix_len)
+        selection = Selection(SCORES[config.score], queries, config.pooling, self._bias)
+        keep_kv = config.readout != "recomputed"
+        tree = Tree(self.decoder, schedule, *parts, selection, keep_kv, config.leaf_batch, observer)
+        with self.decoder.session():
+            root = tree.run()
+        input_ids = prompt.gather(1, root.token_indices)
+        read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
+        if not torch.isfinite(read.logits).all():
+            raise NumericalError(
+                "the model gave NaN or infinite logits for this prompt: try dtype=bfloat16 or float32, or check its weights"
+            )
+        return CompactContext(
+            keys=read.keys,
+            values=read.values,
+            position_ids=read.position_ids,
+            token_indices=root.token_indices,
+            input_ids=input_ids,
+            logits=read.logits,
+            next_position=int(read.position_ids[0, -1]) + 1,
+            prefix_len=schedule.prefix_len,
+            suffix_len=schedule.suffix_len,
+            prompt_len=schedule.prompt_len,
+            model_config=self.decoder.config,
+        )
+
+    @torch.no_grad()
+    def score(self, context: CompactContext, input_ids: Tensor) -> Tensor:
+        """Logits (B, S, V) of a continuation (B, S) of the context, which stays as it was."""
+        return generation.score(self.model, context, input_ids.to(self.decoder.device))
+
+    @torch.no_grad()
+    def generate(self, context: CompactContext, **settings: Any) -> Tensor:
+        """New ids (B, n) after the context. Takes what transformers' `generate` takes: sampling, stopping, streamer."""
+        return generation.generate(self.model, context, **settings)
+
+    def _calibration_bias(self) -> Tensor | None:
+        if self.config.score not in CALIBRATED_SCORES:
+            return None
+        if self.config.calibration is None:
+            raise ConfigError(
+                f"score {self.config.score!r} needs a calibration of this model: make one with `homer calibrate` or "
+                "Calibration.measure, and pass it as calibration=..., or use score='softmax', which needs none"
+            )
+        return self.config.calibration.bias
+
+    def _checked(self, parts: dict[str, Tensor]) -> list[Tensor]:
+        """The three id tensors on the model's device, or `InputError` naming the one that is wrong."""
+        vocab = self.model.get_input_embeddings().weight.shape[0]
+        for name, ids in parts.items():
+            if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int32):
+                found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+                raise InputError(f"{name} is {found}; it must be a LongTensor of shape (batch, tokens)")
+            if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < vocab):
+                raise InputError(
+                    f"{name} holds ids from {int(ids.min())} to {int(ids.max())}; the model knows 0 to {vocab - 1}: "
+                    "was it made by another tokenizer?"
+                )
+        rows = {name: len(ids) for name, ids in parts.items()}
+        if len(set(rows.values())) > 1 or 0 in rows.values():
+            raise InputError(f"batch sizes differ or are zero: {rows}; every row needs its prefix, context and suffix")
+        return [ids.long().to(self.decoder.device) for ids in parts.values()]

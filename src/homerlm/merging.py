@@ -1,0 +1,152 @@
+"""The tree walk: leaves run, neighbours merge, the least significant tokens go (paper section 3.1, SPEC 3 to 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from homerlm.adapter import Decoder, LayerRun
+from homerlm.chunk import Chunk
+from homerlm.schedule import Node, Schedule
+from homerlm.significance import Attention, Score, keep_most_significant
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a chunk is reduced: the score, how many of the last tokens ask, pooling width, and the score's bias
+    (L, distances) where it needs one."""
+
+    score: Score
+    queries: int
+    pooling: int
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A node has run and been reduced. `kept` (B, S): original indices of the tokens that live on."""
+
+    node: Node
+    kept: Tensor
+
+
+Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One compression under way: the plan, the prompt (B, P), (B, C), (B, S) and how chunks are reduced.
+
+    `keep_kv=False` carries no keys and values: the tree then only chooses tokens. `leaf_batch` leaves of equal length
+    run as one batch.
+    """
+
+    decoder: Decoder
+    schedule: Schedule
+    prefix_ids: Tensor
+    context_ids: Tensor
+    suffix_ids: Tensor
+    selection: Selection
+    keep_kv: bool
+    leaf_batch: int = 1
+    observer: Observer | None = field(default=None, compare=False)
+
+    def run(self) -> Chunk:
+        """The root chunk, reduced to its target. To be called inside the decoder's session."""
+        return self._walk(self.schedule.root, self._leaves())
+
+    def _walk(self, node: Node, leaves: Iterator[Chunk]) -> Chunk:
+        """Depth first: the left child whole, then the right one, then their parent, so one reduced chunk per level
+        waits at a time (SPEC 7)."""
+        if not node.children:
+            return next(leaves)
+        left = self._walk(node.children[0], leaves)
+        merged = left.merge(self._walk(node.children[1], leaves))
+        del left
+        return self._reduce(node, *self._run_layers(node, merged))
+
+    def _leaves(self) -> Iterator[Chunk]:
+        """The leaves' chunks after their layers and reduction, in order, `leaf_batch` of them computed at a time."""
+        for group in _equal_groups(self.schedule.leaves, self.leaf_batch):
+            ids = [self.context_ids[:, node.context_start : node.context_stop] for node in group]
+            batch = self.prefix_ids.shape[0]
+            chunk, run = self._run_layers(group[0], self._leaf_chunk(group, ids))
+            for i, node in enumerate(group):
+                rows = slice(i * batch, (i + 1) * batch)
+                yield self._reduce(node, chunk.rows(rows.start, rows.stop), _run_rows(run, rows))
+
+    def _leaf_chunk(self, group: list[Node], context_ids: list[Tensor]) -> Chunk:
+        """Chunks `prefix + context + suffix` of a group, stacked along the batch axis (SPEC 2)."""
+        plan, device = self.schedule, self.prefix_ids.device
+        ids = torch.cat([torch.cat([self.prefix_ids, part, self.suffix_ids], dim=1) for part in context_ids])
+        length = group[0].context_stop - group[0].context_start
+        p, s = plan.prefix_len, plan.suffix_len
+        positions = torch.cat(
+            [torch.arange(p + length, device=device), torch.arange(plan.suffix_start, plan.next_position, device=device)]
+        )
+        indices = torch.stack(
+            [
+                torch.cat(
+                    [
+                        torch.arange(p, device=device),
+                        torch.arange(p + node.context_start, p + node.context_stop, device=device),
+                        torch.arange(p + plan.context_len, p + plan.context_len + s, device=device),
+                    ]
+                )
+                for node in group
+            ]
+        ).repeat_interleave(self.prefix_ids.shape[0], dim=0)
+        return Chunk(self.decoder.embed(ids), positions.expand(len(ids), -1), indices, p, s)
+
+    def _run_layers(self, node: Node, chunk: Chunk) -> tuple[Chunk, LayerRun]:
+        run = self.decoder.run(
+            chunk.hidden,
+            chunk.position_ids,
+            node.first_layer,
+            node.last_layer,
+            queries=self.selection.queries,
+            keep_kv=self.keep_kv,
+        )
+        grown = Chunk(
+            run.hidden,
+            chunk.position_ids,
+            chunk.token_indices,
+            chunk.prefix_len,
+            chunk.suffix_len,
+            chunk.keys + run.keys,
+            chunk.values + run.values,
+        )
+        return grown, run
+
+    def _reduce(self, node: Node, chunk: Chunk, run: LayerRun) -> Chunk:
+        """Drop the least significant context tokens down to the node's target, from every layer (SPEC 4, 5)."""
+        if node.target < len(chunk):
+            bias = None if self.selection.bias is None else self.selection.bias[node.last_layer - 1]
+            positions = chunk.position_ids.to(run.last_keys.device)
+            scores = self.selection.score(Attention(run.queries, run.last_keys, positions, run.scaling, bias))
+            keep = keep_most_significant(
+                scores, chunk.prefix_len, chunk.suffix_len, node.target, self.selection.pooling
+            ).to(chunk.position_ids.device)
+            chunk = chunk.select(keep)
+        if self.observer is not None:
+            self.observer(Event(node, chunk.token_indices))
+        return chunk
+
+
+def _equal_groups(leaves: tuple[Node, ...], size: int) -> Iterator[list[Node]]:
+    """Runs of at most `size` neighbouring leaves of one length."""
+    remaining = iter(leaves)
+    while group := list(islice(remaining, size)):
+        while group:
+            alike = [node for node in group if node.length == group[0].length]
+            count = len(alike) if group[: len(alike)] == alike else 1
+            yield group[:count]
+            group = group[count:]
+
+
+def _run_rows(run: LayerRun, rows: slice) -> LayerRun:
+    return LayerRun(run.hidden[rows], (), (), run.queries[rows], run.last_keys[rows], run.scaling)
