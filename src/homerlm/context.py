@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm import storage
+from homerlm.errors import CorruptFileError, MismatchError
+from homerlm.identity import ModelIdentity, tokenizer_fingerprint
+
+KIND = "compact context"
+VERSION = 1
+_TOKEN_TENSORS = ("position_ids", "token_indices", "input_ids")
+_NUMBERS = ("next_position", "prefix_len", "suffix_len", "prompt_len")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a context: the model, the tokenizer's fingerprint (None without one) and the settings."""
+
+    model: ModelIdentity
+    tokenizer: str | None
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,7 @@ class CompactContext:
     suffix_len: int
     prompt_len: int
     model_config: Any = field(repr=False)
+    origin: Origin = field(repr=False)
 
     def __len__(self) -> int:
         return self.position_ids.shape[1]
@@ -52,7 +73,100 @@ class CompactContext:
     def _cache(self, length: int, copies: int) -> DynamicCache:
         """The first `length` tokens as a cache, each batch row `copies` times."""
         cache = DynamicCache(config=self.model_config)
-        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            states = (t[:, :, :length].repeat_interleave(copies, dim=0) for t in (keys, values))
-            cache.update(*states, layer)
+        for layer, states in enumerate(zip(self.keys, self.values, strict=True)):
+            keys, values = (t[:, :, :length].repeat_interleave(copies, dim=0) for t in states)
+            cache.update(keys, values, layer)
         return cache
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the context to a file (safetensors with JSON metadata, complete or not at all).
+
+        Raises `InputError` if the path cannot be written.
+        """
+        tensors = {name: getattr(self, name) for name in (*_TOKEN_TENSORS, "logits")}
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            tensors |= {f"keys.{layer}": keys, f"values.{layer}": values}
+        metadata = {name: getattr(self, name) for name in _NUMBERS} | {
+            "model": self.origin.model.to_dict(),
+            "tokenizer": self.origin.tokenizer,
+            "settings": self.origin.settings,
+            "dtype": str(self.keys[0].dtype),
+        }
+        storage.write(path, kind=KIND, version=VERSION, tensors=tensors, metadata=metadata)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> CompactContext:
+        """A saved context, for the model that made it, each layer's part on that layer's device.
+
+        Raises `MismatchError` with both values for another model, RoPE scaling, dtype or tokenizer (where one is
+        given), `CorruptFileError` for a damaged file, `InputError` for a path that is no file.
+        """
+        tensors, metadata = storage.read(path, kind=KIND, version=VERSION)
+        origin, numbers = _metadata(path, metadata)
+        _check_origin(path, origin, metadata["dtype"], model, tokenizer)
+        return _rebuild(path, tensors, numbers, origin, model)
+
+
+def _metadata(path: Any, metadata: dict[str, Any]) -> tuple[Origin, dict[str, int]]:
+    expected = {*_NUMBERS, "model", "tokenizer", "settings", "dtype"}
+    if set(metadata) != expected:
+        raise CorruptFileError(f"{path}: its metadata names {sorted(metadata)}, expected {sorted(expected)}")
+    numbers = {name: metadata[name] for name in _NUMBERS}
+    if not all(isinstance(value, int) and value >= 0 for value in numbers.values()):
+        raise CorruptFileError(f"{path}: its lengths are {numbers}, expected whole numbers of at least 0")
+    identity = ModelIdentity.from_dict(metadata["model"])
+    return Origin(identity, metadata["tokenizer"], metadata["settings"]), numbers
+
+
+def _check_origin(
+    path: Any, origin: Origin, dtype: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    if difference := origin.model.mismatch(ModelIdentity.of(model)):
+        raise MismatchError(f"{path} belongs to another model, {difference}")
+    if dtype != str(model.dtype):
+        raise MismatchError(f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype")
+    given = tokenizer_fingerprint(tokenizer)
+    if given is not None and origin.tokenizer is not None and given != origin.tokenizer:
+        raise MismatchError(f"{path} was made with tokenizer {origin.tokenizer}, the one given is {given}")
+
+
+def _rebuild(
+    path: Any, tensors: dict[str, Tensor], numbers: dict[str, int], origin: Origin, model: PreTrainedModel
+) -> CompactContext:
+    """The context from checked parts: every name, shape and dtype, and every index within its range."""
+    base: Any = model.get_decoder()
+    layers = range(len(base.layers))
+    kv_names = [f"{part}.{layer}" for layer in layers for part in ("keys", "values")]
+    storage.check_names(tensors, {*_TOKEN_TENSORS, "logits", *kv_names})
+    batch, length = storage.check_tensor(tensors, "input_ids", shape=(None, None), dtype=torch.long).shape
+    heads = getattr(base.config, "num_key_value_heads", None) or base.config.num_attention_heads
+    for name in _TOKEN_TENSORS:
+        storage.check_tensor(tensors, name, shape=(batch, length), dtype=torch.long)
+    for name in kv_names:
+        storage.check_tensor(tensors, name, shape=(batch, heads, length, None), dtype=model.dtype)
+    vocab = model.get_output_embeddings().weight.shape[0]
+    storage.check_tensor(tensors, "logits", shape=(batch, vocab), dtype=tensors["logits"].dtype)
+    limits = {"position_ids": numbers["next_position"], "token_indices": numbers["prompt_len"], "input_ids": vocab}
+    for name, limit in limits.items():
+        low, high = (int(x) for x in tensors[name].aminmax()) if length else (0, -1)
+        if low < 0 or high >= limit:
+            raise CorruptFileError(f"{path}: {name} runs from {low} to {high}, expected 0 to {limit - 1}")
+    devices = [_device_of(base.layers[layer], model) for layer in layers]
+    first = model.get_input_embeddings().weight.device
+    return CompactContext(
+        keys=tuple(tensors[f"keys.{layer}"].to(devices[layer]) for layer in layers),
+        values=tuple(tensors[f"values.{layer}"].to(devices[layer]) for layer in layers),
+        **{name: tensors[name].to(first) for name in _TOKEN_TENSORS},
+        logits=tensors["logits"].to(first),
+        **numbers,
+        model_config=base.config,
+        origin=origin,
+    )
+
+
+def _device_of(layer: torch.nn.Module, model: PreTrainedModel) -> torch.device:
+    """Where a layer computes: offloaded weights (device "meta") are brought to the model's device."""
+    device = next(layer.parameters()).device
+    return model.device if device.type == "meta" else device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -11,11 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import generation
 from homerlm.adapter import Decoder, verify_layer_loop
+from homerlm.answer import Answer, ask, ask_stream
+from homerlm.calibration import Calibration
 from homerlm.config import HomerConfig, Lengths
-from homerlm.context import CompactContext
+from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
+from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.merging import Observer, Selection, Tree
-from homerlm.readout import READOUT_FUNCTIONS
+from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
 from homerlm.schedule import Schedule, plan
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 
@@ -41,6 +45,7 @@ class Homer:
         self.decoder = Decoder(model)
         self.lengths: Lengths = self.config.resolve(self.limit, len(self.decoder.layers))
         self._bias = self._calibration_bias()
+        self._tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
         if model not in _verified:
             verify_layer_loop(self.decoder)
             _verified.add(model)
@@ -100,7 +105,14 @@ class Homer:
             suffix_len=schedule.suffix_len,
             prompt_len=schedule.prompt_len,
             model_config=self.decoder.config,
+            origin=Origin(ModelIdentity.of(self.model), self._tokenizer_fingerprint, config.to_dict()),
         )
+
+    @torch.no_grad()
+    def exchange_suffix(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+        """The same compressed document with another suffix (B, S), that is another question: the old suffix's keys
+        and values go, the new suffix runs through all layers over what is left. Costs a few tokens."""
+        return exchange_suffix(self.decoder, context, self._checked({"suffix_ids": suffix_ids})[0])
 
     @torch.no_grad()
     def score(self, context: CompactContext, input_ids: Tensor) -> Tensor:
@@ -112,15 +124,33 @@ class Homer:
         """New ids (B, n) after the context. Takes what transformers' `generate` takes: sampling, stopping, streamer."""
         return generation.generate(self.model, context, **settings)
 
+    def ask(self, document: str | CompactContext, question: str, **options: Any) -> Answer:
+        """Answer a question about a text, or about one compressed before. See `homerlm.answer.ask` for the options."""
+        return ask(self, document, question, **options)
+
+    def ask_stream(
+        self, document: str | CompactContext, question: str, **options: Any
+    ) -> Generator[str, None, Answer]:
+        """`ask` as a generator of the answer's pieces, whose return value is the `Answer`."""
+        return ask_stream(self, document, question, **options)
+
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:
             return None
-        if self.config.calibration is None:
+        calibration = self.config.calibration or Calibration.bundled(self.model)
+        if calibration is None:
             raise ConfigError(
                 f"score {self.config.score!r} needs a calibration of this model: make one with `homer calibrate` or "
                 "Calibration.measure, and pass it as calibration=..., or use score='softmax', which needs none"
             )
-        return self.config.calibration.bias
+        calibration.check(self.model)
+        distances, longest = calibration.bias.shape[1], self.lengths.max_chunk_len
+        if distances < longest:
+            raise ConfigError(
+                f"the calibration covers distances below {distances}, but chunks may hold {longest} tokens: "
+                f"lower max_chunk_len to {distances}, or calibrate with a longer length"
+            )
+        return calibration.bias
 
     def _checked(self, parts: dict[str, Tensor]) -> list[Tensor]:
         """The three id tensors on the model's device, or `InputError` naming the one that is wrong."""

@@ -28,8 +28,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class Event:
-    """A node has run and been reduced. `kept` (B, S): original indices of the tokens that live on."""
+    """A node of `schedule` has run and been reduced. `kept` (B, S): original indices of the tokens that live on."""
 
+    schedule: Schedule
     node: Node
     kept: Tensor
 
@@ -72,12 +73,19 @@ class Tree:
     def _leaves(self) -> Iterator[Chunk]:
         """The leaves' chunks after their layers and reduction, in order, `leaf_batch` of them computed at a time."""
         for group in _equal_groups(self.schedule.leaves, self.leaf_batch):
-            ids = [self.context_ids[:, node.context_start : node.context_stop] for node in group]
-            batch = self.prefix_ids.shape[0]
-            chunk, run = self._run_layers(group[0], self._leaf_chunk(group, ids))
-            for i, node in enumerate(group):
-                rows = slice(i * batch, (i + 1) * batch)
-                yield self._reduce(node, chunk.rows(rows.start, rows.stop), _run_rows(run, rows))
+            reduced = self._run_leaves(group)
+            while reduced:
+                yield reduced.pop(0)
+
+    def _run_leaves(self, group: list[Node]) -> list[Chunk]:
+        ids = [self.context_ids[:, node.context_start : node.context_stop] for node in group]
+        batch = self.prefix_ids.shape[0]
+        chunk, run = self._run_layers(group[0], self._leaf_chunk(group, ids))
+        spans = [slice(i * batch, (i + 1) * batch) for i in range(len(group))]
+        return [
+            self._reduce(node, chunk.rows(rows.start, rows.stop), _run_rows(run, rows))
+            for node, rows in zip(group, spans, strict=True)
+        ]
 
     def _leaf_chunk(self, group: list[Node], context_ids: list[Tensor]) -> Chunk:
         """Chunks `prefix + context + suffix` of a group, stacked along the batch axis (SPEC 2)."""
@@ -102,7 +110,9 @@ class Tree:
         ).repeat_interleave(self.prefix_ids.shape[0], dim=0)
         return Chunk(self.decoder.embed(ids), positions.expand(len(ids), -1), indices, p, s)
 
-    def _run_layers(self, node: Node, chunk: Chunk) -> tuple[Chunk, LayerRun]:
+    def _run_layers(self, node: Node, chunk: Chunk) -> tuple[Chunk, LayerRun | None]:
+        if not self.keep_kv and node is self.schedule.root and node.target == node.length:
+            return chunk, None  # only the choice is wanted, and here is nothing left to choose
         run = self.decoder.run(
             chunk.hidden,
             chunk.position_ids,
@@ -122,9 +132,9 @@ class Tree:
         )
         return grown, run
 
-    def _reduce(self, node: Node, chunk: Chunk, run: LayerRun) -> Chunk:
+    def _reduce(self, node: Node, chunk: Chunk, run: LayerRun | None) -> Chunk:
         """Drop the least significant context tokens down to the node's target, from every layer (SPEC 4, 5)."""
-        if node.target < len(chunk):
+        if run is not None and node.target < len(chunk):
             bias = None if self.selection.bias is None else self.selection.bias[node.last_layer - 1]
             positions = chunk.position_ids.to(run.last_keys.device)
             scores = self.selection.score(Attention(run.queries, run.last_keys, positions, run.scaling, bias))
@@ -133,7 +143,7 @@ class Tree:
             ).to(chunk.position_ids.device)
             chunk = chunk.select(keep)
         if self.observer is not None:
-            self.observer(Event(node, chunk.token_indices))
+            self.observer(Event(self.schedule, node, chunk.token_indices))
         return chunk
 
 
@@ -148,5 +158,7 @@ def _equal_groups(leaves: tuple[Node, ...], size: int) -> Iterator[list[Node]]:
             group = group[count:]
 
 
-def _run_rows(run: LayerRun, rows: slice) -> LayerRun:
+def _run_rows(run: LayerRun | None, rows: slice) -> LayerRun | None:
+    if run is None:
+        return None
     return LayerRun(run.hidden[rows], (), (), run.queries[rows], run.last_keys[rows], run.scaling)

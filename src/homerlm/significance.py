@@ -31,7 +31,7 @@ class Attention:
     def logits(self) -> Tensor:
         """(B, H, Q, S) float32 attention logits before any mask."""
         b, h, q, d = self.queries.shape
-        grouped = self.queries.float().view(b, self.keys.shape[1], -1, d)  # (B, K, H/K * Q, D)
+        grouped = self.queries.float().reshape(b, self.keys.shape[1], -1, d)  # (B, K, H/K * Q, D)
         scores = grouped @ self.keys.float().transpose(-1, -2)
         return (scores * self.scaling).view(b, h, q, -1)
 

@@ -1,0 +1,1 @@
+"""The command `homer`: it parses, calls the library and prints."""

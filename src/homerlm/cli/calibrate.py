@@ -1,0 +1,75 @@
+"""`homer calibrate`: what a token at each distance usually gets, for the paper's score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from homerlm.cli.console import err, out, print_json
+from homerlm.cli.options import Json, Rope
+from homerlm.errors import InputError
+
+EXAMPLES = """
+Examples:
+
+  homer calibrate Qwen/Qwen3-4B qwen3-4b.calibration       (WikiText-103 from the hub, as the paper does)
+
+  homer calibrate ./my-model my.calibration --text book1.txt --text book2.txt --queries 32
+
+  homer calibrate default smollm2.calibration --text python    (Python's own documentation, offline)
+"""
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Hub name, folder or .gguf file; `default` is the bundled model.")],
+    output: Annotated[Path, typer.Argument(help="File to write.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="A document; may be repeated. `python` is Python's own documentation. Default WikiText-103."),
+    ] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Segment length; default half the model's limit.")] = None,
+    segments: Annotated[int, typer.Option(min=1, help="How many segments.")] = 100,
+    queries: Annotated[int, typer.Option(min=1, help="Last tokens of each segment to average over; the paper uses 1.")] = 1,
+    rope: Rope = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""
+    if not output.parent.is_dir():
+        raise InputError(f"the folder {output.parent} of {output} does not exist: make it first")
+    texts = _texts(text)
+    with err.status("Loading the model"):
+        from homerlm import Calibration, load_model
+
+        loaded, tokenizer = load_model(None if model == "default" else model, rope=rope)
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
+        task = progress.add_task("Measuring segments", total=None)
+        calibration = Calibration.measure(
+            loaded,
+            tokenizer,
+            texts,
+            length=length,
+            segments=segments,
+            queries=queries,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    calibration.save(output)
+    facts = {"output": str(output), "layers": len(calibration.bias), "distances": calibration.bias.shape[1]}
+    facts |= calibration.notes
+    if as_json:
+        print_json(facts)
+    else:
+        out.print(
+            f"{output}: {facts['layers']} layers, distances below {facts['distances']:,}, from {facts['segments']} segments"
+        )
+
+
+def _texts(names: list[str] | None) -> list[str]:
+    from homerlm.corpora import python_documentation, wikitext103
+    from homerlm.documents import read_document
+
+    if not names:
+        return wikitext103()
+    return [python_documentation() if name == "python" else read_document(name) for name in names]

@@ -1,0 +1,85 @@
+"""`homer plan`: the tree and its memory for a model and a length, without weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from homerlm.cli.console import out, print_json, size
+from homerlm.cli.options import Json, Rope, with_config
+from homerlm.config import HomerConfig
+from homerlm.errors import InputError
+
+EXAMPLES = """
+Examples:
+
+  homer plan default 32000
+
+  homer plan meta-llama/Llama-2-7b-chat-hf 65536 --rope yarn:2 --preset paper
+
+  homer plan ./my-model 1000000 --target-len 8192 --json
+"""
+_MAX_LINES = 60
+
+
+@with_config
+def plan(
+    model: Annotated[str, typer.Argument(help="Hub name, folder or .gguf file; `default` is the bundled model.")],
+    tokens: Annotated[int, typer.Argument(min=1, help="Length of the document in tokens.")],
+    *,
+    prefix_len: Annotated[int, typer.Option(min=0, help="Tokens of the instructions before it.")] = 20,
+    suffix_len: Annotated[int, typer.Option(min=1, help="Tokens of the question after it.")] = 30,
+    rope: Rope = None,
+    as_json: Json = False,
+    settings: HomerConfig,
+) -> None:
+    """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded."""
+    from homerlm.loading import load_config
+    from homerlm.schedule import plan as make_plan
+
+    config = load_config(None if model == "default" else model, rope=rope)
+    lengths = settings.resolve(config.max_position_embeddings, config.num_hidden_layers)
+    schedule = make_plan(
+        prefix_len,
+        tokens,
+        suffix_len,
+        max_chunk_len=lengths.max_chunk_len,
+        target_len=lengths.target_len,
+        warmup_layers=lengths.warmup_layers,
+        layers=config.num_hidden_layers,
+        max_initial_chunk_len=lengths.max_initial_chunk_len,
+    )
+    per_token = kv_bytes_per_token_and_layer(config)
+    keeps_kv = settings.readout != "recomputed"
+    facts = {
+        "model_limit": config.max_position_embeddings,
+        "cache_tokens": schedule.root.target,
+        "cache_bytes": schedule.root.target * config.num_hidden_layers * per_token,
+        "peak_kv_bytes": (schedule.peak_kv_tokens if keeps_kv else schedule.root.target * schedule.layers) * per_token,
+        "kv_bound_bytes": schedule.kv_bound_tokens() * per_token,
+        "plain_kv_bytes": schedule.prompt_len * config.num_hidden_layers * per_token,
+    }
+    if as_json:
+        print_json({**facts, "settings": settings.to_dict(), "schedule": asdict(schedule)})
+        return
+    lines = str(schedule).splitlines()
+    out.print("\n".join(lines[:_MAX_LINES]), markup=False)
+    if len(lines) > _MAX_LINES:
+        out.print(f"... {len(lines) - _MAX_LINES} more nodes (all of them with --json)")
+    out.print(
+        f"\nFinal cache: {facts['cache_tokens']:,} tokens, {size(facts['cache_bytes'])}. "
+        f"Predicted peak of keys and values: {size(facts['peak_kv_bytes'])} "
+        f"(appendix A's bound {size(facts['kv_bound_bytes'])}); the plain model: {size(facts['plain_kv_bytes'])}."
+    )
+
+
+def kv_bytes_per_token_and_layer(config: Any) -> int:
+    """Bytes of one token's keys and values in one layer, in the config's dtype (2 bytes a number if it names none)."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    itemsize = getattr(config.dtype, "itemsize", 2) if getattr(config, "dtype", None) else 2
+    if not heads or not head_dim:
+        raise InputError(f"{type(config).__name__} does not say how many key-value heads it has or how large they are")
+    return 2 * heads * head_dim * itemsize

@@ -1,0 +1,191 @@
+"""One file format for what homerlm saves (calibrations, contexts): safetensors, with JSON in its metadata.
+
+Never pickle: a file from somebody else can be wrong, but it cannot run code. The file holds a SHA-256 digest of its own
+content, so damage anywhere is found when it is read, and it is put in place only once it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from homerlm.errors import CorruptFileError, InputError, MismatchError
+
+# The safetensors metadata of every file of ours; safetensors wants strings.
+_HEADER_KEYS = {"kind", "version", "metadata", "sha256"}
+
+
+def write(
+    path: str | os.PathLike[str], *, kind: str, version: int, tensors: dict[str, Tensor], metadata: dict[str, Any]
+) -> None:
+    """Save named tensors and JSON metadata; a file already there is replaced as a whole, or on any failure kept.
+
+    `metadata` comes back from `read` as JSON leaves it: tuples as lists, keys as strings.
+    Raises `InputError` when the folder is missing, the file cannot be written, or `metadata` is not JSON.
+    """
+    target = Path(os.path.realpath(path))  # through a link to the file behind it: os.replace would replace the link
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: the folder {target.parent} does not exist; create it or choose another path")
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file in it")
+    text = _to_json(metadata, kind)
+    plain = _plain(tensors)
+    header = {
+        "kind": kind,
+        "version": str(version),
+        "metadata": text,
+        "sha256": _digest(kind, str(version), text, plain),
+    }
+    temporary = target.with_name(f".homerlm-{uuid.uuid4().hex}.tmp")
+    try:
+        _save_complete(temporary, plain, header)
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path} could not be written: {error}; what was there before is unchanged. Free space, or check the "
+            "permissions of the folder, or choose another path"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and metadata of a file of this kind and version, after its digest was checked.
+
+    Raises `InputError` for a path that is no readable file, `CorruptFileError` for a damaged or foreign file,
+    `MismatchError` for another kind or another format version.
+    """
+    path = Path(path)
+    header, mapped = _open(path, kind)
+    if set(header) != _HEADER_KEYS:
+        raise _corrupt(path, kind, "it is a safetensors file that homerlm did not write")
+    if header["kind"] != kind:
+        raise MismatchError(f"{path} holds a {header['kind']!r}, expected a {kind!r}: give the file that holds one")
+    _check_version(path, header["version"], kind, version)
+    # Mapped tensors are windows on the file, which could still change below us (and could not be replaced on Windows).
+    tensors = {name: tensor.clone() for name, tensor in mapped.items()}
+    if _digest(kind, header["version"], header["metadata"], tensors) != header["sha256"]:
+        raise _corrupt(path, kind, "its content does not match its SHA-256 digest")
+    try:
+        metadata = json.loads(header["metadata"])
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, kind, f"its metadata is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise _corrupt(path, kind, f"its metadata is a JSON {type(metadata).__name__}, expected an object")
+    return tensors, metadata
+
+
+def check_tensor(tensors: dict[str, Tensor], name: str, *, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
+    """`tensors[name]`, if it has this dtype and shape (None: any size on that axis).
+
+    Raises `CorruptFileError` when it is missing, `MismatchError` with both values when it is another one.
+    """
+    if name not in tensors:
+        raise CorruptFileError(f"tensor {name!r} is missing, the file has {_list(tensors)}; make the file again")
+    tensor = tensors[name]
+    if tensor.dtype != dtype:
+        raise MismatchError(f"tensor {name!r} has dtype {tensor.dtype}, expected {dtype}; make the file again")
+    fits = len(shape) == tensor.dim() and all(
+        want is None or want == got for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise MismatchError(
+            f"tensor {name!r} has shape {tuple(tensor.shape)}, expected ({wanted}); make the file again for this model"
+        )
+    return tensor
+
+
+def check_names(tensors: dict[str, Tensor], expected: set[str]) -> None:
+    """Raise `CorruptFileError` unless the file holds exactly the expected tensors."""
+    missing, unexpected = expected - tensors.keys(), tensors.keys() - expected
+    if missing or unexpected:
+        raise CorruptFileError(
+            f"the file does not hold the expected tensors: missing {_list(missing)}, unexpected {_list(unexpected)}; "
+            "make the file again"
+        )
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors, each owning its memory where several are views of one (safetensors refuses those)."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    return plain
+
+
+def _save_complete(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write to `path`, down to the disk, with the permissions of any new file, and see that it opens."""
+    with open(path, "xb") as file:
+        mode = os.fstat(file.fileno()).st_mode  # newer safetensors put a file of mode 0600 in its place
+    save_file(tensors, path, metadata=header)
+    os.chmod(path, mode)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    with safe_open(path, framework="pt"):  # older safetensors write headers larger than they read
+        pass
+
+
+def _open(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and memory-mapped tensors; safetensors checks every size against the file before it is used."""
+    if not path.is_file():
+        found = "is not a file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {found}; give the path of a saved {kind}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}; check its permissions") from error
+    except Exception as error:  # a forged header can raise anything safetensors or torch know
+        raise _corrupt(path, kind, f"it is damaged, truncated or no safetensors file ({error})") from error
+
+
+def _check_version(path: Path, found: str, kind: str, version: int) -> None:
+    if found == str(version):
+        return
+    if not (found.isascii() and found.isdecimal() and len(found) < 10):
+        raise _corrupt(path, kind, f"its format version is {found[:20]!r}, expected a whole number")
+    fix = "upgrade homerlm to read it" if int(found) > version else "make it again with this homerlm"
+    raise MismatchError(f"{path} has format version {found}, this homerlm reads {kind} version {version}: {fix}")
+
+
+def _digest(kind: str, version: str, text: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over kind, version, metadata and every tensor's name, dtype, shape and bytes, in order of the names."""
+    names = sorted(tensors)
+    layout = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
+    sha = hashlib.sha256(json.dumps([kind, version, text, layout]).encode())
+    for name in names:
+        sha.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _to_json(metadata: dict[str, Any], kind: str) -> str:
+    try:
+        return json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"metadata of a {kind} must be JSON without NaN or infinity: {error}") from error
+
+
+def _corrupt(path: Path, kind: str, reason: str) -> CorruptFileError:
+    return CorruptFileError(f"{path} cannot be used as a {kind}: {reason}; copy it afresh or make it again")
+
+
+def _list(names: Any) -> str:
+    """The first few names in order, for a message."""
+    names = sorted(names)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(repr(name) for name in names[:5]) or "none") + more
