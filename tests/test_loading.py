@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -25,7 +26,7 @@ from homerlm.quiet import quiet_transformers
 from homerlm.rope import RopeScaling
 
 WORDS = ["<unk>", "<s>", "</s>", "the", "grass", "is", "green"]
-PIECES = ["<unk>", "<s>", "</s>", "t", "h", "e", "th"]
+PIECES = ["<unk>", "<s>", "</s>", "t", "h", "th", "hh"]
 HIDDEN, INNER, HEADS, LAYERS = 16, 24, 4, 2
 needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="the package gguf is not installed")
 
@@ -81,15 +82,13 @@ def gguf_file(tmp_path):
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(PIECES)
     writer.add_token_types([3, 3, 3, 1, 1, 1, 1])
-    writer.add_token_merges(["t h"])
+    writer.add_token_merges(["t h", "h h"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     for name, tensor in tiny_model().state_dict().items():
         # llama.cpp keeps queries and keys with the two halves of a head interleaved; all equal rows need no reordering
         values = torch.full_like(tensor, 0.125) if "q_proj" in name or "k_proj" in name else tensor
-        writer.add_tensor(
-            names.get_name(name, try_suffixes=(".weight",)) + ".weight", values.numpy().astype(np.float32)
-        )
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), values.numpy().astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -212,7 +211,7 @@ def test_incomplete_weights_are_not_made_up(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    fails(folder, "lack 1 weight", "model.layers.1.mlp.up_proj.weight")
+    fails(folder, "lack 1 of its weights", "model.layers.1.mlp.up_proj.weight")
 
 
 def test_default_model_without_wheel_and_network(monkeypatch):
@@ -263,7 +262,10 @@ def test_dtype_of_an_accelerator_is_bfloat16(monkeypatch):
 
 
 def truncate_weights(kept):
-    os.truncate(kept / "model.safetensors", 900)
+    file = kept / "model.safetensors"
+    half = file.read_bytes()[:900]
+    file.unlink()  # the first model still reads from the mapped file
+    file.write_bytes(half)
 
 
 def spoil_tokenizer(kept):
@@ -392,6 +394,21 @@ def test_racing_builds_agree_on_one_folder(tmp_path, damaged_before):
     assert len(results) == 4
     assert set(results) == set(converted_folders())
     assert (results[0] / "data").read_text() == "derived"
+
+
+def test_a_process_that_finished_first_wins(tmp_path, monkeypatch):
+    source = tmp_path / "source.bin"
+    source.touch()
+    replace = os.replace
+
+    def beaten(fresh, folder):
+        shutil.copytree(fresh, folder)
+        replace(fresh, folder)
+
+    monkeypatch.setattr(os, "replace", beaten)
+    folder = derived_folder(source, lambda target: (target.mkdir(), (target / "data").touch()))
+    assert converted_folders() == [folder]
+    assert is_intact(folder)
 
 
 def test_folder_follows_the_contents_of_its_source(tmp_path):

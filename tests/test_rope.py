@@ -34,10 +34,11 @@ SIZES = {
     "pad_token_id": 0,
 }
 BY_TYPE = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 128}
+PHI3 = {**SIZES, "num_key_value_heads": 1, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 1024}
 # name: config, rotated dimensions (of 64 per head), base of the full-attention layers
 FAMILIES = {
     "llama": (LlamaConfig(**SIZES, num_key_value_heads=1), 64, 10_000.0),
-    "phi3": (Phi3Config(**SIZES, num_key_value_heads=1, partial_rotary_factor=0.75), 48, 10_000.0),
+    "phi3": (Phi3Config(**PHI3), 48, 10_000.0),
     "gpt_neox": (GPTNeoXConfig(**SIZES, rotary_pct=0.5), 32, 10_000.0),
     "gemma3": (Gemma3TextConfig(**SIZES, **BY_TYPE, num_key_value_heads=1, head_dim=64), 64, 1_000_000.0),
     "olmo3": (Olmo3Config(**SIZES, **BY_TYPE, num_key_value_heads=1), 64, 500_000.0),
@@ -140,6 +141,7 @@ def test_nested_config_is_scaled_in_its_text_part():
     scaled = scale_config(config, RopeScaling("yarn", 2))
     assert scaled.text_config.max_position_embeddings == 2 * LIMIT
     assert scaled.text_config.rope_parameters["full_attention"]["rope_type"] == "yarn"
+    assert rope_settings(scaled) == rope_settings(scaled.text_config) != rope_settings(config)
     assert config.text_config.max_position_embeddings == LIMIT
 
 
@@ -223,4 +225,12 @@ def test_settings_tell_every_scaling_apart_and_are_json(family):
 @pytest.mark.parametrize("method", METHODS)
 def test_settings_survive_building_a_model(method):
     scaled = scale_config(FAMILIES["phi3"][0], RopeScaling(method, 2))
-    assert rope_settings(AutoModelForCausalLM.from_config(scaled).config) == rope_settings(scaled)
+    built = AutoModelForCausalLM.from_config(scaled).config
+    assert json.dumps(rope_settings(built)) == json.dumps(rope_settings(scaled))
+
+
+def test_settings_do_not_depend_on_the_order_of_keys():
+    config = copy.deepcopy(FAMILIES["llama"][0])
+    before = json.dumps(rope_settings(config))
+    config.rope_parameters = dict(reversed(config.rope_parameters.items()))
+    assert json.dumps(rope_settings(config)) == before

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from homerlm.errors import InputError, UnsupportedModelError
+from homerlm.errors import UnsupportedModelError
+from homerlm.support import refuse_unsupported
 
 ATTENTION_NAME = "homerlm"
 
@@ -37,17 +38,17 @@ class _Tape:
 _tape: ContextVar[_Tape | None] = ContextVar("homerlm_tape", default=None)
 
 
+# Called after a layer with its index, queries (B, H, S, D) and keys (B, K, S, D), RoPE applied, and logit scaling.
+Watch = Callable[[int, Tensor, Tensor, float], None]
+
+
 @dataclass(frozen=True)
 class LayerRun:
-    """Hidden state (B, S, E) after some layers; keys, values (B, K, S, D) of each if kept; and of the last layer the
-    final `queries` (B, H, Q, D), its keys and its logit scaling."""
+    """Hidden state (B, S, E) after some layers, and keys and values (B, K, S, D) of each of them if they are kept."""
 
     hidden: Tensor
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    queries: Tensor
-    last_keys: Tensor
-    scaling: float
 
 
 class Decoder:
@@ -95,27 +96,38 @@ class Decoder:
         return captured["hidden"]
 
     def run(
-        self, hidden: Tensor, position_ids: Tensor, first: int, last: int, *, queries: int, keep_kv: bool
+        self,
+        hidden: Tensor,
+        position_ids: Tensor,
+        first: int,
+        last: int,
+        *,
+        keep_kv: bool = False,
+        watch: Watch | None = None,
     ) -> LayerRun:
         """Layers `[first, last)` with causal attention in index order and RoPE at `position_ids` (SPEC 3).
 
         hidden: (B, S, E); position_ids: (B, S). To be called inside `session()`.
         """
-        tape, keys, values = _Tape(), [], []
+        tape = _Tape()
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         rotary = self._rotary(hidden, position_ids)
         masks: dict[int | None, Tensor | None] = {}
         token = _tape.set(tape)
         try:
             for index in range(first, last):
                 hidden = self._layer(index, hidden, position_ids, rotary, masks, tape)
+                assert tape.query is not None and tape.key is not None
+                assert tape.value is not None and tape.scaling is not None
                 if keep_kv:
                     keys.append(tape.key)
                     values.append(tape.value)
+                if watch is not None:
+                    watch(index, tape.query, tape.key, tape.scaling)
         finally:
             _tape.reset(token)
-        assert tape.query is not None and tape.key is not None and tape.scaling is not None
-        final_queries = tape.query[:, :, tape.query.shape[2] - queries :].clone()
-        return LayerRun(hidden, tuple(keys), tuple(values), final_queries, tape.key, tape.scaling)  # type: ignore[arg-type]
+        return LayerRun(hidden, tuple(keys), tuple(values))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, n, V) logits of final hidden states (B, n, E), through the model's own norm, head and scalings.
@@ -214,65 +226,3 @@ def _final_norm(base: nn.Module) -> nn.Module:
         if isinstance(module := getattr(base, name, None), nn.Module):
             return module
     raise UnsupportedModelError(f"{type(base).__name__}: no final norm found after its layers")
-
-
-_UNSUPPORTED_LAYERS = {
-    "linear_attention": "linear attention keeps a running state, from which no token can be dropped afterwards",
-    "mamba": "a recurrent layer keeps a running state, from which no token can be dropped afterwards",
-    "recurrent": "a recurrent layer keeps a running state, from which no token can be dropped afterwards",
-    "conv": "a convolution layer mixes neighbouring tokens, which merging would tear apart",
-    "hybrid": "its recurrent part keeps a running state, from which no token can be dropped afterwards",
-    "chunked_attention": "chunked attention ties tokens to absolute positions, which HOMER reuses",
-}
-
-
-def refuse_unsupported(model: PreTrainedModel) -> None:
-    """Raise `UnsupportedModelError`, with the reason, for a model whose structure cannot run HOMER."""
-    name = type(model).__name__
-    config: Any = model.config.get_text_config(decoder=True)
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} is an encoder-decoder; HOMER compresses the cache of a decoder-only model")
-    for kind in dict.fromkeys(getattr(config, "layer_types", None) or ()):
-        for unsupported, reason in _UNSUPPORTED_LAYERS.items():
-            if unsupported in kind:
-                raise UnsupportedModelError(f"{name} has layers of type {kind!r}: {reason}")
-    base = model.get_decoder()
-    if getattr(base, "rotary_emb", None) is None:
-        raise UnsupportedModelError(
-            f"{name} has no rotary position embedding (RoPE) at the level of its layers; HOMER reuses RoPE positions"
-        )
-    if not isinstance(getattr(base, "layers", None), nn.ModuleList):
-        raise UnsupportedModelError(f"{name} has no `layers` list of decoder layers")
-    if not getattr(model, "_supports_attention_backend", False) and not getattr(model, "_supports_sdpa", False):
-        raise UnsupportedModelError(f"{name} does not use transformers' attention interface")
-    if getattr(config, "num_kv_shared_layers", 0):
-        raise UnsupportedModelError(f"{name} shares keys and values between layers, so layers cannot run apart")
-
-
-def verify_layer_loop(decoder: Decoder, tolerance: float = 1e-2) -> None:
-    """Run a few tokens through the model and through the layer loop; refuse a model for which the two differ.
-
-    The last line of defence for families nobody has tried: a wrong answer is worse than a refusal. Relative to the
-    largest logit; the loop is exact for every family of the support table.
-    """
-    vocab = decoder.model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(1, 9, device=decoder.device) % vocab)[None]
-    with torch.no_grad():
-        expected = decoder.model(input_ids=ids, use_cache=False).logits[:, -1]
-        if not torch.isfinite(expected).all():
-            raise InputError(
-                f"{type(decoder.model).__name__} gives NaN or infinite logits for a plain prompt: its weights are damaged, "
-                "or its dtype overflows (try dtype=bfloat16 or float32)"
-            )
-        with decoder.session():
-            positions = torch.arange(8, device=decoder.device)[None]
-            run = decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), queries=1, keep_kv=False)
-        got = decoder.logits(run.hidden[:, -1:])[:, -1].to(expected.device)
-    difference = ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
-    if not difference <= tolerance:
-        raise UnsupportedModelError(
-            f"{type(decoder.model).__name__}: running its layers one by one gives other logits than its forward "
-            f"(relative difference {difference:.2g}, allowed {tolerance}), so its layers do more than HOMER can see"
-        )
-
-

@@ -128,14 +128,14 @@ def _logits_by_distance(decoder: Decoder, ids: Tensor, queries: int) -> Tensor:
     length = ids.shape[1]
     positions = torch.arange(length, device=decoder.device)[None]
     counts = _sum_by_distance(torch.ones(queries, length, dtype=torch.float64))
-    rows = []
+    rows: list[Tensor] = []
+
+    def watch(_layer: int, layer_queries: Tensor, keys: Tensor, scaling: float) -> None:
+        attention = Attention(layer_queries[:, :, -queries:], keys, positions, scaling)
+        rows.append(_sum_by_distance(attention.logits().amax(1)[0].double().cpu()) / counts)
+
     with decoder.session():
-        hidden = decoder.embed(ids)
-        for layer in range(len(decoder.layers)):
-            run = decoder.run(hidden, positions, layer, layer + 1, queries=queries, keep_kv=False)
-            hidden = run.hidden
-            logits = Attention(run.queries, run.last_keys, positions, run.scaling).logits().amax(1)[0]
-            rows.append(_sum_by_distance(logits.double().cpu()) / counts)
+        decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), watch=watch)
     return torch.stack(rows)
 
 

@@ -17,7 +17,8 @@ class Chunk:
     """Prefix, some context and suffix, after the layers run so far.
 
     hidden: (B, S, E); position_ids, token_indices: (B, S); keys, values: per layer run so far (B, K, S, D), each on its
-    layer's device, or empty where the tree only chooses tokens. `token_indices` point into the original prompt.
+    layer's device, or empty where the tree only chooses tokens; scores: (B, S) significance found so far, None before
+    the first. `token_indices` point into the original prompt.
     """
 
     hidden: Tensor
@@ -27,6 +28,7 @@ class Chunk:
     suffix_len: int
     keys: tuple[Tensor, ...] = ()
     values: tuple[Tensor, ...] = ()
+    scores: Tensor | None = None
 
     def __len__(self) -> int:
         return self.position_ids.shape[1]
@@ -41,11 +43,20 @@ class Chunk:
             token_indices=_take(self.token_indices, keep, 1),
             keys=tuple(_take(k, keep, 2) for k in self.keys),
             values=tuple(_take(v, keep, 2) for v in self.values),
+            scores=None if self.scores is None else _take(self.scores, keep, 1),
         )
 
     def rows(self, start: int, stop: int) -> Chunk:
         """Batch rows `[start, stop)` as a chunk of their own."""
-        return self._map(lambda tensor: tensor[start:stop])
+        return replace(
+            self,
+            hidden=self.hidden[start:stop],
+            position_ids=self.position_ids[start:stop],
+            token_indices=self.token_indices[start:stop],
+            keys=tuple(k[start:stop] for k in self.keys),
+            values=tuple(v[start:stop] for v in self.values),
+            scores=None if self.scores is None else self.scores[start:stop],
+        )
 
     def merge(self, right: Chunk) -> Chunk:
         """Affixes averaged, contexts side by side, position ids carried along (SPEC 6)."""
@@ -65,16 +76,7 @@ class Chunk:
             token_indices=join(self.token_indices, right.token_indices, 1, mean=False),
             keys=tuple(join(a, b, 2, mean=True) for a, b in zip(self.keys, right.keys, strict=True)),
             values=tuple(join(a, b, 2, mean=True) for a, b in zip(self.values, right.values, strict=True)),
-        )
-
-    def _map(self, change) -> Chunk:  # type: ignore[no-untyped-def]
-        return replace(
-            self,
-            hidden=change(self.hidden),
-            position_ids=change(self.position_ids),
-            token_indices=change(self.token_indices),
-            keys=tuple(map(change, self.keys)),
-            values=tuple(map(change, self.values)),
+            scores=None if self.scores is None or right.scores is None else join(self.scores, right.scores, 1, mean=False),
         )
 
 

@@ -10,7 +10,8 @@ from homerlm.errors import ConfigError
 if TYPE_CHECKING:
     from homerlm.calibration import Calibration
 
-SCORE_NAMES = ("softmax", "calibrated_logit", "logit", "random")
+SCORE_NAMES = ("peak_softmax", "softmax", "calibrated_logit", "logit", "random")
+VOTERS = ("all_layers", "last_layer")
 READOUTS = ("recomputed", "reencoded", "merged")
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
 
@@ -42,7 +43,14 @@ class HomerConfig:
     max_initial_chunk_len: int | None = field(
         default=None, metadata={"help": "Longest first chunk in tokens; default the longest chunk."}
     )
-    score: str = field(default="softmax", metadata={"help": "How tokens are scored.", "choices": SCORE_NAMES})
+    score: str = field(default="peak_softmax", metadata={"help": "How tokens are scored.", "choices": SCORE_NAMES})
+    voters: str = field(
+        default="all_layers",
+        metadata={
+            "help": "Whose score counts: the highest of all layers above the warm-up, or a chunk's last layer alone.",
+            "choices": VOTERS,
+        },
+    )
     scoring_queries: int | None = field(
         default=None, metadata={"help": "How many of the last suffix tokens score the context; default all of them."}
     )
@@ -70,7 +78,7 @@ class HomerConfig:
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
                 f"use {self.pooling + 1}"
             )
-        for name, choices in (("score", SCORE_NAMES), ("readout", READOUTS)):
+        for name, choices in (("score", SCORE_NAMES), ("voters", VOTERS), ("readout", READOUTS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if (first := self.max_initial_chunk_len) and (longest := self.max_chunk_len) and first > longest:
@@ -82,7 +90,13 @@ class HomerConfig:
 
         Needs a `calibration`; the bundled model's is found by itself.
         """
-        settings = {"score": "calibrated_logit", "scoring_queries": 1, "pooling": 1, "readout": "merged"}
+        settings: dict[str, Any] = {
+            "score": "calibrated_logit",
+            "voters": "last_layer",
+            "scoring_queries": 1,
+            "pooling": 1,
+            "readout": "merged",
+        }
         return cls(**(settings | changes))
 
     def resolve(self, limit: int, layers: int) -> Lengths:

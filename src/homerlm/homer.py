@@ -11,17 +11,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import generation
-from homerlm.adapter import Decoder, verify_layer_loop
+from homerlm.adapter import Decoder
 from homerlm.answer import Answer, ask, ask_stream
 from homerlm.calibration import Calibration
 from homerlm.config import HomerConfig, Lengths
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
 from homerlm.identity import ModelIdentity, tokenizer_fingerprint
+from homerlm.memory import out_of_memory_explained
 from homerlm.merging import Observer, Selection, Tree
 from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
 from homerlm.schedule import Schedule, plan
 from homerlm.significance import CALIBRATED_SCORES, SCORES
+from homerlm.support import verify_layer_loop
 
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
@@ -78,17 +80,34 @@ class Homer:
         All rows of a batch have equal lengths; compress prompts of other lengths by themselves. `observer` is called
         after every node (progress, what was dropped where). Raises `InputError`, `ScheduleError`, `NumericalError`.
         """
-        parts = self._checked({"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids})
-        schedule = self.plan(*(part.shape[1] for part in parts))
-        config, prompt = self.config, torch.cat(parts, dim=1)
+        named = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
+        prefix_ids, context_ids, suffix_ids = self._checked(named)
+        schedule = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
+        config, prompt = self.config, torch.cat([prefix_ids, context_ids, suffix_ids], dim=1)
         queries = min(config.scoring_queries or schedule.suffix_len, schedule.suffix_len)
-        selection = Selection(SCORES[config.score], queries, config.pooling, self._bias)
-        keep_kv = config.readout != "recomputed"
-        tree = Tree(self.decoder, schedule, *parts, selection, keep_kv, config.leaf_batch, observer)
-        with self.decoder.session():
-            root = tree.run()
-        input_ids = prompt.gather(1, root.token_indices)
-        read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
+        selection = Selection(
+            SCORES[config.score],
+            queries,
+            config.pooling,
+            self._bias,
+            first_layer=self.lengths.warmup_layers if config.voters == "all_layers" else None,
+        )
+        tree = Tree(
+            self.decoder,
+            schedule,
+            prefix_ids,
+            context_ids,
+            suffix_ids,
+            selection,
+            keep_kv=config.readout != "recomputed",
+            leaf_batch=config.leaf_batch,
+            observer=observer,
+        )
+        with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
+            with self.decoder.session():
+                root = tree.run()
+            input_ids = prompt.gather(1, root.token_indices)
+            read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         if not torch.isfinite(read.logits).all():
             raise NumericalError(
                 "the model gave NaN or infinite logits for this prompt: try dtype=bfloat16 or float32, or check its weights"
@@ -168,3 +187,11 @@ class Homer:
         if len(set(rows.values())) > 1 or 0 in rows.values():
             raise InputError(f"batch sizes differ or are zero: {rows}; every row needs its prefix, context and suffix")
         return [ids.long().to(self.decoder.device) for ids in parts.values()]
+
+
+def _lower(schedule: Schedule, config: HomerConfig) -> str:
+    longest = max(node.length for node in schedule.root.walk())
+    return (
+        f"It runs chunks of {longest} tokens, {config.leaf_batch} at once, and keeps {schedule.root.target}: "
+        "lower leaf_batch, max_chunk_len or target_len"
+    )

@@ -111,8 +111,8 @@ def _load_weights(source: str, **kwargs: Any) -> PreTrainedModel:
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ModelLoadError(
-            f"{kwargs.get('gguf_file', source)} is not a complete text-generating model: its files lack {len(missing)} weight tensors, "
-            f"{missing[0]} among them. Pass a checkpoint of a causal language model"
+            f"{kwargs.get('gguf_file', source)} is not a complete text-generating model: its files lack {len(missing)} "
+            f"of its weights, {missing[0]} among them. Pass a checkpoint of a causal language model"
         )
     return model.eval()
 
@@ -192,9 +192,9 @@ def _cause(error: BaseException) -> tuple[str, str]:
             if isinstance(link, kinds):
                 return cause_and_fix
         link = link.__cause__ or link.__context__
-    return _one_line(error), "Check that it holds a causal language model that this version of transformers can load"
+    return _one_line(error), "Check the arguments, and that this version of transformers can load such a model"
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= 300 else text[:300] + "..."

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import psutil
 import torch
+
+from homerlm.errors import OutOfMemoryError
 
 
 class PeakMemory:
@@ -53,3 +58,24 @@ class PeakMemory:
 
 def _cuda_bytes(reading) -> int:  # type: ignore[no-untyped-def]
     return sum(reading(device) for device in range(torch.cuda.device_count()))
+
+
+@contextmanager
+def out_of_memory_explained(task: str, advice: str) -> Iterator[None]:
+    """Turn a device's out-of-memory error inside the block into ours: what was being done, what torch asked for, and
+    what to lower. The memory is free again when the error leaves the block."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemoryError(f"out of memory while {task}: {_asked(error)}. {advice}") from None
+    except RuntimeError as error:
+        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(f"out of memory while {task}: {_asked(error)}. {advice}") from None
+
+
+def _asked(error: BaseException) -> str:
+    """The line of torch's message that says how much was wanted."""
+    text = " ".join(str(error).split())
+    found = re.search(r"(tried to allocate [\d.,]+ \w+|allocate memory: you tried to allocate [\d.,]+ \w+)", text, re.I)
+    return found.group() if found else text[:200] or type(error).__name__

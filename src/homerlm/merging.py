@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from homerlm.adapter import Decoder, LayerRun
+from homerlm.adapter import Decoder
 from homerlm.chunk import Chunk
 from homerlm.schedule import Node, Schedule
 from homerlm.significance import Attention, Score, keep_most_significant
@@ -17,13 +17,18 @@ from homerlm.significance import Attention, Score, keep_most_significant
 
 @dataclass(frozen=True)
 class Selection:
-    """How a chunk is reduced: the score, how many of the last tokens ask, pooling width, and the score's bias
-    (L, distances) where it needs one."""
+    """How a chunk is reduced: the score, how many of the last tokens ask, the pooling width, and the score's bias
+    (L, distances) where it needs one.
+
+    `first_layer=None` scores at the node's last layer alone, as the paper does; a number makes every layer from that
+    one on vote: a token's significance is the highest that any of them has given it, in this node or below.
+    """
 
     score: Score
     queries: int
     pooling: int
     bias: Tensor | None = None
+    first_layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Tree:
         left = self._walk(node.children[0], leaves)
         merged = left.merge(self._walk(node.children[1], leaves))
         del left
-        return self._reduce(node, *self._run_layers(node, merged))
+        return self._reduce(node, self._run_layers(node, merged))
 
     def _leaves(self) -> Iterator[Chunk]:
         """The leaves' chunks after their layers and reduction, in order, `leaf_batch` of them computed at a time."""
@@ -80,12 +85,8 @@ class Tree:
     def _run_leaves(self, group: list[Node]) -> list[Chunk]:
         ids = [self.context_ids[:, node.context_start : node.context_stop] for node in group]
         batch = self.prefix_ids.shape[0]
-        chunk, run = self._run_layers(group[0], self._leaf_chunk(group, ids))
-        spans = [slice(i * batch, (i + 1) * batch) for i in range(len(group))]
-        return [
-            self._reduce(node, chunk.rows(rows.start, rows.stop), _run_rows(run, rows))
-            for node, rows in zip(group, spans, strict=True)
-        ]
+        chunk = self._run_layers(group[0], self._leaf_chunk(group, ids))
+        return [self._reduce(node, chunk.rows(i * batch, (i + 1) * batch)) for i, node in enumerate(group)]
 
     def _leaf_chunk(self, group: list[Node], context_ids: list[Tensor]) -> Chunk:
         """Chunks `prefix + context + suffix` of a group, stacked along the batch axis (SPEC 2)."""
@@ -110,38 +111,40 @@ class Tree:
         ).repeat_interleave(self.prefix_ids.shape[0], dim=0)
         return Chunk(self.decoder.embed(ids), positions.expand(len(ids), -1), indices, p, s)
 
-    def _run_layers(self, node: Node, chunk: Chunk) -> tuple[Chunk, LayerRun | None]:
+    def _run_layers(self, node: Node, chunk: Chunk) -> Chunk:
+        """The chunk after the node's layers, scored where it is to be reduced."""
         if not self.keep_kv and node is self.schedule.root and node.target == node.length:
-            return chunk, None  # only the choice is wanted, and here is nothing left to choose
-        run = self.decoder.run(
-            chunk.hidden,
-            chunk.position_ids,
-            node.first_layer,
-            node.last_layer,
-            queries=self.selection.queries,
-            keep_kv=self.keep_kv,
-        )
-        grown = Chunk(
-            run.hidden,
-            chunk.position_ids,
-            chunk.token_indices,
-            chunk.prefix_len,
-            chunk.suffix_len,
-            chunk.keys + run.keys,
-            chunk.values + run.values,
-        )
-        return grown, run
+            return chunk  # only the choice is wanted, and here is nothing left to choose
+        voting = self.selection.first_layer is not None
+        first = self.selection.first_layer if voting else node.last_layer - 1
+        scores = chunk.scores if voting else None
 
-    def _reduce(self, node: Node, chunk: Chunk, run: LayerRun | None) -> Chunk:
+        def watch(layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
+            nonlocal scores
+            if layer >= first and (voting or node.target < node.length):
+                new = self._score(layer, queries, keys, scaling, chunk.position_ids)
+                scores = new if scores is None else torch.maximum(scores, new)
+
+        run = self.decoder.run(
+            chunk.hidden, chunk.position_ids, node.first_layer, node.last_layer, keep_kv=self.keep_kv, watch=watch
+        )
+        return replace(
+            chunk, hidden=run.hidden, keys=chunk.keys + run.keys, values=chunk.values + run.values, scores=scores
+        )
+
+    def _score(self, layer: int, queries: Tensor, keys: Tensor, scaling: float, position_ids: Tensor) -> Tensor:
+        """(B, S) on the device of position_ids: what one layer's last queries think of each token."""
+        bias = None if self.selection.bias is None else self.selection.bias[layer]
+        asking = queries[:, :, queries.shape[2] - self.selection.queries :]
+        attention = Attention(asking, keys, position_ids.to(keys.device), scaling, bias)
+        return self.selection.score(attention).to(position_ids.device)
+
+    def _reduce(self, node: Node, chunk: Chunk) -> Chunk:
         """Drop the least significant context tokens down to the node's target, from every layer (SPEC 4, 5)."""
-        if run is not None and node.target < len(chunk):
-            bias = None if self.selection.bias is None else self.selection.bias[node.last_layer - 1]
-            positions = chunk.position_ids.to(run.last_keys.device)
-            scores = self.selection.score(Attention(run.queries, run.last_keys, positions, run.scaling, bias))
-            keep = keep_most_significant(
-                scores, chunk.prefix_len, chunk.suffix_len, node.target, self.selection.pooling
-            ).to(chunk.position_ids.device)
-            chunk = chunk.select(keep)
+        if node.target < len(chunk):
+            assert chunk.scores is not None
+            p, s = chunk.prefix_len, chunk.suffix_len
+            chunk = chunk.select(keep_most_significant(chunk.scores, p, s, node.target, self.selection.pooling))
         if self.observer is not None:
             self.observer(Event(self.schedule, node, chunk.token_indices))
         return chunk
@@ -156,9 +159,3 @@ def _equal_groups(leaves: tuple[Node, ...], size: int) -> Iterator[list[Node]]:
             count = len(alike) if group[: len(alike)] == alike else 1
             yield group[:count]
             group = group[count:]
-
-
-def _run_rows(run: LayerRun | None, rows: slice) -> LayerRun | None:
-    if run is None:
-        return None
-    return LayerRun(run.hidden[rows], (), (), run.queries[rows], run.last_keys[rows], run.scaling)

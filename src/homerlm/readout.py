@@ -96,7 +96,7 @@ def recomputed(decoder: Decoder, root: Chunk, input_ids: Tensor) -> Readout:  # 
     ids = input_ids.to(decoder.device)
     positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     with decoder.session():
-        run = decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), queries=1, keep_kv=True)
+        run = decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), keep_kv=True)
     return Readout(run.keys, run.values, positions, decoder.logits(run.hidden[:, -1:])[:, -1])
 
 

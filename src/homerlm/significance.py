@@ -63,10 +63,12 @@ def calibrated_logit(attention: Attention) -> Tensor:
 def softmax(attention: Attention) -> Tensor:
     """Attention probability, mean over queries, maximum over heads. Needs no calibration: the softmax already
     discounts what a head gives to every token."""
-    logits = attention.logits()
-    q, s = logits.shape[-2:]
-    future = torch.ones(q, s, dtype=torch.bool, device=logits.device).triu(s - q + 1)
-    return logits.masked_fill(future, float("-inf")).softmax(-1).mean(2).amax(1)
+    return _probabilities(attention).mean(2).amax(1)
+
+
+def peak_softmax(attention: Attention) -> Tensor:
+    """Attention probability, maximum over queries and heads: one word of the question that finds its match is enough."""
+    return _probabilities(attention).amax(dim=(1, 2))
 
 
 def random(attention: Attention) -> Tensor:
@@ -74,10 +76,19 @@ def random(attention: Attention) -> Tensor:
     return torch.rand(attention.position_ids.shape, device=attention.position_ids.device)
 
 
+def _probabilities(attention: Attention) -> Tensor:
+    """(B, H, Q, S) float32 causal attention probabilities of the queries."""
+    logits = attention.logits()
+    q, s = logits.shape[-2:]
+    future = torch.ones(q, s, dtype=torch.bool, device=logits.device).triu(s - q + 1)
+    return logits.masked_fill(future, float("-inf")).softmax(-1)
+
+
 SCORES: dict[str, Score] = {
     "calibrated_logit": calibrated_logit,
     "logit": logit,
     "softmax": softmax,
+    "peak_softmax": peak_softmax,
     "random": random,
 }
 CALIBRATED_SCORES = frozenset({"calibrated_logit"})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from homerlm.kept import LevelTrace
-from homerlm.merging import Event
+if TYPE_CHECKING:
+    from homerlm.merging import Event
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -28,6 +28,8 @@ class ReadingProgress:
     """Observer of one compression: a bar over the document's tokens as the chunks are read, and their fate."""
 
     def __init__(self, progress: Progress, label: str) -> None:
+        from homerlm.kept import LevelTrace
+
         self.trace = LevelTrace()
         self._progress = progress
         self._task = progress.add_task(label, total=None)
