@@ -53,15 +53,10 @@ EXPERTS = {  # no two families agree on the names
 }
 VISION = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISION |= {"image_size": 28, "patch_size": 14}
-QWEN_VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 40, "out_hidden_size": 48}
 
 
 def text_of_vision(text: dict[str, Any], vision: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"text_config": SIZES | text, "vision_config": vision, **more}
-
-
-def sectioned_rope(*sections: int) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}}
 
 
 NO_ROPE = "no rotary position embedding"
@@ -74,7 +69,8 @@ LAYER_INPUTS = "feeds every layer an input of its own"
 @dataclass(frozen=True)
 class Family:
     """One row. `name` is transformers' model type; `sizes` change `SIZES` (None: leave out); `refused` is the part of
-    the error that gives the reason, None for a supported family."""
+    the error that gives the reason, None for a supported family; `since` the
+    oldest transformers it was seen to run with, where older ones know it but are refused."""
 
     name: str
     model_class: str
@@ -82,12 +78,14 @@ class Family:
     sizes: dict[str, Any] = field(default_factory=dict)
     refused: str | None = None
     loader: str = "AutoModelForCausalLM"
+    since: str = "5.17"
 
     def available(self) -> bool:
-        """Whether the installed transformers knows this family."""
-        from transformers import CONFIG_MAPPING
+        """Whether the installed transformers knows this family, in a form that runs."""
+        from packaging.version import Version
+        from transformers import CONFIG_MAPPING, __version__
 
-        return self.name in CONFIG_MAPPING
+        return self.name in CONFIG_MAPPING and Version(__version__) >= Version(self.since)
 
     def build(self, seed: int = 3) -> Any:
         """The family's model in float32, every weight random and far enough from zero to tell layers apart."""
@@ -147,8 +145,9 @@ SUPPORTED = [
     Family(
         "gemma4_text",
         "Gemma4ForCausalLM",
-        "QK-norm, sliding windows, another head size in full layers, RoPE by layer type",
+        "without inputs per layer; another head size in full layers, sliding windows (transformers 5.23 or later)",
         MIXED | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "global_head_dim": 16},
+        since="5.23",
     ),
     Family("glm", "GlmForCausalLM", "partial interleaved RoPE"),
     Family("glm4", "Glm4ForCausalLM", "partial interleaved RoPE, norms around sublayers"),
@@ -201,22 +200,8 @@ SUPPORTED = [
     Family("phi3", "Phi3ForCausalLM", "fused projections, sliding windows", SLIDING),
     Family("phimoe", "PhimoeForCausalLM", "sliding windows, experts", SLIDING | EXPERTS),
     Family("qwen2", "Qwen2ForCausalLM", "biases on queries, keys and values"),
-    Family(
-        "qwen2_5_vl",
-        "Qwen2_5_VLForConditionalGeneration",
-        "text only: qwen2 inside a vision model, RoPE in sections",
-        text_of_vision(sectioned_rope(2, 2, 2) | {"head_dim": 12}, QWEN_VISION),
-        loader="AutoModelForImageTextToText",
-    ),
     Family("qwen2_moe", "Qwen2MoeForCausalLM", "biases on queries, keys and values, experts", EXPERTS),
     Family("qwen3", "Qwen3ForCausalLM", "QK-norm"),
-    Family(
-        "qwen3_vl",
-        "Qwen3VLForConditionalGeneration",
-        "text only: qwen3 inside a vision model, RoPE in sections",
-        text_of_vision(sectioned_rope(2, 2, 1), QWEN_VISION | {"deepstack_visual_indexes": []}),
-        loader="AutoModelForImageTextToText",
-    ),
     Family("qwen3_moe", "Qwen3MoeForCausalLM", "QK-norm, experts", EXPERTS),
     Family("seed_oss", "SeedOssForCausalLM", "biases on queries, keys and values"),
     Family("smollm3", "SmolLM3ForCausalLM", "every fourth layer without RoPE"),

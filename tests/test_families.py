@@ -24,7 +24,7 @@ assert min(PROMPT, TARGET) > families.WINDOW, "else no sliding window slides"
 
 def build(family):
     if not family.available():
-        pytest.skip(f"this transformers has no {family.name}")
+        pytest.skip(f"this transformers has no {family.name} that runs")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return family.build()

@@ -355,6 +355,7 @@ def test_quiet_restores_settings_after_a_failure(enabled):
     try:
         with suppress(ValueError), quiet_transformers():
             assert not logging.is_progress_bar_enabled()
+            assert logging.get_verbosity() == logging.ERROR
             raise ValueError
         assert logging.is_progress_bar_enabled() is enabled
     finally:

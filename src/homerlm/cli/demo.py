@@ -89,7 +89,7 @@ def plant(tokenizer: Any, tokens: int, rng: random.Random) -> Planted:
     start = rng.randint(0, len(ids) - tokens)
     body = tokenizer.decode(ids[start : start + tokens - 25])
     city, number = rng.choice(CITIES), str(rng.randint(1_000_000, 9_999_999))
-    place = rng.choice([match.end() for match in re.finditer(r"[.:]\s", body)])
+    place = rng.choice([match.end() for match in re.finditer(r"[.:]\s", body)] or [0])
     document = f"{body[:place]}The special magic number for {city} is: {number}. {body[place:]}"
     count = len(tokenizer(document, add_special_tokens=False, verbose=False).input_ids)
     return Planted(document, city, number, place / len(body), count)

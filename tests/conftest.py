@@ -1,0 +1,32 @@
+"""Fixtures shared by the tests: a tiny model with a tokenizer, in memory and as a folder."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from tiny import VOCAB, llama
+from words import tokenizer_of
+
+from homerlm import Homer, HomerConfig
+
+SIZES = {"max_chunk_len": 48, "target_len": 40, "warmup_layers": 2, "pooling": 3}
+
+
+@pytest.fixture(scope="session")
+def words():
+    return tokenizer_of(VOCAB, chat=True)
+
+
+@pytest.fixture(scope="session")
+def text_homer(words):
+    return Homer(llama(), words, HomerConfig(**SIZES))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, words):
+    folder = tmp_path_factory.mktemp("model")
+    llama().save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
