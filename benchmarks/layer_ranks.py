@@ -23,7 +23,7 @@ from homerlm.corpora import python_documentation
 from homerlm.significance import SCORES, Attention, pool
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 NAMES = ("logit", "softmax", "peak_softmax")
 
@@ -83,8 +83,12 @@ def main() -> None:
         needle = list(range(start, start + len(wanted)))
         for name, scores in scores_by_layer(decoder, prefix, context, suffix, args.chunk_len).items():
             voted = share_above(scores[warmup:].amax(dim=0, keepdim=True), needle, args.pooling)[0]
-            rows.append({"document": i, "score": name, "layers": share_above(scores, needle, args.pooling), "all": voted})
-        print(f"document {i}: " + ", ".join(f"{r['score']} voted {r['all']:.4f}" for r in rows[-len(NAMES) :]), flush=True)
+            rows.append(
+                {"document": i, "score": name, "layers": share_above(scores, needle, args.pooling), "all": voted}
+            )
+        print(
+            f"document {i}: " + ", ".join(f"{r['score']} voted {r['all']:.4f}" for r in rows[-len(NAMES) :]), flush=True
+        )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     args.output.with_suffix(".json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))

@@ -41,8 +41,6 @@ class Sample:
     depth: float
 
 
-
-
 def passkey(tokenizer, tokens: int, rng: random.Random, _text: str) -> Sample:
     key = str(rng.randint(10000, 99999))
     needle = f"The pass key is {key}. Remember it. {key} is the pass key. "
@@ -95,7 +93,7 @@ def ask_homer(homer: Homer, sample: Sample) -> tuple[str, dict]:
     context = homer.compress(*parts)
     prefill = time.perf_counter() - started
     new = homer.generate(context, max_new_tokens=20, do_sample=False)
-    answer_ids = [t for t in parts[1][0].tolist()]
+    answer_ids = parts[1][0].tolist()
     kept = digits_kept(tokenizer, answer_ids, context.token_indices[0].tolist(), parts[0].shape[1], sample.answer)
     return tokenizer.decode(new[0]), {"prefill_s": round(prefill, 2), "kept": len(context), "needle_kept": kept}
 

@@ -6,10 +6,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-from tiny import VOCAB, llama
-from words import tokenizer_of
 
 from homerlm import Homer, HomerConfig
+from tiny import VOCAB, llama
+from words import tokenizer_of
 
 SIZES = {"max_chunk_len": 48, "target_len": 40, "warmup_layers": 2, "pooling": 3}
 

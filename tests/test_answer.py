@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import llama, prompt
-from words import tokenizer_of
 
 from homerlm import Homer, HomerConfig
 from homerlm.errors import InputError, NumericalError, OutOfMemoryError
 from homerlm.kept import LevelTrace, kept_passages, passages
 from homerlm.prompt import affixes
+from tiny import llama, prompt
+from words import tokenizer_of
 
 DOCUMENT = " ".join(f"w{i % 90}" for i in range(300))
 
@@ -131,7 +131,9 @@ def test_nan_logits_are_refused():
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ..."),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2684354560 bytes."),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2684354560 bytes."
+        ),
         MemoryError(),
     ],
 )

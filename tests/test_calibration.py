@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import LAYERS, LIMIT, llama, prompt
-from words import tokenizer_of
 
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.errors import ConfigError, CorruptFileError, InputError, MismatchError
 from homerlm.rope import RopeScaling, scale_config
+from tiny import LAYERS, LIMIT, llama, prompt
+from words import tokenizer_of
 
 LENGTH = 20
 

@@ -193,7 +193,7 @@ def test_errors_are_one_message_and_exit_code_1(homer, document, tmp_path):
         (["ask", "only a question", "-m", "MODEL"], "no document"),
         (["ask", document, "w1", "-m", tmp_path], "not a model folder"),
         (["ask", document, "w1", "-m", "no/such-model"], "no/such-model"),
-        (["plan", "MODEL", "100000", "--max-chunk-len", "40", "--prefix-len", "2", "--suffix-len", "3"], "raise max_chunk_len"),
+        (["plan", "MODEL", "100000", "--max-chunk-len", "60"], "raise max_chunk_len"),
         (["calibrate", "MODEL", tmp_path / "no" / "c", "--text", document], "does not exist"),
         (["calibrate", "MODEL", tmp_path / "c"], "WikiText-103"),
     ]  # fmt: skip

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import LIMIT, llama, prompt
-from words import tokenizer_of
 
 from homerlm import CompactContext, Homer, HomerConfig, HomerError
 from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.rope import RopeScaling, scale_config
+from tiny import LIMIT, llama, prompt
+from words import tokenizer_of
 
 CONFIG = HomerConfig(max_chunk_len=30, target_len=24, warmup_layers=2, pooling=3, readout="reencoded")
 
@@ -81,9 +81,9 @@ def scaled(model):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (lambda model: llama(seed=7), "weights"),  # noqa: ARG005
+        (lambda model: llama(seed=7), "weights"),
         (scaled, "linear"),
-        (lambda model: llama().to(torch.bfloat16), "torch.bfloat16"),  # noqa: ARG005
+        (lambda model: llama().to(torch.bfloat16), "torch.bfloat16"),
     ],
 )
 def test_another_model_is_refused_with_both_values(saved, model, other, named):
@@ -134,15 +134,15 @@ def rewritten(saved, change):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda t, m: t.pop("keys.3"), CorruptFileError),  # noqa: ARG005
-        (lambda t, m: t.update(extra=torch.zeros(1)), CorruptFileError),  # noqa: ARG005
-        (lambda t, m: t.update({"keys.3": t["keys.3"][:, :2]}), MismatchError),  # noqa: ARG005
-        (lambda t, m: t.update({"values.3": t["values.3"].half()}), MismatchError),  # noqa: ARG005
-        (lambda t, m: t.update(position_ids=t["position_ids"] + 10_000), CorruptFileError),  # noqa: ARG005
-        (lambda t, m: t.update(input_ids=t["input_ids"] - 200), CorruptFileError),  # noqa: ARG005
-        (lambda t, m: t.update(logits=t["logits"][:, :5]), MismatchError),  # noqa: ARG005
-        (lambda t, m: m.pop("next_position"), CorruptFileError),  # noqa: ARG005
-        (lambda t, m: m.update(prefix_len=-1), CorruptFileError),  # noqa: ARG005
+        (lambda t, m: t.pop("keys.3"), CorruptFileError),
+        (lambda t, m: t.update(extra=torch.zeros(1)), CorruptFileError),
+        (lambda t, m: t.update({"keys.3": t["keys.3"][:, :2]}), MismatchError),
+        (lambda t, m: t.update({"values.3": t["values.3"].half()}), MismatchError),
+        (lambda t, m: t.update(position_ids=t["position_ids"] + 10_000), CorruptFileError),
+        (lambda t, m: t.update(input_ids=t["input_ids"] - 200), CorruptFileError),
+        (lambda t, m: t.update(logits=t["logits"][:, :5]), MismatchError),
+        (lambda t, m: m.pop("next_position"), CorruptFileError),
+        (lambda t, m: m.update(prefix_len=-1), CorruptFileError),
     ],
 )
 def test_forged_content_is_refused(saved, model, change, error):

@@ -1,5 +1,6 @@
 """The plan in integers (SPEC 1): every valid input is cut so that nothing is lost or run twice, or is refused."""
 
+import itertools
 import subprocess
 import sys
 
@@ -32,7 +33,9 @@ def ancestors(node, above=()):
     initial=st.none() | st.integers(1, 120),
     layers=st.integers(1, 40),
 )
-def test_every_valid_input_is_cut_completely_or_refused(prefix, context, suffix, chunk, target, warmup, initial, layers):
+def test_every_valid_input_is_cut_completely_or_refused(
+    prefix, context, suffix, chunk, target, warmup, initial, layers
+):
     try:
         schedule = plan(
             prefix,
@@ -53,7 +56,7 @@ def test_every_valid_input_is_cut_completely_or_refused(prefix, context, suffix,
         ranges = [(node.first_layer, node.last_layer) for node in reversed(path)]
         assert ranges[0][0] == 0
         assert ranges[-1][1] == layers
-        assert all(stop == start for (_, stop), (start, _) in zip(ranges[:-1], ranges[1:], strict=True))
+        assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(ranges))
         assert all(start < stop for start, stop in ranges)
     for node in schedule.root.walk():
         assert prefix + suffix <= node.target <= node.length <= chunk

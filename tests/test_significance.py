@@ -27,7 +27,9 @@ def loops(attention):
             for s in range(S):
                 distances[b, q, s] = max(attention.position_ids[b, S - Q + q] - attention.position_ids[b, s], 0)
                 for h in range(H):
-                    product = sum(a * c for a, c in zip(attention.queries[b, h, q], attention.keys[b, h // group, s], strict=True))
+                    product = sum(
+                        a * c for a, c in zip(attention.queries[b, h, q], attention.keys[b, h // group, s], strict=True)
+                    )
                     logits[b, h, q, s] = product * attention.scaling
     return logits, distances
 

@@ -4,11 +4,10 @@ import weakref
 
 import pytest
 import torch
-from tiny import LAYERS, LIMIT, llama, prompt
 
 from homerlm import Calibration, Homer, HomerConfig
-from homerlm.chunk import Chunk
 from homerlm.merging import Tree
+from tiny import LAYERS, LIMIT, llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2}
 CONFIGS = {
@@ -61,8 +60,13 @@ def literal_node(model, chunk, node, p, s, bias):
         layer = model.model.layers[index]
         hidden = torch.stack([token[2] for token in chunk])
         normed = layer.input_layernorm(hidden)
-        heads = {name: getattr(layer.self_attn, f"{name}_proj")(normed).view(len(chunk), -1, config.head_dim) for name in "qkv"}
-        queries, keys = (torch.stack([rotate(x, t[1], config) for x, t in zip(heads[n], chunk, strict=True)]) for n in "qk")
+        heads = {
+            name: getattr(layer.self_attn, f"{name}_proj")(normed).view(len(chunk), -1, config.head_dim)
+            for name in "qkv"
+        }
+        queries, keys = (
+            torch.stack([rotate(x, t[1], config) for x, t in zip(heads[n], chunk, strict=True)]) for n in "qk"
+        )
         groups = config.num_attention_heads // config.num_key_value_heads
         logits = torch.einsum("qhd,khd->hqk", queries, keys.repeat_interleave(groups, 1)) / config.head_dim**0.5
         weights = logits.masked_fill(torch.ones(len(chunk), len(chunk)).triu(1).bool(), -torch.inf).softmax(-1)

@@ -36,7 +36,7 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.bias.dim() != 2 or not self.bias.is_floating_point():
             raise ConfigError(
-                f"a calibration's bias is {tuple(self.bias.shape)} {self.bias.dtype}; it must be floats (layers, distances)"
+                f"a calibration's bias is {tuple(self.bias.shape)} {self.bias.dtype}; it must be floats, one row a layer"
             )
         if not torch.isfinite(self.bias).all():
             raise ConfigError("a calibration's bias holds NaN or infinity: measure it again, in bfloat16 or float32")
@@ -95,7 +95,9 @@ class Calibration:
     def check(self, model: PreTrainedModel) -> None:
         """Raise `MismatchError` if this calibration was measured on another model or RoPE scaling."""
         if self.model is not None and (difference := self.model.mismatch(ModelIdentity.of(model))):
-            raise MismatchError(f"this calibration belongs to another model, {difference}: run `homer calibrate` for it")
+            raise MismatchError(
+                f"this calibration belongs to another model, {difference}: run `homer calibrate` for it"
+            )
         layers = model.config.get_text_config(decoder=True).num_hidden_layers
         if len(self.bias) != layers:
             raise MismatchError(f"this calibration has {len(self.bias)} layers, the model given has {layers}")

@@ -76,7 +76,9 @@ class Chunk:
             token_indices=join(self.token_indices, right.token_indices, 1, mean=False),
             keys=tuple(join(a, b, 2, mean=True) for a, b in zip(self.keys, right.keys, strict=True)),
             values=tuple(join(a, b, 2, mean=True) for a, b in zip(self.values, right.values, strict=True)),
-            scores=None if self.scores is None or right.scores is None else join(self.scores, right.scores, 1, mean=False),
+            scores=None
+            if self.scores is None or right.scores is None
+            else join(self.scores, right.scores, 1, mean=False),
         )
 
 

@@ -126,7 +126,9 @@ def _check_origin(
     if difference := origin.model.mismatch(ModelIdentity.of(model)):
         raise MismatchError(f"{path} belongs to another model, {difference}")
     if dtype != str(model.dtype):
-        raise MismatchError(f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype")
+        raise MismatchError(
+            f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype"
+        )
     given = tokenizer_fingerprint(tokenizer)
     if given is not None and origin.tokenizer is not None and given != origin.tokenizer:
         raise MismatchError(f"{path} was made with tokenizer {origin.tokenizer}, the one given is {given}")

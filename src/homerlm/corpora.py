@@ -23,7 +23,9 @@ def wikitext103() -> list[str]:
     except ImportError as error:
         raise InputError(f'WikiText-103 needs a package: pip install "homerlm[wikitext]"; or {otherwise}') from error
     try:
-        parts = [load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1", split=name) for name in ("validation", "test")]
+        parts = [
+            load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1", split=name) for name in ("validation", "test")
+        ]
     except Exception as error:
         raise InputError(f"WikiText-103 could not be fetched ({type(error).__name__}: {error}): {otherwise}") from error
     return ["".join(part["text"]) for part in parts]

@@ -110,7 +110,8 @@ class Homer:
             read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         if not torch.isfinite(read.logits).all():
             raise NumericalError(
-                "the model gave NaN or infinite logits for this prompt: try dtype=bfloat16 or float32, or check its weights"
+                "the model gave NaN or infinite logits for this prompt: "
+                "try dtype=bfloat16 or float32, or check its weights"
             )
         return CompactContext(
             keys=read.keys,
@@ -147,9 +148,7 @@ class Homer:
         """Answer a question about a text, or about one compressed before. See `homerlm.answer.ask` for the options."""
         return ask(self, document, question, **options)
 
-    def ask_stream(
-        self, document: str | CompactContext, question: str, **options: Any
-    ) -> Generator[str, None, Answer]:
+    def ask_stream(self, document: str | CompactContext, question: str, **options: Any) -> Generator[str, None, Answer]:
         """`ask` as a generator of the answer's pieces, whose return value is the `Answer`."""
         return ask_stream(self, document, question, **options)
 
@@ -178,7 +177,7 @@ class Homer:
             if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int32):
                 found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
                 raise InputError(f"{name} is {found}; it must be a LongTensor of shape (batch, tokens)")
-            if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < vocab):
+            if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < vocab):
                 raise InputError(
                     f"{name} holds ids from {int(ids.min())} to {int(ids.max())}; the model knows 0 to {vocab - 1}: "
                     "was it made by another tokenizer?"

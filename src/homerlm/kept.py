@@ -45,7 +45,9 @@ def passages(tokenizer: PreTrainedTokenizerBase, document: str, levels: Tensor) 
     """The document cut where the level (tokens,) changes; the texts joined are the document again."""
     encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     starts = [start for start, _ in encoded["offset_mapping"]]
-    runs = [(level, [i for i, _ in run]) for level, run in groupby(enumerate(levels.tolist()), key=lambda pair: pair[1])]
+    runs = [
+        (level, [i for i, _ in run]) for level, run in groupby(enumerate(levels.tolist()), key=lambda pair: pair[1])
+    ]
     cuts = [starts[tokens[0]] for _, tokens in runs][1:]
     for (level, tokens), begin, end in zip(runs, [0, *cuts], [*cuts, len(document)], strict=True):
         yield Passage(document[begin:end], tokens[0], level)

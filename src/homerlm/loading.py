@@ -151,7 +151,7 @@ def _load_gguf(gguf: Path, scaling: RopeScaling | None, dtype: Any, kwargs: dict
 def _convert(gguf: Path, target: Path) -> None:
     """Write the GGUF file as a model folder with bfloat16 weights: enough for any quantised file, F32 is rounded."""
     if importlib.util.find_spec("gguf") is None:
-        raise ModelLoadError(f'{gguf.name} needs the package gguf to be read: pip install gguf')
+        raise ModelLoadError(f"{gguf.name} needs the package gguf to be read: pip install gguf")
     kwargs: dict[str, Any] = {"gguf_file": gguf.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **kwargs)

@@ -95,7 +95,10 @@ class Tree:
         length = group[0].context_stop - group[0].context_start
         p, s = plan.prefix_len, plan.suffix_len
         positions = torch.cat(
-            [torch.arange(p + length, device=device), torch.arange(plan.suffix_start, plan.next_position, device=device)]
+            [
+                torch.arange(p + length, device=device),
+                torch.arange(plan.suffix_start, plan.next_position, device=device),
+            ]
         )
         indices = torch.stack(
             [
@@ -115,13 +118,13 @@ class Tree:
         """The chunk after the node's layers, scored where it is to be reduced."""
         if not self.keep_kv and node is self.schedule.root and node.target == node.length:
             return chunk  # only the choice is wanted, and here is nothing left to choose
-        voting = self.selection.first_layer is not None
-        first = self.selection.first_layer if voting else node.last_layer - 1
-        scores = chunk.scores if voting else None
+        voters = self.selection.first_layer
+        first = node.last_layer - 1 if voters is None else voters
+        scores = None if voters is None else chunk.scores
 
         def watch(layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
             nonlocal scores
-            if layer >= first and (voting or node.target < node.length):
+            if layer >= first and (voters is not None or node.target < node.length):
                 new = self._score(layer, queries, keys, scaling, chunk.position_ids)
                 scores = new if scores is None else torch.maximum(scores, new)
 

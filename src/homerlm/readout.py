@@ -41,7 +41,9 @@ def exchange_suffix(decoder: Decoder, context: CompactContext, suffix_ids: Tenso
     """The context with suffix ids (B, S) in place of its own, run over the kept prefix and document."""
     old, new = context.suffix_len, suffix_ids.shape[1]
     if len(suffix_ids) != context.batch_size or not new:
-        raise InputError(f"suffix_ids is {tuple(suffix_ids.shape)}; it must be ({context.batch_size}, 1 or more tokens)")
+        raise InputError(
+            f"suffix_ids is {tuple(suffix_ids.shape)}; it must be ({context.batch_size}, 1 or more tokens)"
+        )
     steps = torch.arange(new, device=context.position_ids.device).expand(context.batch_size, -1)
 
     def swap(kept: Tensor, tail: Tensor) -> Tensor:

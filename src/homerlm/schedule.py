@@ -5,6 +5,7 @@ Nothing here knows about tensors. A `Schedule` prints as a tree, and predicts th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def _leaf_bounds(context_len: int, leaves: int) -> list[tuple[int, int]]:
         return [(i * size, min((i + 1) * size, context_len)) for i in range(leaves)]
     longer = context_len - leaves * (size - 1)
     starts = [i * (size - 1) + min(i, longer) for i in range(leaves + 1)]
-    return list(zip(starts[:-1], starts[1:], strict=True))
+    return list(itertools.pairwise(starts))
 
 
 def _layer_ranges(layers: int, warmup_layers: int, height: int) -> list[tuple[int, int]]:
@@ -226,6 +227,4 @@ def _tree_lines(node: Node, lead: str, child_lead: str) -> Iterator[str]:
     yield f"{lead}layers [{node.first_layer}, {node.last_layer}): {node.length} tokens{kept}{context}"
     for child in node.children:
         last = child is node.children[-1]
-        yield from _tree_lines(
-            child, child_lead + ("└─ " if last else "├─ "), child_lead + ("   " if last else "│  ")
-        )
+        yield from _tree_lines(child, child_lead + ("└─ " if last else "├─ "), child_lead + ("   " if last else "│  "))

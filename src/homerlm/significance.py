@@ -67,7 +67,7 @@ def softmax(attention: Attention) -> Tensor:
 
 
 def peak_softmax(attention: Attention) -> Tensor:
-    """Attention probability, maximum over queries and heads: one word of the question that finds its match is enough."""
+    """Attention probability, maximum over queries and heads: one word of the question with a match is enough."""
     return _probabilities(attention).amax(dim=(1, 2))
 
 

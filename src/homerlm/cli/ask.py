@@ -20,7 +20,9 @@ Examples:
 
   homer ask src/*.py "Where is the cache written?" --model Qwen/Qwen3-4B
 
-  homer ask book.epub "Who is Emma?" --save emma.homer    and later: homer ask --context emma.homer "Where does she live?"
+  homer ask book.epub "Who is Emma?" --save emma.homer
+
+  homer ask --context emma.homer "Where does she live?"
 
   cat log.txt | homer ask - "What failed first?" --show-kept
 """
@@ -30,14 +32,18 @@ Examples:
 def ask(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="FILE... QUESTION", help="Documents (- is standard input), then the question.", show_default=False),
+        typer.Argument(
+            metavar="FILE... QUESTION", help="Documents (- is standard input), then the question.", show_default=False
+        ),
     ],
     *,
     model: Model = None,
     rope: Rope = None,
     calibration: CalibrationFile = None,
     save: Annotated[Path | None, typer.Option(help="Keep the compressed document in this file.")] = None,
-    context: Annotated[Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")] = None,
+    context: Annotated[
+        Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed for temperatures above 0.")] = None,

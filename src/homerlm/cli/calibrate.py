@@ -32,7 +32,9 @@ def calibrate(
     ] = None,
     length: Annotated[int | None, typer.Option(min=2, help="Segment length; default half the model's limit.")] = None,
     segments: Annotated[int, typer.Option(min=1, help="How many segments.")] = 100,
-    queries: Annotated[int, typer.Option(min=1, help="Last tokens of each segment to average over; the paper uses 1.")] = 1,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Last tokens of each segment to average over; the paper uses 1.")
+    ] = 1,
     rope: Rope = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +64,8 @@ def calibrate(
         print_json(facts)
     else:
         out.print(
-            f"{output}: {facts['layers']} layers, distances below {facts['distances']:,}, from {facts['segments']} segments"
+            f"{output}: {facts['layers']} layers, distances below {facts['distances']:,}, "
+            f"from {facts['segments']} segments"
         )
 
 

@@ -46,7 +46,9 @@ def demo(
     *,
     model: Model = None,
     tokens: Annotated[int, typer.Option(min=1000, help="Length of the document in tokens.")] = 40_000,
-    seed: Annotated[int | None, typer.Option(help="Where the fact is planted, and which; default another each time.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Where the fact is planted, and which; default another each time.")
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Also ask the plain model.")] = True,
     as_json: Json = False,
     settings: HomerConfig,
@@ -123,7 +125,13 @@ def _ask_plain(homer: Any, planted: Planted, question: str, asked: dict[str, Any
 def _row(who: str, text: str, planted: Planted, cache_tokens: int, seconds: float) -> dict[str, Any]:
     found = re.search(r"\d+", text.replace(",", ""))
     right = found is not None and found.group() == planted.number
-    return {"who": who, "answer": text.strip(), "right": right, "cache_tokens": cache_tokens, "seconds": round(seconds, 2)}
+    return {
+        "who": who,
+        "answer": text.strip(),
+        "right": right,
+        "cache_tokens": cache_tokens,
+        "seconds": round(seconds, 2),
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

