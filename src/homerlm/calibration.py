@@ -36,7 +36,7 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.bias.dim() != 2 or not self.bias.is_floating_point():
             raise ConfigError(
-                f"a calibration's bias is {tuple(self.bias.shape)} {self.bias.dtype}; it must be floats, one row a layer"
+                f"a calibration's bias is {tuple(self.bias.shape)} {self.bias.dtype}; it must be floats, a row a layer"
             )
         if not torch.isfinite(self.bias).all():
             raise ConfigError("a calibration's bias holds NaN or infinity: measure it again, in bfloat16 or float32")

@@ -32,10 +32,14 @@ class HomerConfig:
     the paper's method. `None` means derived from the model. Raises `ConfigError` for a value out of range."""
 
     max_chunk_len: int | None = field(
-        default=None, metadata={"help": "Longest chunk in tokens, affixes included; default half the model's limit."}
+        default=None, metadata={"help": "Longest chunk in tokens, affixes included; default from the share."}
     )
     target_len: int | None = field(
-        default=None, metadata={"help": "Tokens of the final cache, affixes included; default half the model's limit."}
+        default=None, metadata={"help": "Tokens of the final cache, affixes included; default from the share."}
+    )
+    limit_share: float = field(
+        default=0.25,
+        metadata={"help": "Share of the model's limit that a chunk and the final cache take by default; paper 0.5."},
     )
     warmup_layers: int | None = field(
         default=None, metadata={"help": "Layers before the first merge level; default 3/8 of the layers."}
@@ -73,6 +77,8 @@ class HomerConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
+        if not 0 < self.limit_share <= 1:
+            raise ConfigError(f"limit_share is {self.limit_share!r}; it must be above 0 and at most 1")
         if self.pooling % 2 == 0:
             raise ConfigError(
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
@@ -91,6 +97,7 @@ class HomerConfig:
         Needs a `calibration`; the bundled model's is found by itself.
         """
         settings: dict[str, Any] = {
+            "limit_share": 0.5,
             "score": "calibrated_logit",
             "voters": "last_layer",
             "scoring_queries": 1,
@@ -101,9 +108,9 @@ class HomerConfig:
 
     def resolve(self, limit: int, layers: int) -> Lengths:
         """The lengths for a model that reads `limit` tokens (scaled, if its RoPE is) and has `layers` layers."""
-        half = limit // 2
-        max_chunk_len = self.max_chunk_len or half
-        target_len = self.target_len or half
+        share = int(limit * self.limit_share)
+        max_chunk_len = self.max_chunk_len or share
+        target_len = self.target_len or share
         for name, value in (("max_chunk_len", max_chunk_len), ("target_len", target_len)):
             if value > limit:
                 raise ConfigError(f"{name} is {value}, above the model's limit of {limit} tokens: lower it")

@@ -72,8 +72,9 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _type(field: Field[Any]) -> Any:
-    choices = field.metadata.get("choices")
-    return StrEnum(field.name, {name: name for name in choices}) if choices else int
+    if choices := field.metadata.get("choices"):
+        return StrEnum(field.name, {name: name for name in choices})
+    return float if isinstance(field.default, float) else int
 
 
 def _help(field: Field[Any]) -> str:

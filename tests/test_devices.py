@@ -1,0 +1,50 @@
+"""Dtypes, and models spread by accelerate: layers offloaded to disk give what the whole model gives."""
+
+import time
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from tiny import llama, prompt
+
+from homerlm import CompactContext, Homer, HomerConfig
+from homerlm.memory import PeakMemory
+
+SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2, "pooling": 3}
+
+
+@pytest.mark.parametrize("readout", ["recomputed", "reencoded", "merged"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_dtype_runs_and_keeps_its_dtype(dtype, readout):
+    homer = Homer(llama().to(dtype), None, HomerConfig(**SIZES, readout=readout))
+    context = homer.compress(*prompt())
+    assert {t.dtype for t in (*context.keys, *context.values)} == {dtype}
+    assert homer.generate(context, max_new_tokens=3, do_sample=False).shape == (1, 3)
+
+
+@pytest.mark.parametrize("readout", ["recomputed", "reencoded", "merged"])
+def test_offloaded_layers_give_the_same(readout, tmp_path):
+    config = HomerConfig(**SIZES, readout=readout)
+    expected = Homer(llama(), None, config).compress(*prompt())
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{i}": "disk" if i % 3 == 1 else "cpu" for i in range(10)}
+    spread = dispatch_model(llama(), places, main_device="cpu", offload_dir=str(tmp_path))
+    assert spread.model.layers[1].mlp.up_proj.weight.device.type == "meta"
+    homer = Homer(spread, None, config)
+    got = homer.compress(*prompt())
+    torch.testing.assert_close(got.token_indices, expected.token_indices)
+    torch.testing.assert_close(got.logits, expected.logits)
+    torch.testing.assert_close(got.keys[-1], expected.keys[-1])
+    got.save(tmp_path / "c.homer")
+    assert torch.equal(CompactContext.load(tmp_path / "c.homer", spread).keys[1], got.keys[1])
+
+
+def test_peak_memory_sees_what_a_block_takes():
+    with PeakMemory(torch.device("cpu")) as idle:
+        pass
+    with PeakMemory(torch.device("cpu")) as peak:
+        block = torch.ones(200_000_000, dtype=torch.uint8)
+        time.sleep(0.1)
+        del block
+    assert idle.bytes < 20_000_000
+    assert peak.bytes > 180_000_000
