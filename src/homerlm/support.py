@@ -71,12 +71,14 @@ def _refuse_modules(name: str, model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{name} has no language modelling head: load it with AutoModelForCausalLM")
 
 
-def verify_layer_loop(decoder: Decoder, tolerance: float = 1e-2) -> None:
+def verify_layer_loop(decoder: Decoder) -> None:
     """Run a few tokens through the model and through the layer loop; refuse a model for which the two differ.
 
     The last line of defence for families nobody has tried: a wrong answer is worse than a refusal. Relative to the
-    largest logit, key or value; the loop is exact for every family of the support table.
+    largest logit, key or value; the loop is exact for every family of the support table, but in half precision another
+    attention kernel than ours (eager, flash) may round otherwise.
     """
+    tolerance = 1e-2 if decoder.model.dtype in (torch.float32, torch.float64) else 1e-1
     name = type(decoder.model).__name__
     vocab = decoder.model.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(1, 9, device=decoder.device) % vocab)[None]
