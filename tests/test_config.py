@@ -22,8 +22,8 @@ from homerlm.significance import CALIBRATED_SCORES, SCORES
         ({"scoring_queries": 0}, "scoring_queries is 0"),
         ({"pooling": 6}, "use 7"),
         ({"leaf_batch": 0}, "leaf_batch is 0"),
-        ({"limit_share": 0}, "limit_share is 0"),
-        ({"limit_share": 1.5}, "limit_share is 1.5"),
+        ({"chunk_share": 0}, "chunk_share is 0"),
+        ({"target_share": 1.5}, "target_share is 1.5"),
         ({"score": "best"}, "peak_softmax"),
         ({"voters": "some"}, "all_layers"),
         ({"readout": "read"}, "recomputed"),
@@ -42,7 +42,7 @@ def test_cannot_be_edited():
 
 def test_lengths_follow_the_model():
     assert HomerConfig.paper().resolve(limit=4096, layers=32) == Lengths(2048, 2048, 12, None)
-    assert HomerConfig().resolve(limit=8192, layers=30) == Lengths(2048, 2048, 11, None)
+    assert HomerConfig().resolve(limit=8192, layers=30) == Lengths(2048, 1024, 11, None)
     given = HomerConfig(max_chunk_len=100, target_len=90, warmup_layers=0, max_initial_chunk_len=50)
     assert given.resolve(limit=4096, layers=32) == Lengths(100, 90, 0, 50)
 

@@ -32,14 +32,16 @@ class HomerConfig:
     the paper's method. `None` means derived from the model. Raises `ConfigError` for a value out of range."""
 
     max_chunk_len: int | None = field(
-        default=None, metadata={"help": "Longest chunk in tokens, affixes included; default from the share."}
+        default=None, metadata={"help": "Longest chunk in tokens, affixes included; default from chunk_share."}
     )
     target_len: int | None = field(
-        default=None, metadata={"help": "Tokens of the final cache, affixes included; default from the share."}
+        default=None, metadata={"help": "Tokens of the final cache, affixes included; default from target_share."}
     )
-    limit_share: float = field(
-        default=0.25,
-        metadata={"help": "Share of the model's limit that a chunk and the final cache take by default; paper 0.5."},
+    chunk_share: float = field(
+        default=0.25, metadata={"help": "Default max_chunk_len as a share of the model's limit (paper 0.5)."}
+    )
+    target_share: float = field(
+        default=0.125, metadata={"help": "Default target_len as a share of the model's limit (paper 0.5)."}
     )
     warmup_layers: int | None = field(
         default=None, metadata={"help": "Layers before the first merge level; default 3/8 of the layers."}
@@ -77,8 +79,9 @@ class HomerConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
-        if not 0 < self.limit_share <= 1:
-            raise ConfigError(f"limit_share is {self.limit_share!r}; it must be above 0 and at most 1")
+        for name in ("chunk_share", "target_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0 and at most 1")
         if self.pooling % 2 == 0:
             raise ConfigError(
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
@@ -97,7 +100,8 @@ class HomerConfig:
         Needs a `calibration`; the bundled model's is found by itself.
         """
         settings: dict[str, Any] = {
-            "limit_share": 0.5,
+            "chunk_share": 0.5,
+            "target_share": 0.5,
             "score": "calibrated_logit",
             "voters": "last_layer",
             "scoring_queries": 1,
@@ -108,9 +112,8 @@ class HomerConfig:
 
     def resolve(self, limit: int, layers: int) -> Lengths:
         """The lengths for a model that reads `limit` tokens (scaled, if its RoPE is) and has `layers` layers."""
-        share = int(limit * self.limit_share)
-        max_chunk_len = self.max_chunk_len or share
-        target_len = self.target_len or share
+        max_chunk_len = self.max_chunk_len or int(limit * self.chunk_share)
+        target_len = self.target_len or int(limit * self.target_share)
         for name, value in (("max_chunk_len", max_chunk_len), ("target_len", target_len)):
             if value > limit:
                 raise ConfigError(f"{name} is {value}, above the model's limit of {limit} tokens: lower it")
