@@ -42,6 +42,7 @@ class Sample:
 
 
 def passkey(tokenizer, tokens: int, rng: random.Random, _text: str) -> Sample:
+    """The paper's prompt of at most `tokens` tokens (repeated filler packs a little tighter: about 96% of them)."""
     key = str(rng.randint(10000, 99999))
     needle = f"The pass key is {key}. Remember it. {key} is the pass key. "
     fixed = len(tokenizer(PASSKEY_PREFIX + needle + PASSKEY_SUFFIX).input_ids)

@@ -332,7 +332,7 @@ def test_unwritable_cache(gguf_file, tmp_path, monkeypatch):
 def test_gguf_without_its_reader(tmp_path, monkeypatch):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ModelLoadError, match=r"homerlm\[gguf\]"):
+    with pytest.raises(ModelLoadError, match="pip install gguf"):
         load_model(tmp_path / "a.gguf")
 
 
