@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 from accelerate import dispatch_model
-from tiny import llama, prompt
 
 from homerlm import CompactContext, Homer, HomerConfig
 from homerlm.memory import PeakMemory
+from tiny import llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2, "pooling": 3}
 
