@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -59,17 +60,7 @@ class Homer:
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Schedule:
         """The tree for a prompt of these lengths in tokens."""
-        lengths = self.lengths
-        return plan(
-            prefix_len,
-            context_len,
-            suffix_len,
-            max_chunk_len=lengths.max_chunk_len,
-            target_len=lengths.target_len,
-            warmup_layers=lengths.warmup_layers,
-            layers=len(self.decoder.layers),
-            max_initial_chunk_len=lengths.max_initial_chunk_len,
-        )
+        return plan(prefix_len, context_len, suffix_len, layers=len(self.decoder.layers), **asdict(self.lengths))
 
     @torch.no_grad()
     def compress(

@@ -41,16 +41,7 @@ def plan(
 
     config = load_config(None if model == "default" else model, rope=rope)
     lengths = settings.resolve(config.max_position_embeddings, config.num_hidden_layers)
-    schedule = make_plan(
-        prefix_len,
-        tokens,
-        suffix_len,
-        max_chunk_len=lengths.max_chunk_len,
-        target_len=lengths.target_len,
-        warmup_layers=lengths.warmup_layers,
-        layers=config.num_hidden_layers,
-        max_initial_chunk_len=lengths.max_initial_chunk_len,
-    )
+    schedule = make_plan(prefix_len, tokens, suffix_len, layers=config.num_hidden_layers, **asdict(lengths))
     per_token = kv_bytes_per_token_and_layer(config)
     keeps_kv = settings.readout != "recomputed"
     facts = {
