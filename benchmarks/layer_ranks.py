@@ -106,6 +106,7 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.set_title(name)
         axis.set_xlabel("layer")
         axis.legend(fontsize=7, loc="upper right")
+    axes[0].set_ylim(0, 1.3)
     axes[0].set_ylabel("share of tokens above the number")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
