@@ -22,6 +22,7 @@ def test_chat_templates_are_split_around_the_document(words):
 def test_without_a_template_the_prompt_is_plain():
     plain = tokenizer_of(97)
     assert affixes(plain, "w1?", instruction="w9") == ("w9\n\n", "\n\nQuestion: w1?\nAnswer:")
+    assert affixes(plain, "w1?", answer_start="w3")[1] == "\n\nw1? w3"
     with pytest.raises(InputError, match="no chat template"):
         affixes(plain, "w1", chat=True)
 

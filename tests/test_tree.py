@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from homerlm import Calibration, Homer, HomerConfig
-from homerlm.merging import Tree
+from homerlm.merging import Selection, Tree
 from tiny import LAYERS, LIMIT, llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2}
@@ -182,13 +182,13 @@ def test_an_exchanged_suffix_is_the_same_as_asking_it(model):
 
 @pytest.mark.parametrize("leaves", [2, 8, 32])
 def test_chunks_alive_are_bounded_by_the_height(model, monkeypatch, leaves):
-    """One reduced chunk waits per level, besides the one just made: nothing else holds on to a chunk."""
+    """What is alive when a node is done: itself, and a reduced left sibling for every right turn on the way to it."""
     chunks, alive = [], []
 
     def reduce(tree, node, chunk, original=Tree._reduce):
         chunks.append(weakref.ref(result := original(tree, node, chunk)))
         del chunk
-        alive.append(sum(ref() is not None for ref in chunks))
+        alive.append((node, sum(ref() is not None for ref in chunks)))
         return result
 
     monkeypatch.setattr(Tree, "_reduce", reduce)
@@ -198,7 +198,38 @@ def test_chunks_alive_are_bounded_by_the_height(model, monkeypatch, leaves):
     height = homer.plan(4, leaves * 11, 5).height
     assert 2**height == leaves
     assert len(alive) == 2 * leaves - 1
-    assert max(alive) <= height + 1
+    assert all(count == node.index.bit_count() + 1 for node, count in alive)
+    assert max(count for _, count in alive) == height + 1
+
+
+def test_a_vote_is_carried_up_the_tree(model):
+    """Only the first voting layer of each leaf says anything here, and the root must still act on it."""
+    calls = []
+
+    def opinion(positions):
+        return (positions * 37 % 101).float()
+
+    def first_layer_only(attention):
+        calls.append(attention.queries.shape)
+        leaf_layers = plan.leaves[0].last_layer - 2
+        is_first = len(calls) <= 2 * leaf_layers and (len(calls) - 1) % leaf_layers == 0
+        return opinion(attention.position_ids) if is_first else torch.zeros(attention.position_ids.shape)
+
+    homer = Homer(model, None, HomerConfig(max_chunk_len=30, target_len=17, warmup_layers=2, readout="merged"))
+    prefix, context, suffix = prompt(context=40)
+    plan = homer.plan(4, 40, 5)
+    assert plan.height == 1
+    selection = Selection(first_layer_only, queries=5, pooling=1, first_layer=2)
+    tree = Tree(homer.decoder, plan, prefix, context, suffix, selection, keep_kv=False)
+    with torch.no_grad(), homer.decoder.session():
+        root = tree.run()
+
+    def best(tokens, count):
+        return sorted(sorted(tokens, key=lambda token: -opinion(torch.tensor(4 + token % 20)))[:count])
+
+    leaves = [best(range(start, start + 20), plan.leaves[0].target - 9) for start in (0, 20)]
+    expected = best([*leaves[0], *leaves[1]], 17 - 9)
+    assert [i - 4 for i in root.token_indices[0, 4:-5].tolist()] == expected
 
 
 def test_a_failure_inside_leaves_the_model_as_it_was(model, config):

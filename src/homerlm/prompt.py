@@ -34,7 +34,8 @@ def affixes(
 ) -> tuple[str, str]:
     """Text before and after the document. `chat` asks for the model's chat template; None uses it where there is one.
 
-    `answer_start` is put into the model's mouth: the answer goes on from there.
+    `answer_start` is put into the model's mouth: the answer goes on from there. Without a template it follows the
+    question as running text, which a small model continues better than labels (docs/experiments.md).
     """
     if not question.strip():
         raise InputError("the question is empty: ask something")
@@ -50,7 +51,8 @@ def affixes(
             raise InputError("the model's chat template does not pass the message on once: set chat to False")
         return parts[0], parts[1] + answer_start
     bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
-    return f"{bos}{instruction}\n\n", f"\n\nQuestion: {question}\nAnswer:{' ' if answer_start else ''}{answer_start}"
+    asked = f"{question} {answer_start}" if answer_start else f"Question: {question}\nAnswer:"
+    return f"{bos}{instruction}\n\n", f"\n\n{asked}"
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prefix: str, document: str, suffix: str) -> PromptIds:
