@@ -221,7 +221,9 @@ def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypa
 
     path = tmp_path / "kept.homer"
     fail_with(KeyboardInterrupt())
-    assert homer(*ask(document, "--save", path))[0] == 130
+    code, _, err = homer(*ask(document, "--save", path))
+    assert code == 130
+    assert "Stopped" in err
     fail_with(OutOfMemoryError("too much"))
     assert homer(*ask(document, "--save", path))[0] == 3
     assert not path.exists()

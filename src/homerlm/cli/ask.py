@@ -91,7 +91,7 @@ def ask(
     out.print()
     if show_kept:
         _print_kept(homer, answer)
-    err.print(summary(answer), style="dim")
+    err.print(summary(answer), style="dim", soft_wrap=True)
 
 
 def open_homer(model: str | None, rope: str | None, calibration: Path | None, settings: HomerConfig) -> Any:

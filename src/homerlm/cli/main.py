@@ -50,7 +50,9 @@ def run() -> None:
         err.print("[bold red]Error:[/]", end=" ")
         err.print(str(error), markup=False)
         sys.exit(EXIT_MEMORY if isinstance(error, OutOfMemoryError) else EXIT_ERROR)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the first into the second, without a word
+        if isinstance(stop, SystemExit) and stop.code != EXIT_INTERRUPTED:
+            raise
         err.print("Stopped. Nothing was left half written.")
         sys.exit(EXIT_INTERRUPTED)
 
