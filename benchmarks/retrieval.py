@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from homerlm import Homer, HomerConfig, load_model
-from homerlm.corpora import python_documentation
+from homerlm.corpora import CITIES, python_documentation
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 PASSKEY_PREFIX = (
@@ -29,7 +29,6 @@ PASSKEY_PREFIX = (
 )
 PASSKEY_SUFFIX = "What is the pass key? The pass key is"
 PROSE_PREFIX = "A special magic number is hidden within the following text. Memorize it. I will quiz you about it.\n"
-CITIES = ["Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Perth", "Dublin", "Turin", "Lagos", "Kyoto", "Lima", "Austin"]
 
 
 @dataclass(frozen=True)

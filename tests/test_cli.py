@@ -161,10 +161,10 @@ def test_calibrate_writes_what_the_paper_preset_reads(homer, document, tmp_path)
 
 
 def test_demo_asks_homer_and_the_plain_model(homer, monkeypatch):
-    from homerlm import corpora
+    from homerlm.cli import demo
 
     text = " ".join(f"w{i % 90}." if i % 9 == 0 else f"w{i % 90}" for i in range(5000))
-    monkeypatch.setattr(corpora, "python_documentation", lambda: text)
+    monkeypatch.setattr(demo, "python_documentation", lambda: text)
     record = json.loads(homer("demo", "-m", "MODEL", "--tokens", "1500", "--seed", "1", "--json")[1])
     assert [row["who"] for row in record["rows"]] == ["HOMER", "plain, clipped to its limit"]
     assert record["rows"][1]["cache_tokens"] <= 512

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from homerlm.errors import ConfigError
@@ -125,9 +125,6 @@ class HomerConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, without the calibration's numbers."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "calibration"}
-
-    def with_changes(self, **changes: Any) -> HomerConfig:
-        return replace(self, **changes)
 
 
 _LOWEST = {

@@ -59,10 +59,6 @@ class CompactContext:
     def batch_size(self) -> int:
         return self.position_ids.shape[0]
 
-    @property
-    def kv_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
-
     def to_cache(self) -> DynamicCache:
         """A transformers cache of this context, its own copy: generating with it leaves the context as it was.
 
@@ -74,8 +70,10 @@ class CompactContext:
         """The first `length` tokens as a cache, each batch row `copies` times."""
         cache = DynamicCache(config=self.model_config)
         for layer, states in enumerate(zip(self.keys, self.values, strict=True)):
-            keys, values = (t[:, :, :length].repeat_interleave(copies, dim=0) for t in states)
-            cache.update(keys, values, layer)
+            keys, values = (t[:, :, :length] for t in states)
+            if copies > 1:
+                keys, values = (t.repeat_interleave(copies, dim=0) for t in (keys, values))
+            cache.update(keys, values, layer)  # concatenates, which copies
         return cache
 
     def save(self, path: str | os.PathLike[str]) -> None:

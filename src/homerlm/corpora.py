@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from homerlm.errors import InputError
 
+# To plant facts about.
+CITIES = ("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Perth", "Dublin", "Turin", "Lagos", "Kyoto", "Lima", "Austin")
+
 
 def python_documentation() -> str:
     """About 190,000 tokens of English that every Python carries: the topics of its `help()`."""

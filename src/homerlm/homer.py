@@ -146,13 +146,14 @@ class Homer:
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:
             return None
-        calibration = self.config.calibration or Calibration.bundled(self.model)
-        if calibration is None:
+        calibration = self.config.calibration
+        if calibration is not None:
+            calibration.check(self.model)
+        elif (calibration := Calibration.bundled(self.model)) is None:
             raise ConfigError(
                 f"score {self.config.score!r} needs a calibration of this model: make one with `homer calibrate` or "
                 "Calibration.measure, and pass it as calibration=..., or use score='softmax', which needs none"
             )
-        calibration.check(self.model)
         distances, longest = calibration.bias.shape[1], self.lengths.max_chunk_len
         if distances < longest:
             raise ConfigError(

@@ -15,6 +15,7 @@ from homerlm.cli.ask import open_homer, summary
 from homerlm.cli.console import err, out, print_json, reading
 from homerlm.cli.options import Json, Model, with_config
 from homerlm.config import HomerConfig
+from homerlm.corpora import CITIES, python_documentation
 from homerlm.errors import InputError
 
 EXAMPLES = """
@@ -26,7 +27,6 @@ Examples:
 
   homer demo --model Qwen/Qwen3-0.6B --tokens 200000
 """
-CITIES = ("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Perth", "Dublin", "Turin", "Lagos", "Kyoto", "Lima", "Austin")
 INSTRUCTION = "A special magic number is hidden within the following text. Memorize it. I will quiz you about it."
 
 
@@ -82,8 +82,6 @@ def demo(
 
 def plant(tokenizer: Any, tokens: int, rng: random.Random) -> Planted:
     """Python's documentation cut to about `tokens`, with a number for a city at a random sentence end."""
-    from homerlm.corpora import python_documentation
-
     text = python_documentation()
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     if tokens > len(ids):
