@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from homerlm import HomerConfig
-from homerlm.config import READOUTS, SCORE_NAMES, Lengths
+from homerlm.config import READOUTS, REFINEMENT_NAMES, SCORE_NAMES, Lengths
 from homerlm.errors import ConfigError
 from homerlm.readout import READOUT_FUNCTIONS
+from homerlm.refinement import REFINEMENTS
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 
 
@@ -27,6 +28,10 @@ from homerlm.significance import CALIBRATED_SCORES, SCORES
         ({"score": "best"}, "peak_softmax"),
         ({"voters": "some"}, "all_layers"),
         ({"readout": "read"}, "recomputed"),
+        ({"refinement": "some"}, "propagative"),
+        ({"refinement": "none"}, "readout='merged'"),
+        ({"refinement": "random", "readout": "reencoded"}, "readout 'reencoded'; it needs 'merged'"),
+        ({"refinement": "per_layer_top_k", "readout": "merged"}, "voters='last_layer'"),
         ({"max_chunk_len": 20, "max_initial_chunk_len": 30}, "max_initial_chunk_len is 30"),
     ],
 )
@@ -76,6 +81,7 @@ def test_names_of_choices_are_the_functions():
     assert set(SCORE_NAMES) == set(SCORES)
     assert set(SCORES) >= CALIBRATED_SCORES
     assert set(READOUTS) == set(READOUT_FUNCTIONS)
+    assert set(REFINEMENT_NAMES) == set(REFINEMENTS)
 
 
 def test_to_dict_holds_every_setting_but_the_calibration():

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, LlamaConfig
 
 import families
-from homerlm import Homer, HomerConfig
+from homerlm import CompactContext, Homer, HomerConfig
 from homerlm.adapter import Decoder
 from homerlm.errors import UnsupportedModelError
 from homerlm.support import verify_layer_loop
@@ -50,9 +50,10 @@ def unreduced(model, prompt):
     return homer, homer.compress(*prompt.split([PREFIX, CONTEXT, SUFFIX], dim=1))
 
 
-def reduced(model, readout="merged", rows=1, observer=None):
+def reduced(model, readout="merged", refinement="propagative", rows=1, observer=None):
     """(compressor, context): 80 tokens of context in 4 leaves under 2 levels of merging, cut to TARGET tokens."""
-    config = HomerConfig(readout=readout, max_chunk_len=40, target_len=TARGET, warmup_layers=1, pooling=3)
+    sizes = {"max_chunk_len": 40, "target_len": TARGET, "warmup_layers": 1, "pooling": 3}
+    config = HomerConfig(readout=readout, refinement=refinement, **sizes)
     homer = Homer(model, None, config)
     parts = [ids(rows, length, seed=length) for length in (5, 80, 4)]
     assert homer.plan(*(part.shape[1] for part in parts)).height == 2
@@ -97,12 +98,24 @@ class TestSupported:
         kept = [layer.keys.shape[2] for layer in cache.layers]
         assert kept == [min(PROMPT, (decoder.window(i) or PROMPT + 1) - 1) for i in range(len(kept))]
 
-    @pytest.mark.parametrize("readout", ["merged", "reencoded", "recomputed"])
-    def test_generate_is_greedy_scoring_of_the_reduced_prompt(self, model, readout):
-        homer, context = reduced(model, readout)
+    @pytest.mark.parametrize(
+        ("readout", "refinement"),
+        [("merged", "propagative"), ("merged", "none"), ("reencoded", "propagative"), ("recomputed", "propagative")],
+    )
+    def test_generate_is_greedy_scoring_of_the_reduced_prompt(self, model, readout, refinement):
+        homer, context = reduced(model, readout, refinement)
         assert len(context) == TARGET
+        assert context.uneven == (refinement == "none")
         got = homer.generate(context, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
         assert got.tolist() == greedy(homer, context, NEW).tolist()
+
+    def test_a_saved_context_loads(self, model, tmp_path):
+        _, context = reduced(model)
+        context.save(tmp_path / "context")
+        loaded = CompactContext.load(tmp_path / "context", model)
+        saved = (*context.keys, *context.values, context.logits)
+        for got, expected in zip((*loaded.keys, *loaded.values, loaded.logits), saved, strict=True):
+            assert torch.equal(got, expected)
 
     def test_model_is_left_as_it_was(self, model):
         def plain():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SCORE_NAMES = ("peak_softmax", "softmax", "calibrated_logit", "logit", "random")
 VOTERS = ("all_layers", "last_layer")
+REFINEMENT_NAMES = ("propagative", "none", "random", "per_layer_top_k")
 READOUTS = ("recomputed", "reencoded", "merged")
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
 
@@ -63,6 +64,14 @@ class HomerConfig:
     pooling: int = field(
         default=31, metadata={"help": "Scores are the maximum over so many neighbours (odd); 1 for none."}
     )
+    refinement: str = field(
+        default="propagative",
+        metadata={
+            "help": "What lower layers keep of a reduced chunk: the tokens its last layer chose, everything, a random "
+            "choice, or each layer's own (paper table 4b; all but the first need readout merged).",
+            "choices": REFINEMENT_NAMES,
+        },
+    )
     readout: str = field(
         default="recomputed",
         metadata={
@@ -87,9 +96,11 @@ class HomerConfig:
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
                 f"use {self.pooling + 1}"
             )
-        for name, choices in (("score", SCORE_NAMES), ("voters", VOTERS), ("readout", READOUTS)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        for setting in fields(self):
+            choices, value = setting.metadata.get("choices"), getattr(self, setting.name)
+            if choices and value not in choices:
+                raise ConfigError(f"{setting.name} is {value!r}; it must be one of {', '.join(choices)}")
+        self._check_refinement()
         if (first := self.max_initial_chunk_len) and (longest := self.max_chunk_len) and first > longest:
             raise ConfigError(f"max_initial_chunk_len is {first}, above max_chunk_len {longest}: lower it")
 
@@ -121,6 +132,18 @@ class HomerConfig:
         if warmup >= layers:
             raise ConfigError(f"warmup_layers is {warmup}; it must be below the model's {layers} layers")
         return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len)
+
+    def _check_refinement(self) -> None:
+        """The other readouts make the lower layers anew or need them alike; a joint vote is no layer's own choice."""
+        needed = {} if self.refinement == "propagative" else {"readout": "merged"}
+        if self.refinement == "per_layer_top_k":
+            needed["voters"] = "last_layer"
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"refinement is {self.refinement!r} with {name} {getattr(self, name)!r}; it needs {value!r}: "
+                    f"set {name}={value!r}, or leave refinement at 'propagative'"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, without the calibration's numbers."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import storage
-from homerlm.errors import CorruptFileError, MismatchError
+from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 
 KIND = "compact context"
@@ -37,6 +37,9 @@ class CompactContext:
     token_indices: (B, S) index in the original prompt of each kept token; input_ids: (B, S) their ids;
     logits: (B, V) for the next token, whose position is `next_position`. The first `prefix_len` and the last
     `suffix_len` tokens are the prompt's affixes, `prompt_len` the length of the whole prompt before compression.
+
+    Where layers were not refined alike (`HomerConfig.refinement`), the token tensors describe the last layer: the ones
+    below hold other context tokens between the same affixes, and with refinement "none" more of them (`uneven`).
     """
 
     keys: tuple[Tensor, ...]
@@ -59,18 +62,24 @@ class CompactContext:
     def batch_size(self) -> int:
         return self.position_ids.shape[0]
 
+    @property
+    def uneven(self) -> bool:
+        """Whether some layer holds another number of tokens than the last one."""
+        return any(keys.shape[2] != len(self) for keys in self.keys)
+
     def to_cache(self) -> DynamicCache:
         """A transformers cache of this context, its own copy: generating with it leaves the context as it was.
 
-        Feed the next token at `next_position`; where the model has sliding-window layers they keep their window.
+        Feed the next token at `next_position`; where the model has sliding-window layers they keep their window. The
+        cache of an uneven context takes one token at a time.
         """
         return self._cache(len(self), copies=1)
 
     def _cache(self, length: int, copies: int) -> DynamicCache:
-        """The first `length` tokens as a cache, each batch row `copies` times."""
-        cache = DynamicCache(config=self.model_config)
+        """All but the last tokens, so that `length` are left, as a cache with each batch row `copies` times."""
+        cache = (_UnevenCache if self.uneven else DynamicCache)(config=self.model_config)
         for layer, states in enumerate(zip(self.keys, self.values, strict=True)):
-            keys, values = (t[:, :, :length] for t in states)
+            keys, values = (t[:, :, : t.shape[2] - len(self) + length] for t in states)
             if copies > 1:
                 keys, values = (t.repeat_interleave(copies, dim=0) for t in (keys, values))
             cache.update(keys, values, layer)  # concatenates, which copies
@@ -79,8 +88,13 @@ class CompactContext:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the context to a file (safetensors with JSON metadata, complete or not at all).
 
-        Raises `InputError` if the path cannot be written.
+        Raises `InputError` if the path cannot be written, or if the context is uneven.
         """
+        if self.uneven:
+            raise InputError(
+                f"{path} was not written: the context's layers hold different numbers of tokens "
+                "(refinement 'none'), which the file format does not know; compress with another refinement"
+            )
         tensors = {name: getattr(self, name) for name in (*_TOKEN_TENSORS, "logits")}
         for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             tensors |= {f"keys.{layer}": keys, f"values.{layer}": values}
@@ -105,6 +119,24 @@ class CompactContext:
         origin, numbers = _metadata(path, metadata)
         _check_origin(path, origin, metadata["dtype"], model, tokenizer)
         return _rebuild(path, tensors, numbers, origin, model)
+
+
+class _UnevenCache(DynamicCache):
+    """Layers of different lengths, for one new token at a time: more would need a causal mask for each length."""
+
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        """Tokens of a layer; of the last one, whose tokens the context lists, where the caller means the sequence."""
+        return super().get_seq_length(len(self.layers) - 1 if layer_idx is None else layer_idx)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if key_states.shape[2] > 1 and self.get_seq_length(layer_idx):
+            raise InputError(
+                f"{key_states.shape[2]} tokens at once for a context whose layers differ in length (refinement "
+                "'none'): feed it one token at a time"
+            )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
 def _metadata(path: Any, metadata: dict[str, Any]) -> tuple[Origin, dict[str, int]]:
@@ -141,11 +173,11 @@ def _rebuild(
     kv_names = [f"{part}.{layer}" for layer in layers for part in ("keys", "values")]
     storage.check_names(tensors, {*_TOKEN_TENSORS, "logits", *kv_names})
     batch, length = storage.check_tensor(tensors, "input_ids", shape=(None, None), dtype=torch.long).shape
-    heads = getattr(base.config, "num_key_value_heads", None) or base.config.num_attention_heads
     for name in _TOKEN_TENSORS:
         storage.check_tensor(tensors, name, shape=(batch, length), dtype=torch.long)
-    for name in kv_names:
-        storage.check_tensor(tensors, name, shape=(batch, heads, length, None), dtype=model.dtype)
+    for layer in layers:  # some families' layers differ in heads and sizes, and their values' size from their keys'
+        keys = storage.check_tensor(tensors, f"keys.{layer}", shape=(batch, None, length, None), dtype=model.dtype)
+        storage.check_tensor(tensors, f"values.{layer}", shape=(*keys.shape[:3], None), dtype=model.dtype)
     vocab = model.get_output_embeddings().weight.shape[0]
     storage.check_tensor(tensors, "logits", shape=(batch, vocab), dtype=tensors["logits"].dtype)
     limits = {"position_ids": numbers["next_position"], "token_indices": numbers["prompt_len"], "input_ids": vocab}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
+from homerlm.adapter import Decoder
 from homerlm.context import CompactContext
 from homerlm.errors import InputError
 
@@ -20,7 +21,12 @@ def score(model: PreTrainedModel, context: CompactContext, input_ids: Tensor) ->
         raise InputError(f"input_ids is {tuple(input_ids.shape)}; it must be ({context.batch_size}, tokens)")
     start = context.next_position
     positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
-    return model(input_ids=input_ids, past_key_values=context.to_cache(), position_ids=positions).logits
+    cache = context.to_cache()
+    step = 1 if context.uneven else input_ids.shape[1]
+    with _masks_that_fit(model, context):
+        steps = zip(input_ids.split(step, dim=1), positions.split(step, dim=1), strict=True)
+        logits = [model(input_ids=ids, past_key_values=cache, position_ids=at).logits for ids, at in steps]
+    return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
 
 def generate(model: PreTrainedModel, context: CompactContext, **settings: Any) -> Any:
@@ -32,7 +38,7 @@ def generate(model: PreTrainedModel, context: CompactContext, **settings: Any) -
     copies = _copies(model, settings)
     length = len(context)
     device = model.get_input_embeddings().weight.device
-    with _first_step_from(model, context, copies):
+    with _first_step_from(model, context, copies), _masks_that_fit(model, context):
         output = model.generate(
             input_ids=context.input_ids.to(device),
             attention_mask=torch.ones_like(context.input_ids, device=device),
@@ -51,6 +57,12 @@ def _copies(model: PreTrainedModel, settings: dict[str, Any]) -> int:
     config = settings.get("generation_config") or model.generation_config
     wanted = (settings.get(name) or getattr(config, name, None) or 1 for name in ("num_beams", "num_return_sequences"))
     return max(wanted)
+
+
+def _masks_that_fit(model: PreTrainedModel, context: CompactContext) -> AbstractContextManager[None]:
+    """A model makes one mask for layers of all lengths. Uneven ones are read one token at a time, which needs none:
+    it attends to all that its layer's cache holds, and our attention is given no mask."""
+    return Decoder(model).session() if context.uneven else nullcontext()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.memory import out_of_memory_explained
 from homerlm.merging import Observer, Selection, Tree
 from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
+from homerlm.refinement import REFINEMENTS
 from homerlm.schedule import Schedule, plan
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
@@ -82,6 +83,7 @@ class Homer:
             config.pooling,
             self._bias,
             first_layer=self.lengths.warmup_layers if config.voters == "all_layers" else None,
+            refine=REFINEMENTS[config.refinement],
         )
         tree = Tree(
             self.decoder,

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from homerlm.adapter import Decoder
 from homerlm.chunk import Chunk
+from homerlm.refinement import LAYER_SCORED_REFINEMENTS, Refinement, propagative
 from homerlm.schedule import Node, Schedule
 from homerlm.significance import Attention, Score, keep_most_significant
 
 
 @dataclass(frozen=True)
 class Selection:
-    """How a chunk is reduced: the score, how many of the last tokens ask, the pooling width, and the score's bias
-    (L, distances) where it needs one.
+    """How a chunk is reduced: the score, how many of the last tokens ask, the pooling width, the score's bias
+    (L, distances) where it needs one, and what becomes of the layers below the one that chooses.
 
     `first_layer=None` scores at the node's last layer alone, as the paper does; a number makes every layer from that
     one on vote: a token's significance is the highest that any of them has given it, in this node or below.
@@ -29,6 +30,7 @@ class Selection:
     pooling: int
     bias: Tensor | None = None
     first_layer: int | None = None
+    refine: Refinement = propagative
 
 
 @dataclass(frozen=True)
@@ -121,18 +123,30 @@ class Tree:
         voters = self.selection.first_layer
         first = node.last_layer - 1 if voters is None else voters
         scores = None if voters is None else chunk.scores
+        every_layer = self.selection.refine in LAYER_SCORED_REFINEMENTS
+        layer_scores: list[Tensor] = []
 
         def watch(layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
             nonlocal scores
-            if layer >= first and (voters is not None or node.target < node.length):
-                new = self._score(layer, queries, keys, scaling, chunk.position_ids)
+            votes = layer >= first and (voters is not None or node.target < node.length)
+            if not votes and not every_layer:
+                return
+            new = self._score(layer, queries, keys, scaling, chunk.position_ids)
+            if votes:
                 scores = new if scores is None else torch.maximum(scores, new)
+            if every_layer:
+                layer_scores.append(new)
 
         run = self.decoder.run(
             chunk.hidden, chunk.position_ids, node.first_layer, node.last_layer, keep_kv=self.keep_kv, watch=watch
         )
         return replace(
-            chunk, hidden=run.hidden, keys=chunk.keys + run.keys, values=chunk.values + run.values, scores=scores
+            chunk,
+            hidden=run.hidden,
+            keys=chunk.keys + run.keys,
+            values=chunk.values + run.values,
+            scores=scores,
+            layer_scores=(*chunk.layer_scores, *layer_scores),
         )
 
     def _score(self, layer: int, queries: Tensor, keys: Tensor, scaling: float, position_ids: Tensor) -> Tensor:
@@ -143,11 +157,12 @@ class Tree:
         return self.selection.score(attention).to(position_ids.device)
 
     def _reduce(self, node: Node, chunk: Chunk) -> Chunk:
-        """Drop the least significant context tokens down to the node's target, from every layer (SPEC 4, 5)."""
+        """Drop the least significant context tokens down to the node's target; refine the layers below (SPEC 4, 5)."""
         if node.target < len(chunk):
             assert chunk.scores is not None
             p, s = chunk.prefix_len, chunk.suffix_len
-            chunk = chunk.select(keep_most_significant(chunk.scores, p, s, node.target, self.selection.pooling))
+            keep = keep_most_significant(chunk.scores, p, s, node.target, self.selection.pooling)
+            chunk = self.selection.refine(chunk, keep, self.selection.pooling)
         if self.observer is not None:
             self.observer(Event(self.schedule, node, chunk.token_indices))
         return chunk

@@ -44,6 +44,11 @@ def exchange_suffix(decoder: Decoder, context: CompactContext, suffix_ids: Tenso
         raise InputError(
             f"suffix_ids is {tuple(suffix_ids.shape)}; it must be ({context.batch_size}, 1 or more tokens)"
         )
+    if context.uneven:
+        raise InputError(
+            "the context's layers hold different numbers of tokens (refinement 'none'), so no new suffix can run over "
+            "them: compress the document with the other suffix"
+        )
     steps = torch.arange(new, device=context.position_ids.device).expand(context.batch_size, -1)
 
     def swap(kept: Tensor, tail: Tensor) -> Tensor:
