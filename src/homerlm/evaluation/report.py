@@ -9,12 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from homerlm.errors import InputError
 from homerlm.evaluation.canvas import SCALE, Figure, pyplot, styles
 from homerlm.evaluation.plots import draw
 from homerlm.evaluation.sections import Section, sections
 from homerlm.evaluation.summary import read_records
-from homerlm.evaluation.tables import to_html, to_markdown
+from homerlm.evaluation.tables import to_html, to_markdown, to_rich
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --soft: #5d5d66; --paper: #fff; --line: #d9d9de; --band: #f3f3f6;
@@ -29,7 +31,7 @@ h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2.5re
 nav a { margin-right: 1rem; color: inherit; } .note, figcaption { color: var(--soft); font-size: .85rem;
        margin: .4rem 0; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: 9rem minmax(0, 1fr); gap: .15rem 1rem; font-size: .9rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; } code { font-size: .85em; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; } code { font-size: .85em; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: separate; border-spacing: 0; font-size: .875rem; font-variant-numeric: tabular-nums;
         min-width: 100%; }
@@ -51,8 +53,13 @@ figure img { display: block; }
 """
 
 
-def write_report(directory: Path, *, plots: bool = True) -> list[Path]:
-    """Writes report.md, report.html and the plots beside the records in `directory`; the paths written.
+def terminal_tables(directory: Path) -> list[Table]:
+    """The tables of the records in `directory`, without the paper's rows. Raises `InputError` if there are none."""
+    return [to_rich(grid) for section in sections(read_records(directory)[0]) for grid in section.grids]
+
+
+def write_report(directory: Path, *, plots: bool = True) -> Path:
+    """Writes report.md, report.html and the plots beside the records in `directory`; the page's path.
 
     Raises `InputError` for a directory without records or one that cannot be written, and `ConfigError` before
     anything is written if matplotlib is missing; `plots=False` does without.
@@ -62,15 +69,15 @@ def write_report(directory: Path, *, plots: bool = True) -> list[Path]:
         pyplot()
     parts = sections(records)
     style = styles(str(record.get("method")) for part in parts for record in part.records)
-    markdown, page = directory / "report.md", directory / "report.html"
+    page = directory / "report.html"
     try:
         figures = {part.task: draw(part, directory, style) if plots else [] for part in parts}
         facts = what_was_run(records, directory)
-        markdown.write_text(_markdown(parts, figures, facts, notes), encoding="utf-8")
+        page.with_suffix(".md").write_text(_markdown(parts, figures, facts, notes), encoding="utf-8")
         page.write_text(_page(parts, figures, facts, notes), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report could not be written into {directory}: {error.strerror}") from error
-    return [markdown, page, *(figure.path for drawn in figures.values() for figure in drawn)]
+    return page
 
 
 def what_was_run(records: Sequence[dict[str, Any]], directory: Path) -> list[tuple[str, str]]:

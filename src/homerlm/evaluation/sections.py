@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from homerlm.evaluation import paper
 from homerlm.evaluation.matrix import (
     COST_TITLE,
@@ -33,7 +31,7 @@ from homerlm.evaluation.summary import (
     unique,
 )
 from homerlm.evaluation.sweeps import ablation, sensitivity, without_setting
-from homerlm.evaluation.tables import DASH, Entry, Grid, Row, to_rich
+from homerlm.evaluation.tables import DASH, Entry, Grid, Row
 
 TITLES = {
     "passkey": "Passkey retrieval",
@@ -65,11 +63,6 @@ def sections(records: Iterable[Record]) -> list[Section]:
         by_task.setdefault(str(record["task"]), []).append(record)
     order = [*(task for task in TITLES if task in by_task), *(task for task in by_task if task not in TITLES)]
     return [_section(task, one_setup(by_task[task])) for task in order]
-
-
-def terminal_tables(records: Iterable[Record]) -> list[Table]:
-    """The tables of `read_records(...)[0]`, without the paper's rows, for a rich console."""
-    return [to_rich(grid) for section in sections(records) for grid in section.grids]
 
 
 def _section(task: str, records: list[dict[str, Any]]) -> Section:
