@@ -1,11 +1,16 @@
-"""Text to calibrate and to try things on: Python's own documentation, offline; WikiText-103 where it can be had."""
+"""Text to calibrate and to try things on: Python's own documentation, offline; data sets of the hub where they can be
+had."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from homerlm.errors import InputError
 
-# To plant facts about.
+# To plant facts about, and words to make facts of.
 CITIES = ("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Perth", "Dublin", "Turin", "Lagos", "Kyoto", "Lima", "Austin")
+ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "frosty", "gentle", "hollow", "ivory", "jolly", "keen")
+NOUNS = ("anchor", "badger", "candle", "dagger", "engine", "falcon", "garden", "hammer", "island", "jacket", "kettle")
 
 
 def python_documentation() -> str:
@@ -21,14 +26,22 @@ def wikitext103() -> list[str]:
     Needs the package `datasets` and the hub; raises `InputError` with the alternative without them.
     """
     otherwise = "give texts of your own, or `python` for Python's documentation"
+    name = "Salesforce/wikitext", "wikitext-103-raw-v1"
+    return ["".join(from_hub(*name, split=split, otherwise=otherwise)["text"]) for split in ("validation", "test")]
+
+
+def pg19() -> list[str]:
+    """The test books of PG-19, the paper's text for perplexity (section 4.3). Raises `InputError` as `wikitext103`."""
+    return list(from_hub("emozilla/pg19-test", split="test", otherwise="give text files of your own")["text"])
+
+
+def from_hub(name: str, *config: str, split: str, otherwise: str) -> Any:
+    """A split of a data set of the hub. Raises `InputError` that names `otherwise`."""
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise InputError(f'WikiText-103 needs a package: pip install "homerlm[wikitext]"; or {otherwise}') from error
+        raise InputError(f'{name} needs a package: pip install "homerlm[wikitext]"; or {otherwise}') from error
     try:
-        parts = [
-            load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1", split=name) for name in ("validation", "test")
-        ]
+        return load_dataset(name, *config, split=split)
     except Exception as error:
-        raise InputError(f"WikiText-103 could not be fetched ({type(error).__name__}: {error}): {otherwise}") from error
-    return ["".join(part["text"]) for part in parts]
+        raise InputError(f"{name} could not be fetched ({type(error).__name__}: {error}): {otherwise}") from error

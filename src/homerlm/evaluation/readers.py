@@ -1,0 +1,186 @@
+"""A method bound to a model: from a prompt's ids to a reading that can be continued, judged and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm.context import CompactContext
+from homerlm.evaluation.methods import Method
+from homerlm.homer import Homer
+from homerlm.prompt import PromptIds
+
+SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
+SLICE = 1024  # tokens scored at once: their logits over a vocabulary of 150k take 600 MB in float32
+CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
+
+
+class Reading(Protocol):
+    """What a method made of a prompt. `token_indices` (tokens,): the prompt's tokens that are left."""
+
+    @property
+    def token_indices(self) -> Tensor: ...
+
+    def generate(self, max_new_tokens: int) -> list[int]:
+        """Greedy continuation ids, without what ends them."""
+
+    def log_probs(self, input_ids: Tensor) -> Tensor:
+        """(S,) float32 log-probabilities of a continuation (1, S), in nats."""
+
+    def ask_again(self, suffix_ids: Tensor) -> Reading:
+        """The same document with another suffix (1, S)."""
+
+
+class Reader(Protocol):
+    @property
+    def limit(self) -> int: ...
+
+    def read(self, prompt: PromptIds, room: int) -> Reading:
+        """`room`: how many tokens are to follow the prompt."""
+
+
+def reader_for(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    """The reader of a method, on a model that was loaded with the method's RoPE scaling."""
+    if method.is_homer:
+        return HomerReader(Homer(model, tokenizer, method.config()))
+    limit = model.config.get_text_config(decoder=True).max_position_embeddings
+    if method.base == "plain":
+        return PlainReader(model, limit)
+    share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
+    budget = dict(method.settings).get("budget", int(limit * share))
+    return PlainReader(model, limit, budget=budget, sinks=SINKS if method.base == "streaming" else None)
+
+
+@dataclass(frozen=True)
+class HomerReader:
+    homer: Homer
+
+    @property
+    def limit(self) -> int:
+        return self.homer.limit
+
+    def read(self, prompt: PromptIds, room: int) -> HomerReading:  # noqa: ARG002
+        return HomerReading(self.homer, self.homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+
+
+@dataclass(frozen=True)
+class HomerReading:
+    homer: Homer
+    context: CompactContext
+
+    @property
+    def token_indices(self) -> Tensor:
+        return self.context.token_indices[0]
+
+    def generate(self, max_new_tokens: int) -> list[int]:
+        new = self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)
+        return new[0].tolist()
+
+    def log_probs(self, input_ids: Tensor) -> Tensor:
+        steps = CacheSteps(self.homer.model, self.context.to_cache(), self.context.next_position)
+        return steps.log_probs(self.context.logits, input_ids)
+
+    def ask_again(self, suffix_ids: Tensor) -> HomerReading:
+        return HomerReading(self.homer, self.homer.exchange_suffix(self.context, suffix_ids))
+
+
+@dataclass(frozen=True)
+class PlainReader:
+    """The model as it is; with a `budget` in tokens, on the prompt's first and last tokens, half and half, or on
+    `sinks` first and the most recent ones. What is left is read anew, at contiguous positions."""
+
+    model: PreTrainedModel
+    limit: int
+    budget: int | None = None
+    sinks: int | None = None
+
+    def read(self, prompt: PromptIds, room: int) -> PlainReading:
+        ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
+        length = ids.shape[1]
+        kept = torch.arange(length)
+        if self.budget is not None and length + room > self.budget:
+            keep = max(self.budget - room, prompt.prefix.shape[1] + prompt.suffix.shape[1])
+            head = min(self.sinks if self.sinks is not None else keep // 2, keep)
+            kept = torch.cat([kept[:head], kept[length - (keep - head) :]])
+        return PlainReading(self.model, ids[:, kept].to(self.model.device), kept, prompt.suffix.shape[1], length)
+
+
+@dataclass(frozen=True)
+class PlainReading:
+    """Nothing has run yet: the model reads its prompt (1, tokens) when it is asked for something."""
+
+    model: PreTrainedModel
+    input_ids: Tensor
+    token_indices: Tensor
+    suffix_len: int
+    prompt_len: int
+
+    @torch.no_grad()
+    def generate(self, max_new_tokens: int) -> list[int]:
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        mask = torch.ones_like(self.input_ids)
+        output: Any = self.model.generate(self.input_ids, attention_mask=mask, **settings)
+        return output[0, self.input_ids.shape[1] :].tolist()
+
+    @torch.no_grad()
+    def log_probs(self, input_ids: Tensor) -> Tensor:
+        steps = CacheSteps(self.model, DynamicCache(config=self.model.config), 0)
+        return steps.log_probs(steps.read(self.input_ids), input_ids)
+
+    def ask_again(self, suffix_ids: Tensor) -> PlainReading:
+        body, new = self.input_ids.shape[1] - self.suffix_len, suffix_ids.shape[1]
+        tail = torch.arange(new) + self.prompt_len - self.suffix_len
+        return PlainReading(
+            self.model,
+            torch.cat([self.input_ids[:, :body], suffix_ids.to(self.input_ids.device)], dim=1),
+            torch.cat([self.token_indices[:body], tail]),
+            new,
+            self.prompt_len - self.suffix_len + new,
+        )
+
+
+@dataclass
+class CacheSteps:
+    """Text run through a model piece by piece over its cache, so that no more than `SLICE` rows of logits exist."""
+
+    model: PreTrainedModel
+    cache: Any
+    position: int
+
+    @torch.no_grad()
+    def read(self, input_ids: Tensor) -> Tensor:
+        """Run ids (1, S) and give the logits (1, V) after the last."""
+        return self._step(input_ids, 1)[:, -1]
+
+    def log_probs(self, logits: Tensor, input_ids: Tensor) -> Tensor:
+        """(S,) float32 of ids (1, S) that follow `logits` (1, V), which stand for the token before them."""
+        return self.run(logits, input_ids)[0]
+
+    @torch.no_grad()
+    def run(self, logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_probs`, and the logits (1, V) after the last of them."""
+        found: list[Tensor] = []
+        for piece in input_ids.to(self.model.device).split(SLICE, dim=1):
+            output = self._step(piece, piece.shape[1])
+            before = torch.cat([logits[:, None].to(output), output[:, :-1]], dim=1)
+            found.append(before[0].float().log_softmax(-1).gather(1, piece[0, :, None].to(before.device))[:, 0].cpu())
+            logits = output[:, -1]
+        return torch.cat(found), logits
+
+    def _step(self, input_ids: Tensor, keep: int) -> Tensor:
+        stop = self.position + input_ids.shape[1]
+        positions = torch.arange(self.position, stop, device=input_ids.device)[None]
+        self.position = stop
+        return self.model(
+            input_ids=input_ids, past_key_values=self.cache, position_ids=positions, use_cache=True, logits_to_keep=keep
+        ).logits
+
+
+def indices_kept(tokens: Sequence[int], kept: Tensor) -> float | None:
+    """Share of the prompt's `tokens` (indices) that are among those kept; None for no tokens."""
+    return torch.isin(torch.tensor(tokens), kept.cpu()).float().mean().item() if tokens else None

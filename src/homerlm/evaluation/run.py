@@ -1,0 +1,102 @@
+"""Runs an evaluation: every method on every job, what is recorded already left out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm.errors import HomerError
+from homerlm.evaluation.methods import Method
+from homerlm.evaluation.readers import reader_for
+from homerlm.evaluation.records import RecordFile
+from homerlm.evaluation.sample import Task
+from homerlm.evaluation.trials import ASKING, Bench, Judge, Outcome
+from homerlm.rope import RopeScaling
+
+Load = Callable[[RopeScaling | None], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+Progress = Callable[[str, int, int], None]  # the method at work, jobs done, jobs there are
+
+
+class Job(Protocol):
+    """Something a method does that ends in records."""
+
+    @property
+    def keys(self) -> list[dict[str, Any]]:
+        """What names each record that `run` gives: task, variant, ask, length, sample, seed, text."""
+
+    def run(self, bench: Bench, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:
+        """Each record's place in `keys` and what it adds to its key; those `done` need not be given."""
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """Sample `index` of a task at one length. `row`: the report's (task, variant), where they are not the task's."""
+
+    task: Task
+    length: int
+    index: int
+    seed: int
+    judge: Judge
+    ask: str = "now"
+    questions: int = 1
+    row: tuple[str, str] | None = None
+
+    @property
+    def keys(self) -> list[dict[str, Any]]:
+        name, variant = self.row or (self.task.name, self.task.variant)
+        key = {"task": name, "variant": variant, "ask": self.ask, "length": self.length, "seed": self.seed}
+        numbers = range(self.index * self.questions, (self.index + 1) * self.questions)
+        return [key | {"sample": number, "text": self.task.text} for number in numbers]
+
+    def run(self, bench: Bench, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:  # noqa: ARG002
+        sample = self.task.sample(bench.tokenizer, self.length, self.index, self.seed)
+        depth = None if sample.depth is None else round(sample.depth, 4)
+        for place, outcome in enumerate(ASKING[self.ask](bench, sample, self.task.max_new_tokens, self.judge)):
+            yield place, {"depth": depth} | sample.facts | outcome
+
+
+Plan = list[tuple[Method, list[Job]]]
+
+
+def run(plan: Plan, load: Load, records: RecordFile, *, chat: bool = False, progress: Progress) -> None:
+    """Run the jobs of each method and append their records; the methods of one RoPE scaling share one model.
+
+    What is recorded without an error is left out, so that a run that was stopped goes on where it was. A sample that
+    fails or runs out of memory leaves a record that says so.
+    """
+    total, done = sum(len(jobs) for _, jobs in plan), 0
+    ropes = list(dict.fromkeys(str(method.rope) for method, _ in plan))
+    for rope in ropes:
+        same = [(method, jobs) for method, jobs in plan if str(method.rope) == rope]
+        model, tokenizer = load(same[0][0].rope)
+        for method, jobs in same:
+            reader = reader_for(method, model, tokenizer)
+            bench = Bench(model, tokenizer, reader, chat)
+            for job in jobs:
+                progress(str(method), done, total)
+                _run_job(job, bench, bench.facts() | {"method": str(method)}, records)
+                done += 1
+            del bench, reader
+        del model, tokenizer
+        gc.collect()
+    progress("done", done, total)
+
+
+def _run_job(job: Job, bench: Bench, facts: dict[str, Any], records: RecordFile) -> None:
+    keys = [facts | key for key in job.keys]
+    done = {place for place, key in enumerate(keys) if key in records}
+    if len(done) == len(keys):
+        return
+    try:
+        for place, outcome in job.run(bench, done):
+            if place not in done:
+                records.append(keys[place] | outcome)
+                done.add(place)
+    except HomerError as error:  # the sample itself cannot be made
+        for place, key in enumerate(keys):
+            if place not in done:
+                records.append(key | {"error": f"{type(error).__name__}: {error}"})

@@ -1,0 +1,94 @@
+"""One prompt of an evaluation, its questions, and what counts as a right answer."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Question:
+    """`text` asks; `answer_start` is put into the model's mouth. `expected` holds what the answer must hold, judged by
+    the function `grading` of `GRADINGS`. `choices`: continuations of which the likeliest is chosen, or empty."""
+
+    text: str
+    answer_start: str
+    expected: tuple[str, ...]
+    grading: str
+    choices: tuple[str, ...] = ()
+
+    def grade(self, answer: str) -> float:
+        """Share of what is expected that the answer holds, 0 to 1."""
+        return GRADINGS[self.grading](answer, self.expected)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A document between its instruction and its questions. `depth` (0 to 1): where the first question's fact is."""
+
+    instruction: str
+    document: str
+    questions: tuple[Question, ...]
+    depth: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Makes samples. `variant` tells apart what `name` does not; `text` names the source of the documents."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
+        """The sample `index` of a prompt of at most `length` tokens; the same for the same arguments."""
+
+
+def first_integer(answer: str, expected: tuple[str, ...]) -> float:
+    """The passkey's rule (SPEC 10): the first integer of the answer is the key."""
+    found = re.search(r"\d+", answer.replace(",", ""))
+    return float(found is not None and found.group() == expected[0])
+
+
+def share_held(answer: str, expected: tuple[str, ...]) -> float:
+    """Share of the expected strings that occur in the answer, case aside: RULER's rule."""
+    return sum(wanted.lower() in answer.lower() for wanted in expected) / len(expected)
+
+
+def first_letter(answer: str, expected: tuple[str, ...]) -> float:
+    """The first capital A to D that stands by itself is the right one."""
+    found = re.search(r"\b([A-D])\b", answer)
+    return float(found is not None and found.group(1) == expected[0])
+
+
+GRADINGS: dict[str, Callable[[str, tuple[str, ...]], float]] = {
+    "first_integer": first_integer,
+    "share_held": share_held,
+    "first_letter": first_letter,
+}
+
+DEPTHS = 10
+
+
+def random_for(seed: int, *names: Any) -> random.Random:
+    """A generator that depends on the names alone, so that samples can be made in any order, and again."""
+    return random.Random("/".join(map(str, (seed, *names))))
+
+
+def stratified_depth(index: int, rng: random.Random) -> float:
+    """A depth in 0 to 1: every ten samples visit every tenth of the document once."""
+    return (index % DEPTHS + rng.random()) / DEPTHS
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
