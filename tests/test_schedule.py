@@ -151,3 +151,11 @@ def test_needs_no_torch():
            "target_len=6, warmup_layers=1, layers=9).height)"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
+
+
+@pytest.mark.parametrize("retention", [0.5, 0.25, 1.0])
+def test_retention_is_the_share_that_a_child_keeps(retention):
+    """Sixteen full chunks of 31 context tokens: every merged one holds 2 * retention * 31, odd tokens left over."""
+    schedule = plan(4, 16 * 31, 5, max_chunk_len=40, target_len=20, warmup_layers=2, layers=12, retention=retention)
+    merged = {node.length for node in schedule.root.walk() if node.children}
+    assert merged == {9 + int(2 * retention * 31) // 2 * 2}

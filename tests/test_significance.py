@@ -47,6 +47,7 @@ EXPECTED = {
     "calibrated_logit": lambda logits, distances, bias: (logits.amax(1) - bias[distances]).mean(1),
     "softmax": lambda logits, _distances, _bias: probabilities(logits).mean(2).amax(1),
     "peak_softmax": lambda logits, _distances, _bias: probabilities(logits).amax(2).amax(1),
+    "mean_square": lambda logits, _distances, _bias: (probabilities(logits).amax(1) ** 2).mean(1),
 }
 
 

@@ -220,7 +220,7 @@ def test_a_vote_is_carried_up_the_tree(model):
     prefix, context, suffix = prompt(context=40)
     plan = homer.plan(4, 40, 5)
     assert plan.height == 1
-    selection = Selection(first_layer_only, queries=5, pooling=1, first_layer=2)
+    selection = Selection(first_layer_only, queries=5, pooling=1, voters=range(2, 10))
     tree = Tree(homer.decoder, plan, prefix, context, suffix, selection, keep_kv=False)
     with torch.no_grad(), homer.decoder.session():
         root = tree.run()
@@ -231,6 +231,54 @@ def test_a_vote_is_carried_up_the_tree(model):
     leaves = [best(range(start, start + 20), plan.leaves[0].target - 9) for start in (0, 20)]
     expected = best([*leaves[0], *leaves[1]], 17 - 9)
     assert [i - 4 for i in root.token_indices[0, 4:-5].tolist()] == expected
+
+
+@pytest.mark.parametrize(
+    ("voters", "warmup", "expected"),
+    [
+        ("upper_half", 2, {5, 6, 7, 8, 9}),
+        ("upper_half", 0, {4, 5, 6, 7, 8, 9}),  # leaves end at layer 5 and must drop: their last layer speaks
+        ("all_layers", 2, {2, 3, 4, 5, 6, 7, 8, 9}),
+        ("middle_layers", 2, {5}),
+        ("last_layer", 2, {5, 9}),
+    ],
+)
+def test_who_votes(model, monkeypatch, voters, warmup, expected):
+    heard = []
+
+    def score(tree, layer, *args, original=Tree._score):
+        heard.append(layer)
+        return original(tree, layer, *args)
+
+    monkeypatch.setattr(Tree, "_score", score)
+    config = HomerConfig(max_chunk_len=30, target_len=17, warmup_layers=warmup, voters=voters, readout="merged")
+    homer = Homer(model, None, config)
+    plan = homer.plan(4, 40, 5)
+    assert (plan.height, plan.leaves[0].last_layer) == (1, (10 - warmup) // 2 + warmup)
+    assert plan.leaves[0].target < plan.leaves[0].length
+    homer.compress(*prompt(context=40))
+    assert set(heard) == expected
+
+
+def test_votes_are_added(model):
+    """A token that two layers like a little goes before one that a single layer likes more."""
+    calls = []
+
+    def liked(attention):
+        calls.append(None)
+        scores = torch.zeros(attention.position_ids.shape)
+        scores[:, 10] = 2.0
+        scores[:, 12 if len(calls) == 1 else 14] = 3.0
+        return scores
+
+    homer = Homer(model, None, HomerConfig(max_chunk_len=40, target_len=10, warmup_layers=2, readout="merged"))
+    prefix, context, suffix = prompt(context=20)
+    selection = Selection(liked, queries=5, pooling=1, voters=range(8, 10))
+    tree = Tree(homer.decoder, homer.plan(4, 20, 5), prefix, context, suffix, selection, keep_kv=False)
+    with torch.no_grad(), homer.decoder.session():
+        root = tree.run()
+    assert len(calls) == 2
+    assert root.token_indices[0, 4:-5].tolist() == [10]
 
 
 def test_a_failure_inside_leaves_the_model_as_it_was(model, config):
@@ -250,7 +298,7 @@ def test_a_failure_inside_leaves_the_model_as_it_was(model, config):
 
 def test_the_choosing_tree_does_not_run_a_root_without_choice(model):
     """With target = chunk length there is nothing to drop at the root, and its layers are only work."""
-    config = HomerConfig(max_chunk_len=30, target_len=30, warmup_layers=2)
+    config = HomerConfig(max_chunk_len=30, target_len=30, warmup_layers=2, recap_share=0.0)
     seen = []
     homer = Homer(model, None, config)
     run = homer.decoder.run

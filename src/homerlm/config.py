@@ -10,8 +10,8 @@ from homerlm.errors import ConfigError
 if TYPE_CHECKING:
     from homerlm.calibration import Calibration
 
-SCORE_NAMES = ("peak_softmax", "softmax", "calibrated_logit", "logit", "random")
-VOTERS = ("all_layers", "last_layer")
+SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "logit", "random")
+VOTERS = ("middle_layers", "upper_half", "all_layers", "last_layer")
 REFINEMENT_NAMES = ("propagative", "none", "random", "per_layer_top_k")
 READOUTS = ("recomputed", "reencoded", "merged")
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
@@ -25,6 +25,7 @@ class Lengths:
     target_len: int
     warmup_layers: int
     max_initial_chunk_len: int | None
+    retention: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,15 @@ class HomerConfig:
     max_initial_chunk_len: int | None = field(
         default=None, metadata={"help": "Longest first chunk in tokens; default the longest chunk."}
     )
-    score: str = field(default="peak_softmax", metadata={"help": "How tokens are scored.", "choices": SCORE_NAMES})
+    retention: float = field(
+        default=0.5, metadata={"help": "Share of a full chunk's context that is kept for the merge (paper 0.5)."}
+    )
+    score: str = field(default="mean_square", metadata={"help": "How tokens are scored.", "choices": SCORE_NAMES})
     voters: str = field(
-        default="all_layers",
+        default="middle_layers",
         metadata={
-            "help": "Whose score counts: the highest of all layers above the warm-up, or a chunk's last layer alone.",
+            "help": "Whose scores count: the sum over the layers just above the model's middle, over its upper half, "
+            "over all layers above the warm-up, or a chunk's last layer alone.",
             "choices": VOTERS,
         },
     )
@@ -80,6 +85,13 @@ class HomerConfig:
             "choices": READOUTS,
         },
     )
+    recap_share: float = field(
+        default=0.125,
+        metadata={
+            "help": "Share of the target spent on repeating the most significant passages right before the question "
+            "(recomputed only)."
+        },
+    )
     leaf_batch: int = field(default=1, metadata={"help": "First chunks run at once: speed for memory."})
     calibration: Calibration | None = field(default=None, compare=False, repr=False)
 
@@ -88,9 +100,11 @@ class HomerConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
-        for name in ("chunk_share", "target_share"):
+        for name in ("chunk_share", "target_share", "retention"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0 and at most 1")
+        if not 0 <= self.recap_share < 1:
+            raise ConfigError(f"recap_share is {self.recap_share!r}; it must be at least 0 and below 1")
         if self.pooling % 2 == 0:
             raise ConfigError(
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
@@ -131,7 +145,12 @@ class HomerConfig:
         warmup = round(PAPER_WARMUP * layers) if self.warmup_layers is None else self.warmup_layers
         if warmup >= layers:
             raise ConfigError(f"warmup_layers is {warmup}; it must be below the model's {layers} layers")
-        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len)
+        if (merged := int(max_chunk_len * 2 * self.retention)) > limit:
+            raise ConfigError(
+                f"retention is {self.retention}, with which merged chunks hold up to {merged} tokens, above the model's "
+                f"limit of {limit}: lower it or max_chunk_len"
+            )
+        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len, self.retention)
 
     def _check_refinement(self) -> None:
         """The other readouts make the lower layers anew or need them alike; a joint vote is no layer's own choice."""

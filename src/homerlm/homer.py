@@ -22,11 +22,13 @@ from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.memory import out_of_memory_explained
 from homerlm.merging import Observer, Selection, Tree
 from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
+from homerlm.recap import recap_len, with_recap
 from homerlm.refinement import REFINEMENTS
 from homerlm.schedule import Schedule, plan
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
 
+MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
 
@@ -60,8 +62,11 @@ class Homer:
         return self.decoder.config.max_position_embeddings
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Schedule:
-        """The tree for a prompt of these lengths in tokens."""
-        return plan(prefix_len, context_len, suffix_len, layers=len(self.decoder.layers), **asdict(self.lengths))
+        """The tree for a prompt of these lengths in tokens. What is to be repeated is taken off its target."""
+        lengths = asdict(self.lengths)
+        if prefix_len + context_len + suffix_len > self.lengths.target_len:
+            lengths["target_len"] -= self._recap_len(prefix_len + suffix_len)
+        return plan(prefix_len, context_len, suffix_len, layers=len(self.decoder.layers), **lengths)
 
     @torch.no_grad()
     def compress(
@@ -82,7 +87,7 @@ class Homer:
             queries,
             config.pooling,
             self._bias,
-            first_layer=self.lengths.warmup_layers if config.voters == "all_layers" else None,
+            voters=self._voters(),
             refine=REFINEMENTS[config.refinement],
         )
         tree = Tree(
@@ -99,6 +104,8 @@ class Homer:
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
             with self.decoder.session():
                 root = tree.run()
+            if schedule.root.target < schedule.prompt_len:
+                root = with_recap(root, self._recap_len(schedule.prefix_len + schedule.suffix_len), config.pooling)
             input_ids = prompt.gather(1, root.token_indices)
             read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         if not torch.isfinite(read.logits).all():
@@ -144,6 +151,19 @@ class Homer:
     def ask_stream(self, document: str | CompactContext, question: str, **options: Any) -> Generator[str, None, Answer]:
         """`ask` as a generator of the answer's pieces, whose return value is the `Answer`."""
         return ask_stream(self, document, question, **options)
+
+    def _recap_len(self, affixes: int) -> int:
+        share = self.config.recap_share if self.config.readout == "recomputed" else 0.0
+        return recap_len(share, self.lengths.target_len, affixes)
+
+    def _voters(self) -> range | None:
+        layers = len(self.decoder.layers)
+        starts = {"middle_layers": layers // 2, "upper_half": layers // 2, "all_layers": self.lengths.warmup_layers}
+        if self.config.voters not in starts:
+            return None
+        start = starts[self.config.voters]
+        stop = max(round(layers * MIDDLE_END), start + 1) if self.config.voters == "middle_layers" else layers
+        return range(start, stop)
 
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:

@@ -58,10 +58,10 @@ def kept_passages(tokenizer: PreTrainedTokenizerBase, context: CompactContext) -
 
     `start` counts from the document's first token.
     """
-    end = len(context) - context.suffix_len
-    indices = context.token_indices[0, context.prefix_len : end].tolist()
-    ids = context.input_ids[0, context.prefix_len : end].tolist()
-    for _, run in groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
-        places = [place for place, _ in run]
-        text = tokenizer.decode(ids[places[0] : places[-1] + 1])
-        yield Passage(str(text), indices[places[0]] - context.prefix_len, 1)
+    document = slice(context.prefix_len, len(context) - context.suffix_len)
+    indices, ids = (tokens[0, document].tolist() for tokens in (context.token_indices, context.input_ids))
+    kept = sorted(set(zip(indices, ids, strict=True)))  # a passage that is read twice is one
+    for _, run in groupby(enumerate(kept), key=lambda pair: pair[1][0] - pair[0]):
+        tokens = [token for _, token in run]
+        text = tokenizer.decode([token_id for _, token_id in tokens])
+        yield Passage(str(text), tokens[0][0] - context.prefix_len, 1)

@@ -21,15 +21,16 @@ class Selection:
     """How a chunk is reduced: the score, how many of the last tokens ask, the pooling width, the score's bias
     (L, distances) where it needs one, and what becomes of the layers below the one that chooses.
 
-    `first_layer=None` scores at the node's last layer alone, as the paper does; a number makes every layer from that
-    one on vote: a token's significance is the highest that any of them has given it, in this node or below.
+    `voters=None` scores at the node's last layer alone, as the paper does; a range of layers makes all of them vote: a
+    token's significance is the sum of what they have given it, in this node or below. A node that must be reduced
+    before any of them has run is scored at its last layer.
     """
 
     score: Score
     queries: int
     pooling: int
     bias: Tensor | None = None
-    first_layer: int | None = None
+    voters: range | None = None
     refine: Refinement = propagative
 
 
@@ -118,27 +119,27 @@ class Tree:
 
     def _run_layers(self, node: Node, chunk: Chunk) -> Chunk:
         """The chunk after the node's layers, scored where it is to be reduced."""
-        if not self.keep_kv and node is self.schedule.root and node.target == node.length:
-            return chunk  # only the choice is wanted, and here is nothing left to choose
-        voters = self.selection.first_layer
-        first = node.last_layer - 1 if voters is None else voters
+        voters, reduces, last = self.selection.voters, node.target < node.length, self._last_layer(node)
+        if last <= node.first_layer:
+            return chunk
         scores = None if voters is None else chunk.scores
         every_layer = self.selection.refine in LAYER_SCORED_REFINEMENTS
         layer_scores: list[Tensor] = []
 
         def watch(layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
             nonlocal scores
-            votes = layer >= first and (voters is not None or node.target < node.length)
+            unheard = scores is None and reduces and layer == last - 1
+            votes = unheard or (voters is not None and layer in voters)
             if not votes and not every_layer:
                 return
             new = self._score(layer, queries, keys, scaling, chunk.position_ids)
             if votes:
-                scores = new if scores is None else torch.maximum(scores, new)
+                scores = new if scores is None else scores + new
             if every_layer:
                 layer_scores.append(new)
 
         run = self.decoder.run(
-            chunk.hidden, chunk.position_ids, node.first_layer, node.last_layer, keep_kv=self.keep_kv, watch=watch
+            chunk.hidden, chunk.position_ids, node.first_layer, last, keep_kv=self.keep_kv, watch=watch
         )
         return replace(
             chunk,
@@ -148,6 +149,15 @@ class Tree:
             scores=scores,
             layer_scores=(*chunk.layer_scores, *layer_scores),
         )
+
+    def _last_layer(self, node: Node) -> int:
+        """Where the node's layers stop. A tree that only chooses stops where the last vote has been cast, and does not
+        run a root that has nothing left to choose."""
+        if self.keep_kv:
+            return node.last_layer
+        if node is self.schedule.root and node.target == node.length:
+            return node.first_layer
+        return node.last_layer if self.selection.voters is None else min(node.last_layer, self.selection.voters.stop)
 
     def _score(self, layer: int, queries: Tensor, keys: Tensor, scaling: float, position_ids: Tensor) -> Tensor:
         """(B, S) on the device of position_ids: what one layer's last queries think of each token."""

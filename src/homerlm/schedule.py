@@ -104,8 +104,12 @@ def plan(
     warmup_layers: int,
     layers: int,
     max_initial_chunk_len: int | None = None,
+    retention: float = 0.5,
 ) -> Schedule:
     """Cut a prompt into HOMER's binary tree (SPEC 1). All lengths are tokens, affixes included where a chunk is meant.
+
+    `retention`: how much of a full chunk's context a child keeps, 0.5 in the paper; above that, merged chunks are
+    longer than `max_chunk_len`.
 
     Where the authors' program breaks, this one does the following: an empty context gives one chunk of the two
     affixes; a last leaf that would be empty makes the leaves even (sizes differ by one); everything else that cannot
@@ -120,7 +124,7 @@ def plan(
     height = math.ceil(math.log2(chunks)) if (chunks := math.ceil(context_len / leaf_room)) > 1 else 0
     bounds = _leaf_bounds(context_len, 2**height)
     ranges = _layer_ranges(layers, warmup_layers, height)
-    builder = _TreeBuilder(affixes, room, max_chunk_len, bounds, ranges)
+    builder = _TreeBuilder(affixes, int(2 * retention * room), bounds, ranges)
     root = builder.build(height, 0, min(target_len, affixes + context_len))
     leaf_len = max(stop - start for start, stop in bounds)
     return Schedule(prefix_len, context_len, suffix_len, layers, leaf_len, root)
@@ -186,8 +190,7 @@ def _layer_ranges(layers: int, warmup_layers: int, height: int) -> list[tuple[in
 @dataclass(frozen=True)
 class _TreeBuilder:
     affixes: int
-    room: int
-    max_chunk_len: int
+    merged_room: int  # context tokens of a merged chunk
     bounds: list[tuple[int, int]]
     ranges: list[tuple[int, int]]
 
@@ -202,10 +205,10 @@ class _TreeBuilder:
     def _children(self, height: int, index: int) -> tuple[Node, Node]:
         right_index = 2 * index + 1
         start, stop = self.bounds[right_index << (height - 1)]
-        left_target = right_target = self.affixes + self.room // 2
+        left_target = right_target = self.affixes + self.merged_room // 2
         if self.affixes + stop - start < right_target:
             right_target = self.affixes + stop - start
-            left_target = self.max_chunk_len - (stop - start)
+            left_target = self.affixes + self.merged_room - (stop - start)
         left = self.build(height - 1, 2 * index, left_target)
         return left, self.build(height - 1, right_index, right_target)
 

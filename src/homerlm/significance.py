@@ -71,6 +71,12 @@ def peak_softmax(attention: Attention) -> Tensor:
     return _probabilities(attention).amax(dim=(1, 2))
 
 
+def mean_square(attention: Attention) -> Tensor:
+    """Square of the attention probability's maximum over heads, mean over queries: several words of the question that
+    find a match count for more than one, a strong match for more than many weak ones (docs/experiments.md)."""
+    return _probabilities(attention).amax(1).square().mean(1)
+
+
 def random(attention: Attention) -> Tensor:
     """Uniform noise from torch's global generator: the floor of table 4a."""
     return torch.rand(attention.position_ids.shape, device=attention.position_ids.device)
@@ -89,6 +95,7 @@ SCORES: dict[str, Score] = {
     "logit": logit,
     "softmax": softmax,
     "peak_softmax": peak_softmax,
+    "mean_square": mean_square,
     "random": random,
 }
 CALIBRATED_SCORES = frozenset({"calibrated_logit"})

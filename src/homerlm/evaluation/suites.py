@@ -99,10 +99,11 @@ def variants(
 def sweep(method: str, limit: int, layers: int) -> dict[str, str]:
     """The sensitivity rows for a model: each length, the warm-up and the share kept, one at a time."""
     base = Method.parse(method)
-    values = {
+    values: dict[str, list[float]] = {
         "max_chunk_len": [limit // n for n in (16, 8, 4, 2)],
         "target_len": [limit // n for n in (32, 16, 8, 4, 2)],
         "warmup_layers": sorted({round(layers * share) for share in (0.1, 0.25, 0.375, 0.5, 0.6)}),
+        "retention": [0.125, 0.25, 0.5, 0.75, 1.0],
     }
     rows = {}
     for name, choices in values.items():
