@@ -246,11 +246,11 @@ def test_a_vote_is_carried_up_the_tree(model):
 def test_who_votes(model, monkeypatch, voters, warmup, expected):
     heard = []
 
-    def score(tree, layer, *args, original=Tree._score):
+    def judge(selection, layer, *args, original=Selection.judge):
         heard.append(layer)
-        return original(tree, layer, *args)
+        return original(selection, layer, *args)
 
-    monkeypatch.setattr(Tree, "_score", score)
+    monkeypatch.setattr(Selection, "judge", judge)
     config = HomerConfig(max_chunk_len=30, target_len=17, warmup_layers=warmup, voters=voters, readout="merged")
     homer = Homer(model, None, config)
     plan = homer.plan(4, 40, 5)
@@ -298,7 +298,7 @@ def test_a_failure_inside_leaves_the_model_as_it_was(model, config):
 
 def test_the_choosing_tree_does_not_run_a_root_without_choice(model):
     """With target = chunk length there is nothing to drop at the root, and its layers are only work."""
-    config = HomerConfig(max_chunk_len=30, target_len=30, warmup_layers=2, recap_share=0.0)
+    config = HomerConfig(max_chunk_len=30, target_len=30, warmup_layers=2, looks=1)
     seen = []
     homer = Homer(model, None, config)
     run = homer.decoder.run

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from homerlm.errors import ConfigError
+from homerlm.schedule import Schedule, plan
 
 if TYPE_CHECKING:
     from homerlm.calibration import Calibration
@@ -26,6 +27,23 @@ class Lengths:
     warmup_layers: int
     max_initial_chunk_len: int | None
     retention: float = 0.5
+    second_look: bool = False
+
+    def schedule(self, prefix_len: int, context_len: int, suffix_len: int, layers: int) -> Schedule:
+        """The tree of a prompt. Where there is a second look, the tree ends in the candidates for it."""
+        affixes = prefix_len + suffix_len
+        twice = self.second_look and affixes <= self.target_len < affixes + context_len
+        return plan(
+            prefix_len,
+            context_len,
+            suffix_len,
+            layers=layers,
+            max_chunk_len=self.max_chunk_len,
+            target_len=max(self.max_chunk_len, self.target_len) if twice else self.target_len,
+            warmup_layers=self.warmup_layers,
+            max_initial_chunk_len=self.max_initial_chunk_len,
+            retention=self.retention,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +103,18 @@ class HomerConfig:
             "choices": READOUTS,
         },
     )
-    recap_share: float = field(
-        default=0.125,
+    looks: int = field(
+        default=2,
         metadata={
-            "help": "Share of the target spent on repeating the most significant passages right before the question "
-            "(recomputed only)."
+            "help": "1: the tree's choice is final; 2: its best max_chunk_len tokens are read once more, as one chunk, "
+            "and judged again (recomputed only)."
+        },
+    )
+    floor: float = field(
+        default=0.35,
+        metadata={
+            "help": "At the second look, tokens below this share of the highest significance go even where there is "
+            "room; 0 fills the target."
         },
     )
     leaf_batch: int = field(default=1, metadata={"help": "First chunks run at once: speed for memory."})
@@ -103,8 +128,10 @@ class HomerConfig:
         for name in ("chunk_share", "target_share", "retention"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0 and at most 1")
-        if not 0 <= self.recap_share < 1:
-            raise ConfigError(f"recap_share is {self.recap_share!r}; it must be at least 0 and below 1")
+        if not 0 <= self.floor <= 1:
+            raise ConfigError(f"floor is {self.floor!r}; it must be between 0 and 1")
+        if self.looks > 2:
+            raise ConfigError(f"looks is {self.looks!r}; it must be 1 or 2")
         if self.pooling % 2 == 0:
             raise ConfigError(
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
@@ -150,7 +177,8 @@ class HomerConfig:
                 f"retention is {self.retention}, so merged chunks hold up to {merged} tokens, above the model's "
                 f"limit of {limit}: lower it or max_chunk_len"
             )
-        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len, self.retention)
+        again = self.looks == 2 and self.readout == "recomputed"
+        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len, self.retention, again)
 
     def _check_refinement(self) -> None:
         """The other readouts make the lower layers anew or need them alike; a joint vote is no layer's own choice."""
@@ -176,5 +204,6 @@ _LOWEST = {
     "max_initial_chunk_len": 2,
     "scoring_queries": 1,
     "pooling": 1,
+    "looks": 1,
     "leaf_batch": 1,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,11 +19,11 @@ from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
 from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.memory import out_of_memory_explained
-from homerlm.merging import Observer, Selection, Tree
+from homerlm.merging import Event, Observer, Selection, Tree
 from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
-from homerlm.recap import recap_len, with_recap
 from homerlm.refinement import REFINEMENTS
-from homerlm.schedule import Schedule, plan
+from homerlm.schedule import Schedule
+from homerlm.second_look import second_look
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
 
@@ -62,11 +61,8 @@ class Homer:
         return self.decoder.config.max_position_embeddings
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Schedule:
-        """The tree for a prompt of these lengths in tokens. What is to be repeated is taken off its target."""
-        lengths = asdict(self.lengths)
-        if prefix_len + context_len + suffix_len > self.lengths.target_len:
-            lengths["target_len"] -= self._recap_len(prefix_len + suffix_len)
-        return plan(prefix_len, context_len, suffix_len, layers=len(self.decoder.layers), **lengths)
+        """The tree for a prompt of these lengths in tokens."""
+        return self.lengths.schedule(prefix_len, context_len, suffix_len, len(self.decoder.layers))
 
     @torch.no_grad()
     def compress(
@@ -104,8 +100,11 @@ class Homer:
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
             with self.decoder.session():
                 root = tree.run()
-            if schedule.root.target < schedule.prompt_len:
-                root = with_recap(root, self._recap_len(schedule.prefix_len + schedule.suffix_len), config.pooling)
+                if self.lengths.second_look and len(root) > self.lengths.target_len:
+                    ids = prompt.gather(1, root.token_indices)
+                    root = second_look(self.decoder, root, ids, selection, self.lengths.target_len, config.floor)
+                    if observer is not None:
+                        observer(Event(schedule, schedule.root, root.token_indices, look=2))
             input_ids = prompt.gather(1, root.token_indices)
             read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         if not torch.isfinite(read.logits).all():
@@ -151,10 +150,6 @@ class Homer:
     def ask_stream(self, document: str | CompactContext, question: str, **options: Any) -> Generator[str, None, Answer]:
         """`ask` as a generator of the answer's pieces, whose return value is the `Answer`."""
         return ask_stream(self, document, question, **options)
-
-    def _recap_len(self, affixes: int) -> int:
-        share = self.config.recap_share if self.config.readout == "recomputed" else 0.0
-        return recap_len(share, self.lengths.target_len, affixes)
 
     def _voters(self) -> range | None:
         layers = len(self.decoder.layers)

@@ -17,8 +17,8 @@ from homerlm.merging import Event
 class LevelTrace:
     """An observer of `compress` (batch of one): for each token of the prompt, at how many levels it was kept.
 
-    `levels`: (prompt tokens,) 0 for a token that its first chunk dropped, up to the tree's height + 1 for one that is
-    in the final cache.
+    `levels`: (prompt tokens,) 0 for a token that its first chunk dropped, up to the highest number, the
+    tree's height + 1 (and one more after a second look), for one that is in the final cache.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LevelTrace:
         missing = int(kept.max()) + 1 - len(self.levels)
         if missing > 0:
             self.levels = torch.cat([self.levels, self.levels.new_zeros(missing)])
-        self.levels[kept] = event.node.height + 1
+        self.levels[kept] = event.node.height + event.look
 
 
 @dataclass(frozen=True)

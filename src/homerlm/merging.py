@@ -33,14 +33,25 @@ class Selection:
     voters: range | None = None
     refine: Refinement = propagative
 
+    def judge(self, layer: int, queries: Tensor, keys: Tensor, scaling: float, position_ids: Tensor) -> Tensor:
+        """(B, S) on the device of position_ids: what one layer's last queries think of each token."""
+        bias = None if self.bias is None else self.bias[layer]
+        asking = queries[:, :, queries.shape[2] - self.queries :]
+        attention = Attention(asking, keys, position_ids.to(keys.device), scaling, bias)
+        return self.score(attention).to(position_ids.device)
+
 
 @dataclass(frozen=True)
 class Event:
-    """A node of `schedule` has run and been reduced. `kept` (B, S): original indices of the tokens that live on."""
+    """A node of `schedule` has run and been reduced. `kept` (B, S): original indices of the tokens that live on.
+
+    Where the tree's result is judged again, the root comes once more, with `look` 2.
+    """
 
     schedule: Schedule
     node: Node
     kept: Tensor
+    look: int = 1
 
 
 Observer = Callable[[Event], None]
@@ -132,7 +143,7 @@ class Tree:
             votes = unheard or (voters is not None and layer in voters)
             if not votes and not every_layer:
                 return
-            new = self._score(layer, queries, keys, scaling, chunk.position_ids)
+            new = self.selection.judge(layer, queries, keys, scaling, chunk.position_ids)
             if votes:
                 scores = new if scores is None else scores + new
             if every_layer:
@@ -158,13 +169,6 @@ class Tree:
         if node is self.schedule.root and node.target == node.length:
             return node.first_layer
         return node.last_layer if self.selection.voters is None else min(node.last_layer, self.selection.voters.stop)
-
-    def _score(self, layer: int, queries: Tensor, keys: Tensor, scaling: float, position_ids: Tensor) -> Tensor:
-        """(B, S) on the device of position_ids: what one layer's last queries think of each token."""
-        bias = None if self.selection.bias is None else self.selection.bias[layer]
-        asking = queries[:, :, queries.shape[2] - self.selection.queries :]
-        attention = Attention(asking, keys, position_ids.to(keys.device), scaling, bias)
-        return self.selection.score(attention).to(position_ids.device)
 
     def _reduce(self, node: Node, chunk: Chunk) -> Chunk:
         """Drop the least significant context tokens down to the node's target; refine the layers below (SPEC 4, 5)."""

@@ -36,7 +36,7 @@ class ReadingProgress:
 
     def __call__(self, event: Event) -> None:
         self.trace(event)
-        if event.node.height == 0:
+        if event.node.height == 0 and event.look == 1:
             self._progress.update(self._task, total=event.schedule.context_len)
             self._progress.advance(self._task, event.node.context_stop - event.node.context_start)
 

@@ -37,18 +37,18 @@ def plan(
 ) -> None:
     """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded."""
     from homerlm.loading import load_config
-    from homerlm.schedule import plan as make_plan
 
     config = load_config(None if model == "default" else model, rope=rope)
     lengths = settings.resolve(config.max_position_embeddings, config.num_hidden_layers)
-    schedule = make_plan(prefix_len, tokens, suffix_len, layers=config.num_hidden_layers, **asdict(lengths))
+    schedule = lengths.schedule(prefix_len, tokens, suffix_len, config.num_hidden_layers)
+    cache_tokens = min(lengths.target_len, schedule.prompt_len)
     per_token = kv_bytes_per_token_and_layer(config)
     keeps_kv = settings.readout != "recomputed"
     facts = {
         "model_limit": config.max_position_embeddings,
-        "cache_tokens": schedule.root.target,
-        "cache_bytes": schedule.root.target * config.num_hidden_layers * per_token,
-        "peak_kv_bytes": (schedule.peak_kv_tokens if keeps_kv else schedule.root.target * schedule.layers) * per_token,
+        "cache_tokens": cache_tokens,
+        "cache_bytes": cache_tokens * config.num_hidden_layers * per_token,
+        "peak_kv_bytes": (schedule.peak_kv_tokens if keeps_kv else cache_tokens * schedule.layers) * per_token,
         "kv_bound_bytes": schedule.kv_bound_tokens() * per_token,
         "plain_kv_bytes": schedule.prompt_len * config.num_hidden_layers * per_token,
     }
@@ -60,7 +60,7 @@ def plan(
     if len(lines) > _MAX_LINES:
         out.print(f"... {len(lines) - _MAX_LINES} more nodes (all of them with --json)")
     out.print(
-        f"\nFinal cache: {facts['cache_tokens']:,} tokens, {size(facts['cache_bytes'])}. "
+        f"\nFinal cache: at most {facts['cache_tokens']:,} tokens, {size(facts['cache_bytes'])}. "
         f"Predicted peak of keys and values: {size(facts['peak_kv_bytes'])} "
         f"(appendix A's bound {size(facts['kv_bound_bytes'])}); the plain model: {size(facts['plain_kv_bytes'])}."
     )

@@ -76,7 +76,8 @@ class Needle:
         depths = {fact: rng.random() for fact in facts} | {(asked[0][0], values[asked[0][0]][0]): depth}
         document = hide(self._haystack(tokenizer, room, rng), [(d, _fact(kind, *fact)) for fact, d in depths.items()])
         questions = tuple(_question(kind, some, [value for key in some for value in values[key]]) for some in asked)
-        return Sample(_instruction(kind.value, len(facts)), document, questions, depth)
+        others = [value for _, value in facts if value not in questions[0].expected]
+        return Sample(_instruction(kind.value, len(facts)), document, questions, depth, {"others": others})
 
     def _haystack(self, tokenizer: PreTrainedTokenizerBase, tokens: int, rng: random.Random) -> str:
         if self.kind.haystack == "filler":
