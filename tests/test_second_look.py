@@ -9,7 +9,7 @@ from homerlm.kept import LevelTrace
 from homerlm.significance import SCORES, Attention, pool
 from tiny import LAYERS, llama, prompt
 
-SIZES = {"max_chunk_len": 60, "target_len": 40, "warmup_layers": 2, "pooling": 3}
+SIZES = {"max_chunk_len": 60, "target_len": 40, "warmup_layers": 2, "pooling": 3, "recap_len": 0}
 
 
 @pytest.fixture(scope="module")

@@ -111,10 +111,17 @@ class HomerConfig:
         },
     )
     floor: float = field(
-        default=0.35,
+        default=0.1,
         metadata={
             "help": "At the second look, tokens below this share of the highest significance go even where there is "
             "room; 0 fills the target."
+        },
+    )
+    recap_len: int = field(
+        default=64,
+        metadata={
+            "help": "After the second look, so many tokens of the most significant passages are repeated right before "
+            "the question, out of the target."
         },
     )
     leaf_batch: int = field(default=1, metadata={"help": "First chunks run at once: speed for memory."})
@@ -205,5 +212,6 @@ _LOWEST = {
     "scoring_queries": 1,
     "pooling": 1,
     "looks": 1,
+    "recap_len": 0,
     "leaf_batch": 1,
 }

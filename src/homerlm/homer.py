@@ -14,6 +14,7 @@ from homerlm import generation
 from homerlm.adapter import Decoder
 from homerlm.answer import Answer, ask, ask_stream
 from homerlm.calibration import Calibration
+from homerlm.chunk import Chunk
 from homerlm.config import HomerConfig, Lengths
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
@@ -21,6 +22,7 @@ from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.memory import out_of_memory_explained
 from homerlm.merging import Event, Observer, Selection, Tree
 from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
+from homerlm.recap import with_recap
 from homerlm.refinement import REFINEMENTS
 from homerlm.schedule import Schedule
 from homerlm.second_look import second_look
@@ -101,10 +103,10 @@ class Homer:
             with self.decoder.session():
                 root = tree.run()
                 if self.lengths.second_look and len(root) > self.lengths.target_len:
-                    ids = prompt.gather(1, root.token_indices)
-                    root = second_look(self.decoder, root, ids, selection, self.lengths.target_len, config.floor)
+                    root = self._look_again(root, prompt, selection)
                     if observer is not None:
                         observer(Event(schedule, schedule.root, root.token_indices, look=2))
+                    root = with_recap(root, self._recap_len(schedule), config.pooling)
             input_ids = prompt.gather(1, root.token_indices)
             read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         if not torch.isfinite(read.logits).all():
@@ -150,6 +152,15 @@ class Homer:
     def ask_stream(self, document: str | CompactContext, question: str, **options: Any) -> Generator[str, None, Answer]:
         """`ask` as a generator of the answer's pieces, whose return value is the `Answer`."""
         return ask_stream(self, document, question, **options)
+
+    def _look_again(self, candidates: Chunk, prompt: Tensor, selection: Selection) -> Chunk:
+        input_ids = prompt.gather(1, candidates.token_indices)
+        room = self.lengths.target_len - self._recap_len(candidates)
+        return second_look(self.decoder, candidates, input_ids, selection, room, self.config.floor)
+
+    def _recap_len(self, prompt: Chunk | Schedule) -> int:
+        """What `recap_len` comes to: at most half of the target's room for context."""
+        return min(self.config.recap_len, (self.lengths.target_len - prompt.prefix_len - prompt.suffix_len) // 2)
 
     def _voters(self) -> range | None:
         layers = len(self.decoder.layers)
