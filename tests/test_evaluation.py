@@ -416,8 +416,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, words):
 
     def result(folder):
         return {
-            (r["method"], r["sample"]): (r["answer"], r["score"], r["kept"])
-            for r in read_records(tmp_path / folder / "records.jsonl")
+            (r["method"], r["sample"]): (r["answer"], r["score"], r["kept"]) for r in read_records(tmp_path / folder)[0]
         }
 
     assert result("cut") == result("whole")
@@ -431,7 +430,7 @@ def test_progress_ends_with_everything_done(tmp_path, words):
 
 def test_a_sample_that_cannot_be_made_is_recorded_and_tried_again(tmp_path, words):
     _run(tmp_path, words, 2, length=50)
-    records = list(read_records(tmp_path / "records.jsonl"))
+    records, _ = read_records(tmp_path)
     assert [r["error"][:10] for r in records] == ["InputError"] * 4
     _run(tmp_path, words, 2, length=50)
     assert Counting.made == 4
@@ -439,7 +438,7 @@ def test_a_sample_that_cannot_be_made_is_recorded_and_tried_again(tmp_path, word
 
 def test_records_say_what_made_them(tmp_path, words):
     _run(tmp_path, words, 1, methods=["plain"])
-    (record,) = read_records(tmp_path / "records.jsonl")
+    ((record,), _) = read_records(tmp_path)
     assert record["device"].startswith("cpu")
     assert record["dtype"] == "float32"
     assert record["limit"] == LIMIT

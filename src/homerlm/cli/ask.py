@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from homerlm.cli.console import err, out, print_json, reading, size
+from homerlm.cli.console import err, out, print_json, reading
 from homerlm.cli.options import CalibrationFile, Json, Model, Rope, with_config
 from homerlm.config import HomerConfig
 from homerlm.errors import InputError
+from homerlm.units import size
 
 EXAMPLES = """
 Examples:

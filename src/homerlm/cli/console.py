@@ -57,12 +57,3 @@ def reading(label: str, quiet: bool = False) -> Iterator[ReadingProgress]:
 
 def print_json(record: dict[str, Any]) -> None:
     print(json.dumps(record, ensure_ascii=False))
-
-
-def size(count: float) -> str:
-    """Bytes for people: 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000 or unit == "GB":
-            return f"{count:,.0f} {unit}" if unit == "B" or count >= 100 else f"{count:,.1f} {unit}"
-        count /= 1000
-    raise AssertionError

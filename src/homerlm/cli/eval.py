@@ -239,8 +239,6 @@ def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool) -> None:
 def _report(folder: Path) -> None:
     from homerlm.evaluation.report import terminal_tables, write_report
 
-    if not (folder / "records.jsonl").exists() and not (folder / "records.jsonl.gz").exists():
-        raise InputError(f"{folder} holds no records.jsonl: give the folder of a `homer eval` run")
     for table in terminal_tables(folder):
         out.print(table)
     written = write_report(folder)

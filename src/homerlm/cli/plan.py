@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from homerlm.cli.console import out, print_json, size
+from homerlm.cli.console import out, print_json
 from homerlm.cli.options import Json, Rope, with_config
 from homerlm.config import HomerConfig
 from homerlm.errors import InputError
+from homerlm.units import size
 
 EXAMPLES = """
 Examples:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from homerlm.cli.console import size
 from homerlm.evaluation.summary import MOST_LENGTHS, PERPLEXITY_TASKS, Cell
 from homerlm.evaluation.tables import DASH, Entry, Grid, Row
+from homerlm.units import size
 
 ASKS = {"now": "question known while reading", "later": "read first, asked later"}
 SCORE_TITLE = "Share right, [Wilson's 95% interval]"

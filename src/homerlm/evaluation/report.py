@@ -14,8 +14,8 @@ from rich.table import Table
 from homerlm.errors import InputError
 from homerlm.evaluation.canvas import SCALE, Figure, pyplot, styles
 from homerlm.evaluation.plots import draw
+from homerlm.evaluation.records import read_records
 from homerlm.evaluation.sections import Section, sections
-from homerlm.evaluation.summary import read_records
 from homerlm.evaluation.tables import to_html, to_markdown, to_rich
 
 _STYLE = """

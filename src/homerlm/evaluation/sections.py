@@ -21,6 +21,7 @@ from homerlm.evaluation.matrix import (
     score_entry,
     shown_lengths,
 )
+from homerlm.evaluation.records import unique
 from homerlm.evaluation.summary import (
     PERPLEXITY_TASKS,
     Record,
@@ -28,7 +29,6 @@ from homerlm.evaluation.summary import (
     merged_variants,
     one_setup,
     rounded_lengths,
-    unique,
 )
 from homerlm.evaluation.sweeps import ablation, sensitivity, without_setting
 from homerlm.evaluation.tables import DASH, Entry, Grid, Row

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import re
 import statistics
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from homerlm.errors import InputError
+from homerlm.evaluation.records import Record, unique
 
-Record = Mapping[str, Any]
-
-NAMES = ("records.jsonl.gz", "records.jsonl")
 PERPLEXITY_TASKS = ("perplexity", "passkey-perplexity")
 MOST_LENGTHS = 12  # a table with more columns than this is not read
-_KEY = ("task", "variant", "ask", "method", "length", "sample", "seed", "model", "text", "chat")
 _Z95 = 1.959964
 _FAMILIES = ("plain", "truncate", "streaming", "pi", "ntk", "yarn")
 
@@ -55,53 +47,6 @@ class Cell:
         """`oom 3/50`, `error 1/50`, both, or nothing."""
         kinds = {"oom": self.out_of_memory, "error": self.errors - self.out_of_memory}
         return ", ".join(f"{kind} {k}/{self.n + self.errors}" for kind, k in kinds.items() if k)
-
-
-def read_records(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records in `directory`, each once, and notes on what was skipped.
-
-    Raises `InputError` if there is no file of records, or none in it can be used.
-    """
-    paths = [directory / name for name in NAMES if (directory / name).is_file()]
-    if not paths:
-        raise InputError(f"{directory} holds no records.jsonl: run `homer eval` with this folder first")
-    notes: list[str] = []
-    records = [record for path in paths for record in _lines(path, notes)]
-    if not records:
-        raise InputError(f"{paths[-1]} holds no complete record: the run stopped before its first sample")
-    once = unique(records)
-    if again := len(records) - len(once):
-        notes.append(f"{again} records were written again by a later run; the later ones count.")
-    return once, notes
-
-
-def _lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The usable lines of a file; a killed run leaves half a line, or half a gzip stream."""
-    number = 0
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    notes.append(f"Line {number} of {path.name} is incomplete and was skipped.")
-                    continue
-                if isinstance(record, dict) and record.get("task") and isinstance(record.get("length"), int):
-                    yield record
-                else:
-                    notes.append(f"Line {number} of {path.name} has no task and length, and was skipped.")
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            notes.append(f"{path.name} is cut off after line {number}; what follows is lost.")
-
-
-def unique(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The records in their first order, the last of each key: a resumed run repeats what it is not sure of."""
-    last: dict[str, dict[str, Any]] = {}
-    for record in records:
-        last[repr([record.get(name) for name in _KEY])] = dict(record)
-    return list(last.values())
 
 
 def one_setup(records: Iterable[Record]) -> list[dict[str, Any]]:

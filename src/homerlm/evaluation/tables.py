@@ -48,16 +48,18 @@ class Grid:
 
 
 def to_rich(grid: Grid) -> Table:
-    """For the terminal, which has no room for the paper's rows: those are left out."""
+    """For the terminal, which has no room for the paper's rows: those, and columns of theirs alone, are left out."""
+    ours = [row for row in grid.rows if row.kind == "ours"]
+    used = [k for k in range(len(grid.columns)) if not ours or any(str(row.entries[k]) for row in ours)]
     table = Table(title=Text(grid.title), caption=Text(grid.note), title_justify="left", caption_justify="left")
     table.add_column(grid.corner)
-    for heading, below in grid.columns:
+    for heading, below in (grid.columns[k] for k in used):
         table.add_column(f"{heading}\n{below}" if below else heading, justify="right")
     for row in grid.rows:
         if row.kind == "group" and not row.label.startswith("paper"):
             table.add_row(Text(row.label, style="bold"))
         elif row.kind == "ours":
-            table.add_row(Text(row.label), *(_rich_entry(entry) for entry in row.entries))
+            table.add_row(Text(row.label), *(_rich_entry(row.entries[k]) for k in used))
     return table
 
 

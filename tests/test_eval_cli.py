@@ -1,0 +1,174 @@
+"""`homer eval` as a user runs it, on a tiny model folder: what it writes, prints and refuses."""
+
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from homerlm.cli import console
+from homerlm.cli import eval as eval_command
+from homerlm.cli.main import app
+from homerlm.errors import HomerError
+
+METHODS = "plain homer:max_chunk_len=160,target_len=150,warmup_layers=2"
+HOMER = METHODS.split()[1]
+
+
+@pytest.fixture
+def homer(monkeypatch, model_folder):
+    """Run a command; gives what it printed, raises what it raised."""
+
+    def run(*arguments):
+        printed = Console(file=open_file(), width=200)
+        monkeypatch.setattr(eval_command, "out", printed)
+        result = CliRunner().invoke(app, ["eval", *map(str, arguments), *(["-m", str(model_folder)])])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return printed.file.getvalue()
+
+    return run
+
+
+def open_file():
+    from io import StringIO
+
+    return StringIO()
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def test_passkey_writes_records_reports_and_its_command(homer, tmp_path):
+    out = homer("passkey", "--methods", METHODS, "--lengths", "300,400", "--samples", 3, "-o", tmp_path)
+    found = records(tmp_path)
+    assert len(found) == 2 * 2 * 3
+    assert {(r["task"], r["length"]) for r in found} == {("passkey", 300), ("passkey", 400)}
+    assert {r["method"] for r in found} == set(METHODS.split())
+    assert all(r["kept"] <= 150 for r in found if r["method"] == HOMER)
+    assert all(r["error"] is None for r in found)
+    assert "400" in out
+    assert HOMER in out
+    for name in ("report.md", "report.html", "command.txt"):
+        assert (tmp_path / name).stat().st_size
+    assert list(tmp_path.glob("*.png"))
+    assert "paper, Llama-2-7b-chat" in (tmp_path / "report.md").read_text()
+
+
+def test_a_stopped_run_is_resumed_by_the_same_command(homer, tmp_path):
+    command = ("passkey", "--methods", METHODS, "--lengths", "300", "--samples", 3, "-o", tmp_path)
+    whole = homer(*command)
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    (tmp_path / "records.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
+    again = homer(*command)
+    assert [r["sample"] for r in records_of_lines(tmp_path)] == [0, 1, 2, 0, 1, 2]
+    score = whole[: whole.index("Peak memory")]
+    assert again.startswith(score)
+
+
+def records_of_lines(folder):
+    from homerlm.evaluation.records import read_records
+
+    return read_records(folder)[0]
+
+
+def test_needle_kinds_and_asking_later(homer, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{i % 90} w{i % 7}. " for i in range(2000)))
+    kinds = [x for kind in ("single", "keys", "values", "queries") for x in ("--kind", kind)]
+    homer("needle", *kinds, "--methods", "plain", "--lengths", 400, "--samples", 1, "-o", tmp_path, "--text", text)
+    assert {r["variant"] for r in records(tmp_path)} == {"single", "keys", "values", "queries"}
+    assert {r["text"] for r in records(tmp_path)} == {"text.txt"}
+    later = tmp_path / "later"
+    homer(
+        *("needle", "--kind", "single", "--ask", "later", "--methods", HOMER, "--lengths", 500, "--samples", 2),
+        *("-o", later, "--text", text),
+    )
+    assert [r["sample"] for r in records(later)] == list(range(10))
+    assert {r["ask"] for r in records(later)} == {"later"}
+    assert len({tuple(r["expected"]) for r in records(later)[:5]}) == 5
+
+
+def test_qa_from_a_file(homer, tmp_path):
+    data = tmp_path / "quality.jsonl"
+    question = {"question": "Who?", "options": ["w1", "w2", "w3", "w4"], "gold_label": 2}
+    story = " ".join(f"w{i % 90}" for i in range(300))
+    data.write_text(json.dumps({"article": story, "questions": [question] * 3}) + "\n")
+    homer("qa", "--data", data, "--methods", f"truncate {HOMER}", "--samples", 50, "-o", tmp_path)
+    found = records(tmp_path)
+    assert len(found) == 2 * 3
+    assert all(r["likelihood_score"] in (0.0, 1.0) and r["score"] in (0.0, 1.0) for r in found)
+    assert all(r["expected"] == ["B"] for r in found)
+
+
+def test_perplexity_of_one_text_begun_at_several_places(homer, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{i * i % 90}" for i in range(1500)))
+    method = "homer:max_chunk_len=320,target_len=240,warmup_layers=2"
+    homer(
+        *("perplexity", "--text", text, "--documents", 2, "--length", 1024),
+        "--methods",
+        f"plain {method}",
+        "-o",
+        tmp_path,
+    )
+    found = records(tmp_path)
+    assert [(r["sample"], r["length"]) for r in found if r["method"] == method] == [
+        (document, length) for document in (0, 1) for length in (512, 768, 1024)
+    ]
+    plain = {(r["sample"], r["length"]): r["nll"] for r in found if r["method"] == "plain"}
+    merged = {(r["sample"], r["length"]): r["nll"] for r in found if r["method"] == method}
+    assert plain[0, 512] == pytest.approx(merged[0, 512], rel=1e-4)
+    assert plain[0, 768] != merged[0, 768]
+
+
+def test_passkey_perplexity(homer, tmp_path):
+    homer("passkey-perplexity", "--methods", HOMER, "--lengths", 400, "--samples", 2, "-o", tmp_path)
+    assert all(r["nll"] > 0 and r["count"] > 0 for r in records(tmp_path))
+
+
+def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, monkeypatch):
+    from homerlm.evaluation import suites
+
+    monkeypatch.setattr(suites, "ABLATION", {"default preset": HOMER, "default, no recap": f"{HOMER},recap_len=0"})
+    out = homer("ablation", "--lengths", 400, "--samples", 1, "-o", tmp_path / "a")
+    assert {r["variant"] for r in records(tmp_path / "a")} == {"default preset", "default, no recap"}
+    assert "default, no recap" in out
+    homer(
+        *("sensitivity", "--method", "homer:max_chunk_len=160,target_len=150,warmup_layers=2"),
+        *("--lengths", 400, "--samples", 1, "-o", tmp_path / "s"),
+    )
+    swept = {r["variant"].partition("=")[0] for r in records(tmp_path / "s")}
+    assert swept == {"max_chunk_len", "target_len", "warmup_layers", "retention"}
+
+
+def test_report_prints_the_tables_of_a_folder_again(homer, tmp_path):
+    first = homer("passkey", "--methods", "plain", "--lengths", "300", "--samples", 2, "-o", tmp_path)
+    (tmp_path / "report.md").unlink()
+    result = Console(file=open_file(), width=200)
+    eval_command.out = result
+    assert CliRunner().invoke(app, ["eval", "report", str(tmp_path)]).exit_code == 0
+    eval_command.out = console.out
+    assert result.file.getvalue() == first
+    assert (tmp_path / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["passkey", "--methods", "homre"], "homre"),
+        (["passkey", "--lengths", "8q"], "8q"),
+        (["needle", "--text", "no-such-file"], "no-such-file"),
+        (["qa", "--data", "no-such-file"], "no-such-file"),
+    ],
+)
+def test_mistakes_are_refused_by_name(homer, tmp_path, arguments, named):
+    with pytest.raises(HomerError, match=named):
+        homer(*arguments, "-o", tmp_path)
+
+
+def test_a_folder_without_records_is_refused(tmp_path):
+    result = CliRunner().invoke(app, ["eval", "report", str(tmp_path)])
+    assert "holds no records" in str(result.exception)
