@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from homerlm import Homer, HomerConfig
+from homerlm import Calibration, Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
 from homerlm.evaluation.methods import Method
 from homerlm.evaluation.needle import KINDS, Needle, hide
@@ -463,3 +463,29 @@ def test_models_are_loaded_once_for_each_scaling(tmp_path, words):
     ]
     run(plan, load, RecordFile(tmp_path), progress=lambda *_: None)
     assert loads == [None, "pi:2"]
+
+
+def test_a_method_that_does_not_fit_the_model_is_recorded_and_the_others_run(tmp_path, words):
+    jobs = [SampleJob(Passkey(), 200, i, 0, answered(3)) for i in range(2)]
+    plan = [(Method.parse(name), jobs) for name in ("homer-paper", "plain")]
+    run(plan, lambda _: (llama(), words), RecordFile(tmp_path), progress=lambda *_: None)
+    records, _ = read_records(tmp_path)
+    assert [("needs a calibration" in (r["error"] or ""), r["method"]) for r in records] == [
+        (True, "homer-paper"),
+        (True, "homer-paper"),
+        (False, "plain"),
+        (False, "plain"),
+    ]
+
+
+def test_the_calibration_that_is_the_models_own_is_taken(tmp_path, words):
+    other, own = llama(seed=1), llama()
+    for name, model in (("other", other), ("own", own)):
+        text = " ".join(f"w{i * i % 90}" for i in range(400))
+        Calibration.measure(model, words, [text], length=200, segments=1).save(tmp_path / name)
+    paths = [tmp_path / "other", tmp_path / "own"]
+    method = Method.parse("homer-paper:max_chunk_len=120,target_len=90,warmup_layers=2")
+    reader = reader_for(method, own, words, paths)
+    assert torch.equal(reader.homer.config.calibration.bias, Calibration.load(paths[1], own).bias)
+    with pytest.raises(ConfigError, match="needs a calibration"):
+        reader_for(method, own, words, paths[:1])

@@ -56,6 +56,10 @@ Samples = Annotated[int, typer.Option(min=1, help="Samples of each cell (the pap
 Seed = Annotated[int, typer.Option(help="What the samples are drawn from.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")]
+Calibrations = Annotated[
+    list[Path] | None,
+    typer.Option("--calibration", help="Calibration file for homer-paper, one for each RoPE scaling; may be repeated."),
+]
 Text = Annotated[str, typer.Option(help="A text file; `python` is Python's own documentation.")]
 
 
@@ -68,6 +72,7 @@ def passkey(
     samples: Samples = 20,
     seed: Seed = 0,
     output: Output = Path("homer-eval/passkey"),
+    calibration: Calibrations = None,
     chat: Chat = False,
 ) -> None:
     """Table 1: a five-digit key hidden in repeated filler."""
@@ -75,7 +80,7 @@ def passkey(
     from homerlm.evaluation.passkey import Passkey
 
     plan = suites.retrieval([Passkey()], _methods(methods, suites.RETRIEVAL_METHODS), _lengths(lengths), samples, seed)
-    _evaluate(plan, model, output, chat)
+    _evaluate(plan, model, output, chat, calibration)
 
 
 @app.command()
@@ -91,6 +96,7 @@ def needle(
     samples: Samples = 20,
     seed: Seed = 0,
     output: Output = Path("homer-eval/needle"),
+    calibration: Calibrations = None,
     text: Text = "python",
     chat: Chat = False,
 ) -> None:
@@ -100,7 +106,9 @@ def needle(
     kinds = [str(k) for k in kind or (Kind.single, Kind.keys)]
     tasks = suites.needles(kinds, *_text(text), ask=str(ask))
     chosen = _methods(methods, suites.RETRIEVAL_METHODS)
-    _evaluate(suites.retrieval(tasks, chosen, _lengths(lengths), samples, seed, str(ask)), model, output, chat)
+    _evaluate(
+        suites.retrieval(tasks, chosen, _lengths(lengths), samples, seed, str(ask)), model, output, chat, calibration
+    )
 
 
 @app.command()
@@ -114,6 +122,7 @@ def qa(
     samples: Annotated[int, typer.Option(min=1, help="Questions; the validation set has 2,086.")] = 100,
     seed: Seed = 0,
     output: Output = Path("homer-eval/qa"),
+    calibration: Calibrations = None,
     chat: Chat = False,
 ) -> None:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
@@ -121,7 +130,7 @@ def qa(
     from homerlm.evaluation.quality import Quality, load_quality
 
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
-    _evaluate(suites.qa(quality, _methods(methods, suites.QA_METHODS), samples, seed), model, output, chat)
+    _evaluate(suites.qa(quality, _methods(methods, suites.QA_METHODS), samples, seed), model, output, chat, calibration)
 
 
 @app.command()
@@ -136,6 +145,7 @@ def perplexity(
     model: Model = None,
     methods: Methods = None,
     output: Output = Path("homer-eval/perplexity"),
+    calibration: Calibrations = None,
 ) -> None:
     """Table 3 and figure 5: perplexity of long text, accumulated, with all before each window compressed."""
     from homerlm.evaluation import suites
@@ -146,7 +156,7 @@ def perplexity(
     texts = rotations(texts[0], documents) if len(texts) == 1 else texts[:documents]
     limit = load_config(model).max_position_embeddings
     chosen = _methods(methods, suites.PERPLEXITY_METHODS)
-    _evaluate(suites.perplexity(texts, name, chosen, _lengths(length)[0], limit), model, output, chat=False)
+    _evaluate(suites.perplexity(texts, name, chosen, _lengths(length)[0], limit), model, output, False, calibration)
 
 
 @app.command("passkey-perplexity")
@@ -158,13 +168,14 @@ def passkey_perplexity(
     samples: Samples = 20,
     seed: Seed = 0,
     output: Output = Path("homer-eval/passkey-perplexity"),
+    calibration: Calibrations = None,
     chat: Chat = False,
 ) -> None:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
     from homerlm.evaluation import suites
 
     chosen = _methods(methods, ("homer-paper", "homer"))
-    _evaluate(suites.passkey_perplexity(chosen, _lengths(lengths), samples, seed), model, output, chat)
+    _evaluate(suites.passkey_perplexity(chosen, _lengths(lengths), samples, seed), model, output, chat, calibration)
 
 
 @app.command()
@@ -176,6 +187,7 @@ def ablation(
     samples: Samples = 20,
     seed: Seed = 0,
     output: Output = Path("homer-eval/ablation"),
+    calibration: Calibrations = None,
     text: Text = "python",
     chat: Chat = False,
 ) -> None:
@@ -183,7 +195,7 @@ def ablation(
     from homerlm.evaluation import suites
 
     plan = suites.variants("ablation", suites.ABLATION, _tasks(task, text), _lengths(lengths), samples, seed)
-    _evaluate(plan, model, output, chat)
+    _evaluate(plan, model, output, chat, calibration)
 
 
 @app.command()
@@ -196,6 +208,7 @@ def sensitivity(
     samples: Samples = 20,
     seed: Seed = 0,
     output: Output = Path("homer-eval/sensitivity"),
+    calibration: Calibrations = None,
     text: Text = "python",
     chat: Chat = False,
 ) -> None:
@@ -206,7 +219,7 @@ def sensitivity(
     config = load_config(model)
     rows = suites.sweep(method, config.max_position_embeddings, config.num_hidden_layers)
     plan = suites.variants("sensitivity", rows, _tasks(task, text), _lengths(lengths), samples, seed)
-    _evaluate(plan, model, output, chat)
+    _evaluate(plan, model, output, chat, calibration)
 
 
 @app.command()
@@ -215,7 +228,7 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of records, as gi
     _report(folder)
 
 
-def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool) -> None:
+def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool, calibrations: list[Path] | None) -> None:
     """Run a plan under a progress bar, then report; stopping it keeps what was recorded."""
     from homerlm.evaluation.records import RecordFile
     from homerlm.evaluation.run import run
@@ -231,6 +244,7 @@ def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool) -> None:
             lambda rope: load_model(model, rope=rope),
             records,
             chat=chat,
+            calibrations=calibrations or (),
             progress=lambda label, done, total: bar.update(task, description=label, completed=done, total=total),
         )
     _report(output)

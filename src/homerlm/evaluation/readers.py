@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from homerlm.calibration import Calibration
 from homerlm.context import CompactContext
+from homerlm.errors import MismatchError
 from homerlm.evaluation.methods import Method
 from homerlm.homer import Homer
 from homerlm.prompt import PromptIds
+from homerlm.significance import CALIBRATED_SCORES
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
 SLICE = 1024  # tokens scored at once: their logits over a vocabulary of 150k take 600 MB in float32
@@ -44,16 +48,32 @@ class Reader(Protocol):
         """`room`: how many tokens are to follow the prompt."""
 
 
-def reader_for(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reader:
-    """The reader of a method, on a model that was loaded with the method's RoPE scaling."""
+def reader_for(
+    method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibrations: Sequence[Path] = ()
+) -> Reader:
+    """The reader of a method, on a model that was loaded with the method's RoPE scaling.
+
+    `calibrations`: files of which the model's own is taken, for scores that need one. Raises `HomerError` for a method
+    that does not fit the model.
+    """
     if method.is_homer:
-        return HomerReader(Homer(model, tokenizer, method.config()))
+        calibration = _own_calibration(calibrations, model) if method.config().score in CALIBRATED_SCORES else None
+        return HomerReader(Homer(model, tokenizer, replace(method.config(), calibration=calibration)))
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
     if method.base == "plain":
         return PlainReader(model, limit)
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
     budget = dict(method.settings).get("budget", int(limit * share))
     return PlainReader(model, limit, budget=budget, sinks=SINKS if method.base == "streaming" else None)
+
+
+def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
+    for path in paths:
+        try:
+            return Calibration.load(path, model)
+        except MismatchError:  # another model's, or another scaling's
+            continue
+    return None
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ from homerlm.evaluation.methods import Method
 from homerlm.evaluation.readers import reader_for
 from homerlm.evaluation.records import RecordFile
 from homerlm.evaluation.sample import Task
-from homerlm.evaluation.trials import ASKING, Bench, Judge, Outcome
+from homerlm.evaluation.trials import ASKING, Bench, Judge, Outcome, facts_of
 from homerlm.rope import RopeScaling
 
 Load = Callable[[RopeScaling | None], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -62,11 +63,20 @@ class SampleJob:
 Plan = list[tuple[Method, list[Job]]]
 
 
-def run(plan: Plan, load: Load, records: RecordFile, *, chat: bool = False, progress: Progress) -> None:
+def run(
+    plan: Plan,
+    load: Load,
+    records: RecordFile,
+    *,
+    chat: bool = False,
+    calibrations: Sequence[Path] = (),
+    progress: Progress,
+) -> None:
     """Run the jobs of each method and append their records; the methods of one RoPE scaling share one model.
 
     What is recorded without an error is left out, so that a run that was stopped goes on where it was. A sample that
-    fails or runs out of memory leaves a record that says so.
+    fails or runs out of memory leaves a record that says so, and so do all samples of a method that does not fit the
+    model. `calibrations`: files for the scores that need one.
     """
     total, done = sum(len(jobs) for _, jobs in plan), 0
     ropes = list(dict.fromkeys(str(method.rope) for method, _ in plan))
@@ -74,20 +84,26 @@ def run(plan: Plan, load: Load, records: RecordFile, *, chat: bool = False, prog
         same = [(method, jobs) for method, jobs in plan if str(method.rope) == rope]
         model, tokenizer = load(same[0][0].rope)
         for method, jobs in same:
-            reader = reader_for(method, model, tokenizer)
-            bench = Bench(model, tokenizer, reader, chat)
+            facts = facts_of(model, chat) | {"method": str(method)}
+            try:
+                bench = Bench(model, tokenizer, reader_for(method, model, tokenizer, calibrations), chat)
+            except HomerError as error:
+                bench, failure = None, error
             for job in jobs:
                 progress(str(method), done, total)
-                _run_job(job, bench, bench.facts() | {"method": str(method)}, records)
+                keys = [facts | key for key in job.keys]
+                if bench is None:
+                    _record_failure(keys, failure, records)
+                else:
+                    _run_job(job, bench, keys, records)
                 done += 1
-            del bench, reader
+            bench = None
         del model, tokenizer
         gc.collect()
     progress("done", done, total)
 
 
-def _run_job(job: Job, bench: Bench, facts: dict[str, Any], records: RecordFile) -> None:
-    keys = [facts | key for key in job.keys]
+def _run_job(job: Job, bench: Bench, keys: list[dict[str, Any]], records: RecordFile) -> None:
     done = {place for place, key in enumerate(keys) if key in records}
     if len(done) == len(keys):
         return
@@ -97,6 +113,9 @@ def _run_job(job: Job, bench: Bench, facts: dict[str, Any], records: RecordFile)
                 records.append(keys[place] | outcome)
                 done.add(place)
     except HomerError as error:  # the sample itself cannot be made
-        for place, key in enumerate(keys):
-            if place not in done:
-                records.append(key | {"error": f"{type(error).__name__}: {error}"})
+        _record_failure([key for place, key in enumerate(keys) if place not in done], error, records)
+
+
+def _record_failure(keys: list[dict[str, Any]], error: HomerError, records: RecordFile) -> None:
+    for key in keys:
+        records.append(key | {"error": f"{type(error).__name__}: {error}"})

@@ -20,6 +20,8 @@ from homerlm.evaluation.readers import Reader, Reading, indices_kept
 from homerlm.evaluation.sample import Question, Sample
 from homerlm.memory import PeakMemory, out_of_memory_explained
 
+Outcome = dict[str, Any]
+
 NEUTRAL_QUESTION = "What are the most important facts, names and numbers in the text above?"
 
 
@@ -31,20 +33,6 @@ class Bench:
     tokenizer: PreTrainedTokenizerBase
     reader: Reader
     chat: bool = False
-
-    def facts(self) -> dict[str, Any]:
-        """Of every record: the model, the machine and the versions."""
-        versions = {"homerlm": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-        device = self.model.device
-        return {
-            "model": self.model.config._name_or_path or type(self.model).__name__,
-            "limit": self.reader.limit,
-            "device": f"{device.type} {platform.machine()}" if device.type != "cuda" else torch.cuda.get_device_name(),
-            "threads": torch.get_num_threads(),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "chat": self.chat,
-            "versions": versions | {"python": platform.python_version()},
-        }
 
     def ids(self, sample: Sample, question: Question) -> prompt.PromptIds:
         """The sample's prompt, asking `question`."""
@@ -58,7 +46,21 @@ class Bench:
         return prompt.encode(self.tokenizer, before, sample.document, after)
 
 
-Outcome = dict[str, Any]
+def facts_of(model: PreTrainedModel, chat: bool) -> Outcome:
+    """What every record says: the model and its limit in tokens, the machine, and the versions."""
+    versions = {"homerlm": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    device = model.device
+    return {
+        "model": model.config._name_or_path or type(model).__name__,
+        "limit": model.config.get_text_config(decoder=True).max_position_embeddings,
+        "device": f"{device.type} {platform.machine()}" if device.type != "cuda" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "chat": chat,
+        "versions": versions | {"python": platform.python_version()},
+    }
+
+
 Judge = Callable[[Bench, Question, Reading], Outcome]
 
 
