@@ -19,7 +19,7 @@ def model():
 
 def _candidates(model, ids):
     """What the tree alone hands on: as many tokens as a merged chunk holds (59: its context is halved evenly)."""
-    config = HomerConfig(**(SIZES | {"target_len": 60, "looks": 1}))
+    config = HomerConfig(**(SIZES | {"target_len": 60, "looks": 1, "pooling": 7}))  # twice as generous
     return Homer(model, None, config).compress(*ids)
 
 

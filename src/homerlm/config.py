@@ -85,7 +85,11 @@ class HomerConfig:
         default=None, metadata={"help": "How many of the last suffix tokens score the context; default all of them."}
     )
     pooling: int = field(
-        default=31, metadata={"help": "Scores are the maximum over so many neighbours (odd); 1 for none."}
+        default=31,
+        metadata={
+            "help": "Scores are the maximum over so many neighbours (odd), 1 for none; before a second look, over twice "
+            "as many."
+        },
     )
     refinement: str = field(
         default="propagative",

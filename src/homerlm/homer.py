@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,13 +89,14 @@ class Homer:
             voters=self._voters(),
             refine=REFINEMENTS[config.refinement],
         )
+        generous = replace(selection, pooling=2 * config.pooling + 1)  # a candidate brings its surroundings along
         tree = Tree(
             self.decoder,
             schedule,
             prefix_ids,
             context_ids,
             suffix_ids,
-            selection,
+            generous if self.lengths.second_look else selection,
             keep_kv=config.readout != "recomputed",
             leaf_batch=config.leaf_batch,
             observer=observer,
