@@ -87,8 +87,8 @@ class HomerConfig:
     pooling: int = field(
         default=31,
         metadata={
-            "help": "Scores are the maximum over so many neighbours (odd), 1 for none; before a second look, over twice "
-            "as many."
+            "help": "Scores are the maximum over so many neighbours (odd), 1 for none; before a second look, over "
+            "twice as many."
         },
     )
     refinement: str = field(
