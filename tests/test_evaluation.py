@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
 from homerlm.evaluation.methods import Method
@@ -18,7 +19,7 @@ from homerlm.evaluation.records import RecordFile, read_records
 from homerlm.evaluation.run import SampleJob, run
 from homerlm.evaluation.sample import Question, Sample, count_tokens, first_integer, first_letter, share_held
 from homerlm.evaluation.suites import ABLATION, sweep
-from homerlm.evaluation.trials import Bench, answered, ask_later, ask_now, token_spots
+from homerlm.evaluation.trials import Bench, answered, ask_later, ask_now, likelihood_of_answer, token_spots
 from homerlm.prompt import PromptIds
 from homerlm.rope import RopeScaling
 from tiny import LIMIT, VOCAB, llama, prompt
@@ -489,3 +490,21 @@ def test_the_calibration_that_is_the_models_own_is_taken(tmp_path, words):
     assert torch.equal(reader.homer.config.calibration.bias, Calibration.load(paths[1], own).bias)
     with pytest.raises(ConfigError, match="needs a calibration"):
         reader_for(method, own, words, paths[:1])
+
+
+@pytest.mark.parametrize("family", SUPPORTED, ids=lambda family: family.name)
+def test_every_supported_family_can_be_evaluated(tmp_path, words, family):
+    if not family.available():
+        pytest.skip(f"this transformers has no {family.name} that runs")
+    model = family.build()
+    jobs = [
+        SampleJob(Passkey(), 300, 0, 0, answered(3)),
+        SampleJob(Passkey(), 300, 0, 0, likelihood_of_answer, row=("passkey-perplexity", "")),
+    ]
+    methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120,warmup_layers=1")]
+    run(
+        [(method, jobs) for method in methods], lambda _: (model, words), RecordFile(tmp_path), progress=lambda *_: None
+    )
+    records, _ = read_records(tmp_path)
+    assert [(r["error"], r["kept"] <= 120 or r["method"] == "plain") for r in records] == [(None, True)] * 4
+    assert all(math.isfinite(r["nll"]) for r in records if r["task"] == "passkey-perplexity")
