@@ -172,3 +172,13 @@ def test_mistakes_are_refused_by_name(homer, tmp_path, arguments, named):
 def test_a_folder_without_records_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["eval", "report", str(tmp_path)])
     assert "holds no records" in str(result.exception)
+
+
+def test_without_matplotlib_there_are_tables_and_a_hint(homer, tmp_path, monkeypatch):
+    hints = Console(file=open_file(), width=200)
+    monkeypatch.setattr(eval_command, "err", hints)
+    monkeypatch.setattr(eval_command.importlib.util, "find_spec", lambda name: None)
+    homer("passkey", "--methods", "plain", "--lengths", "300", "--samples", 1, "-o", tmp_path)
+    assert (tmp_path / "report.html").exists()
+    assert not list(tmp_path.glob("*.png"))
+    assert 'pip install "homerlm[eval]"' in hints.file.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 from collections.abc import Callable
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
     no_args_is_help=True,
-    epilog="""Methods: plain, truncate, streaming, homer, homer-paper, each with +pi:2, +ntk:4, +yarn:8 ... and with
-settings after a colon (homer:target_len=2048,pooling=1). Records are written as they come: the same command goes on
-where it was stopped.""",
+    epilog="Methods: plain, truncate, streaming, homer, homer-paper, each with +pi:2, +ntk:4, +yarn:8 ... and with "
+    "settings after a colon (homer:target_len=2048,pooling=1). Records are written as they come: the same command goes "
+    "on where it was stopped.",
 )
 
 
@@ -255,8 +256,11 @@ def _report(folder: Path) -> None:
 
     for table in terminal_tables(folder):
         out.print(table)
-    written = write_report(folder)
+    drawing = importlib.util.find_spec("matplotlib") is not None
+    written = write_report(folder, plots=drawing)
     out.print(f"Report: {written}", style="dim")
+    if not drawing:
+        err.print('No plots: they need a package, pip install "homerlm\\[eval]"; then `homer eval report` draws them.')
 
 
 def _note_command(folder: Path) -> None:
