@@ -328,8 +328,6 @@ def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
 class Recorder:
     """A reader that notes what it was asked to read."""
 
-    limit = 100
-
     def __init__(self, error=None):
         self.read_ids, self.asked, self.error = [], [], error
 

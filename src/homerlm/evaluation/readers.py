@@ -41,9 +41,6 @@ class Reading(Protocol):
 
 
 class Reader(Protocol):
-    @property
-    def limit(self) -> int: ...
-
     def read(self, prompt: PromptIds, room: int) -> Reading:
         """`room`: how many tokens are to follow the prompt."""
 
@@ -59,12 +56,12 @@ def reader_for(
     if method.is_homer:
         calibration = _own_calibration(calibrations, model) if method.config().score in CALIBRATED_SCORES else None
         return HomerReader(Homer(model, tokenizer, replace(method.config(), calibration=calibration)))
-    limit = model.config.get_text_config(decoder=True).max_position_embeddings
     if method.base == "plain":
-        return PlainReader(model, limit)
+        return PlainReader(model)
+    limit = model.config.get_text_config(decoder=True).max_position_embeddings
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
     budget = dict(method.settings).get("budget", int(limit * share))
-    return PlainReader(model, limit, budget=budget, sinks=SINKS if method.base == "streaming" else None)
+    return PlainReader(model, budget=budget, sinks=SINKS if method.base == "streaming" else None)
 
 
 def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
@@ -79,10 +76,6 @@ def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibrati
 @dataclass(frozen=True)
 class HomerReader:
     homer: Homer
-
-    @property
-    def limit(self) -> int:
-        return self.homer.limit
 
     def read(self, prompt: PromptIds, room: int) -> HomerReading:  # noqa: ARG002
         return HomerReading(self.homer, self.homer.compress(prompt.prefix, prompt.context, prompt.suffix))
@@ -115,7 +108,6 @@ class PlainReader:
     `sinks` first and the most recent ones. What is left is read anew, at contiguous positions."""
 
     model: PreTrainedModel
-    limit: int
     budget: int | None = None
     sinks: int | None = None
 

@@ -15,7 +15,7 @@ from homerlm.evaluation.methods import Method
 from homerlm.evaluation.readers import reader_for
 from homerlm.evaluation.records import RecordFile
 from homerlm.evaluation.sample import Task
-from homerlm.evaluation.trials import ASKING, Bench, Judge, Outcome, facts_of
+from homerlm.evaluation.trials import ASKING, Bench, Judge, Outcome, facts_of, failure
 from homerlm.rope import RopeScaling
 
 Load = Callable[[RopeScaling | None], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -88,12 +88,12 @@ def run(
             try:
                 bench = Bench(model, tokenizer, reader_for(method, model, tokenizer, calibrations), chat)
             except HomerError as error:
-                bench, failure = None, error
+                bench, misfit = None, error
             for job in jobs:
                 progress(str(method), done, total)
                 keys = [facts | key for key in job.keys]
                 if bench is None:
-                    _record_failure(keys, failure, records)
+                    _record_failure(keys, misfit, records)
                 else:
                     _run_job(job, bench, keys, records)
                 done += 1
@@ -118,4 +118,4 @@ def _run_job(job: Job, bench: Bench, keys: list[dict[str, Any]], records: Record
 
 def _record_failure(keys: list[dict[str, Any]], error: HomerError, records: RecordFile) -> None:
     for key in keys:
-        records.append(key | {"error": f"{type(error).__name__}: {error}"})
+        records.append(key | {"error": failure(error)})

@@ -94,10 +94,10 @@ def _measured(
 ) -> Outcome:
     tokens = sum(part.shape[1] for part in (ids.prefix, ids.context, ids.suffix))
     outcome: Outcome = {"tokens": tokens, "expected": list(question.expected)}
+    spots = token_spots(bench.tokenizer, sample.document, question.expected, ids.prefix.shape[1])
     with measured(outcome, bench.model.device):
         reading = read()
         outcome["kept"] = len(reading.token_indices)
-        spots = token_spots(bench.tokenizer, sample.document, question.expected, ids.prefix.shape[1])
         outcome["needle_kept"] = indices_kept(spots, reading.token_indices)
         outcome |= judge(bench, question, reading)
     return outcome
@@ -111,11 +111,15 @@ def measured(outcome: Outcome, device: torch.device) -> Iterator[None]:
         with peak, out_of_memory_explained("evaluating a sample", "lower the length or the cache"):
             yield
         outcome["error"] = None
-    except OutOfMemoryError as error:
-        outcome["error"] = f"out of memory: {error}"
     except HomerError as error:
-        outcome["error"] = f"{type(error).__name__}: {error}"
+        outcome["error"] = failure(error)
     outcome |= {"seconds": round(time.perf_counter() - started, 3), "peak_bytes": peak.bytes}
+
+
+def failure(error: HomerError) -> str:
+    """What a record says of a failure; reports tell those of memory from the others by how it begins."""
+    kind = "out of memory" if isinstance(error, OutOfMemoryError) else type(error).__name__
+    return f"{kind}: {error}"
 
 
 def answered(max_new_tokens: int) -> Judge:
