@@ -103,8 +103,9 @@ def test_samples_fit_their_length_and_hold_what_is_expected(words, task, length)
 def test_ten_samples_visit_every_tenth_of_the_document(words):
     for task in (Passkey(), Needle("keys", TEXT, "text")):
         depths = [task.sample(words, 2000, index, seed=0).depth for index in range(10)]
-        assert [int(depth * 10 + 0.02) for depth in depths] == pytest.approx(list(range(10)), abs=1)
+        assert sorted(int(depth * 10 + 0.02) for depth in depths) == pytest.approx(list(range(10)), abs=1)
         assert max(depths) > 0.85
+        assert max(depths[:4]) - min(depths[:4]) > 0.7, "four samples are already spread over the document"
 
 
 def test_the_asked_fact_stands_at_its_depth(words):
