@@ -124,8 +124,8 @@ class HomerConfig:
     recap_len: int = field(
         default=64,
         metadata={
-            "help": "After the second look, so many tokens of the most significant passages are repeated right before "
-            "the question, out of the target."
+            "help": "After the second look, the most significant passages are repeated right before the question, at "
+            "most so many tokens, out of the target."
         },
     )
     leaf_batch: int = field(default=1, metadata={"help": "First chunks run at once: speed for memory."})

@@ -108,7 +108,7 @@ class Homer:
                     root = self._look_again(root, prompt, selection)
                     if observer is not None:
                         observer(Event(schedule, schedule.root, root.token_indices, look=2))
-                    root = with_recap(root, self._recap_len(schedule), config.pooling)
+                    root = with_recap(root, self._recap_len(schedule))
             input_ids = prompt.gather(1, root.token_indices)
             read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         if not torch.isfinite(read.logits).all():
