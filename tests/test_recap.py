@@ -87,7 +87,7 @@ def test_the_cache_stays_within_its_target(recap, document_len):
     assert question == list(range(304, 309))
 
 
-@pytest.mark.parametrize("changes", [{"looks": 1}, {"readout": "reencoded"}, {"readout": "merged"}])
+@pytest.mark.parametrize("changes", [{"second_look": "never"}, {"readout": "reencoded"}, {"readout": "merged"}])
 def test_without_a_second_look_every_token_is_read_once(changes):
     context = Homer(llama(), None, HomerConfig(**(SIZES | changes))).compress(*prompt(context=300))
     kept = context.token_indices[0].tolist()

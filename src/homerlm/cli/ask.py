@@ -41,7 +41,9 @@ def ask(
     model: Model = None,
     rope: Rope = None,
     calibration: CalibrationFile = None,
-    save: Annotated[Path | None, typer.Option(help="Keep the compressed document in this file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the compressed document in this file, for other questions too.")
+    ] = None,
     context: Annotated[
         Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")
     ] = None,
@@ -64,6 +66,7 @@ def ask(
 
     document = read_documents(files) if files else ""
     homer = open_homer(model, rope, calibration, settings)
+    homer = homer.for_later() if save else homer
     with reading("Reading", quiet=as_json) as bar:
 
         def show(piece: str) -> None:
@@ -81,7 +84,7 @@ def ask(
             **_sampling(temperature, seed),
         )
     if save:
-        answer.context.save(save)
+        answer.source.save(save)
     if html:
         from homerlm.cli.page import write_page
 
