@@ -89,9 +89,8 @@ def test_a_document_read_once_is_asked_different_things(text_homer):
 
 
 def test_kept_for_later_a_document_answers_at_once_as_it_does_later(text_homer):
-    later = text_homer.for_later()
-    first = later.ask(DOCUMENT, "w1 w2", max_new_tokens=4)
-    again = later.ask(first.source, "w1 w2", max_new_tokens=4)
+    first = text_homer.ask(DOCUMENT, "w1 w2", max_new_tokens=4, reuse=True)
+    again = text_homer.ask(first.source, "w1 w2", max_new_tokens=4)
     assert len(first.source) > len(first.context)
     assert again.token_ids == first.token_ids
 

@@ -61,6 +61,15 @@ def test_a_target_above_the_chunk_keeps_as_much(model):
     assert len(broad) == 99
 
 
+def test_a_compressor_for_later_keeps_half_the_limit_unless_told(model):
+    wide, told = Homer(model).for_later(), _homer(model).for_later()
+    assert (wide.lengths.max_chunk_len, wide.lengths.target_len) == (256, 256)
+    assert (told.lengths.max_chunk_len, told.lengths.target_len) == (60, 40)
+    assert {wide.lengths.second_look, told.lengths.second_look} == {"later"}
+    paper = _homer(model, readout="merged")
+    assert paper.for_later() is paper
+
+
 @pytest.mark.parametrize("changes", [{"second_look": "never"}, {"readout": "merged"}, {"readout": "reencoded"}])
 def test_without_a_second_look_the_suffix_is_exchanged(model, changes):
     homer = _homer(model, **changes)

@@ -26,8 +26,8 @@ OnText = Callable[[str], None]
 @dataclass(frozen=True)
 class Answer:
     """An answer and its price. Tokens are the whole prompt's; `peak_bytes` is memory above what was in use before
-    (the loaded model); `model_limit` the tokens that the plain model was made to read. `token_ids`: the new ids. `context`: what
-    was read for this answer; `source`: what can be asked again, more than that with `second_look="later"`."""
+    (the loaded model); `model_limit` the tokens that the plain model was made to read. `token_ids`: the new ids.
+    `context`: what was read for this answer; `source`: what can be asked again."""
 
     text: str
     tokens_read: int
@@ -57,9 +57,8 @@ def read(
 ) -> CompactContext:
     """Compress a document once, for questions to come: `ask` takes the result in the document's place.
 
-    `question` decides what is kept: the neutral one, or what the later questions will be about. The second look, if
-    the settings have one, is put off until the questions are there, so the context holds as much as one chunk
-    (`max_chunk_len`, or `target_len` if that is more). Raises `InputError` without a tokenizer.
+    `question` decides what is kept: the neutral one, or what the later questions will be about. The context holds as
+    much as one chunk of `Homer.for_later()`. Raises `InputError` without a tokenizer.
     """
     before, after = _affixes(homer, question, instruction, "", chat)
     return _compressed(homer.for_later(), document, before, after, observer)
@@ -76,20 +75,22 @@ def ask(
     instruction: str = prompt.INSTRUCTION,
     answer_start: str = "",
     chat: bool | None = None,
+    reuse: bool = False,
     **settings: Any,
 ) -> Answer:
     """Answer a question about a document, or about one compressed before, by `read` or by another question.
 
-    An empty document is answered without compression. `on_text` gets the answer in pieces as it is generated,
-    `observer` every node of the tree. `settings` go to transformers' `generate`; greedy unless they say otherwise.
-    Raises `InputError` without a tokenizer or for an empty question.
+    An empty document is answered without compression. With `reuse`, the document is read for other questions too
+    (`Answer.source`), and this one is asked of what was kept for all. `on_text` gets the answer in pieces as it is
+    generated, `observer` every node of the tree. `settings` go to transformers' `generate`; greedy unless they say
+    otherwise. Raises `InputError` without a tokenizer or for an empty question.
     """
     before, after = _affixes(homer, question, instruction, answer_start, chat)
     settings = {"do_sample": False} | settings
     assert homer.tokenizer is not None
     with PeakMemory(homer.decoder.device) as peak:
         started = time.perf_counter()
-        if isinstance(document, str) and homer.lengths.second_look == "later":
+        if isinstance(document, str) and reuse:
             broad = f"{question} {prompt.NEUTRAL_QUESTION}"
             document = read(homer, document, broad, observer=observer, instruction=instruction, chat=chat)
         if isinstance(document, str):

@@ -30,6 +30,7 @@ from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
 
 MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
+LATER_SHARE = 0.5  # of the limit: what of a document must be kept where no question chooses (docs/experiments.md)
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
 
@@ -150,11 +151,12 @@ class Homer:
         return generation.generate(self.model, context, **settings)
 
     def for_later(self) -> Homer:
-        """This compressor, for documents that are asked later: it puts off the second look, if its settings have one,
-        until there is a question (`second_look="later"`)."""
-        if self.config.second_look != "now":
+        """This compressor for documents whose questions come later: the second look, if its settings have one, is put
+        off until then, and chunks and cache are at least half the model's limit, unless their lengths are set."""
+        if self.lengths.second_look == "never":
             return self
-        return Homer(self.model, self.tokenizer, replace(self.config, second_look="later"))
+        shares = {name: max(getattr(self.config, name), LATER_SHARE) for name in ("chunk_share", "target_share")}
+        return Homer(self.model, self.tokenizer, replace(self.config, second_look="later", **shares))
 
     def read(self, document: str, question: str = NEUTRAL_QUESTION, **options: Any) -> CompactContext:
         """Compress a text once, to ask it more than one question with `ask`. See `homerlm.answer.read`."""

@@ -66,7 +66,6 @@ def ask(
 
     document = read_documents(files) if files else ""
     homer = open_homer(model, rope, calibration, settings)
-    homer = homer.for_later() if save else homer
     with reading("Reading", quiet=as_json) as bar:
 
         def show(piece: str) -> None:
@@ -81,6 +80,7 @@ def ask(
             observer=bar,
             answer_start=answer_start,
             chat=chat,
+            reuse=save is not None,
             **_sampling(temperature, seed),
         )
     if save:

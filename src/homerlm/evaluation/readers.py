@@ -79,7 +79,7 @@ class HomerReader:
 
     def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> HomerReading:  # noqa: ARG002
         homer = self.homer.for_later() if later else self.homer
-        return HomerReading(homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
 
 
 @dataclass(frozen=True)
