@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from homerlm import Calibration, Homer, HomerConfig
+from homerlm.adapter import Decoder
 from homerlm.merging import Selection, Tree
 from tiny import LAYERS, LIMIT, llama, prompt
 
@@ -319,3 +320,24 @@ def test_default_tree_keeps_no_keys_while_it_chooses(model, monkeypatch):
     monkeypatch.setattr(Tree, "_reduce", reduce)
     Homer(model, None, CONFIGS["default"]).compress(*prompt())
     assert set(kept) == {0}
+
+
+@pytest.mark.parametrize("changes", [{}, {"voters": "last_layer"}, {"voters": "upper_half"}])
+def test_the_layer_that_votes_last_is_left_when_it_has_voted(model, monkeypatch, changes):
+    """Its attention output and MLP feed nothing, and what is kept does not depend on whether they are computed."""
+    homer, ids = Homer(model, None, HomerConfig(**SIZES, **changes)), prompt(context=200)
+    calls = []
+    hooks = [
+        layer.mlp.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, layer in enumerate(model.model.layers)
+    ]
+    context = homer.compress(*ids)
+    short = list(calls)
+    calls.clear()
+    finished = Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda *args, finish=True, **kwargs: finished(*args, **kwargs))
+    same(homer.compress(*ids), context, rtol=0, atol=0)
+    for hook in hooks:
+        hook.remove()
+    last = (homer._voters() or range(LAYERS))[-1]
+    assert short.count(last) == 2, "the recomputation, and the stand-in that makes its logits"
+    assert calls.count(last) > 2

@@ -34,6 +34,7 @@ class _Tape:
     key: Tensor | None = None
     value: Tensor | None = None
     scaling: float | None = None
+    leave: bool = False  # the layer's output is not needed: leave it once its queries and keys are known
 
 
 _tape: ContextVar[_Tape | None] = ContextVar("homerlm_tape", default=None)
@@ -117,10 +118,12 @@ class Decoder:
         *,
         keep_kv: bool = False,
         watch: Watch | None = None,
+        finish: bool = True,
     ) -> LayerRun:
         """Layers `[first, last)` with causal attention in index order and RoPE at `position_ids` (SPEC 3).
 
-        hidden: (B, S, E); position_ids: (B, S). To be called inside `session()`.
+        hidden: (B, S, E); position_ids: (B, S). With `finish=False` the last layer is left once `watch` can see its
+        queries and keys: the hidden state given back is then of no use. To be called inside `session()`.
         """
         tape = _Tape()
         keys: list[Tensor] = []
@@ -130,6 +133,7 @@ class Decoder:
         token = _tape.set(tape)
         try:
             for index in range(first, last):
+                tape.leave = not finish and index == last - 1 and not hasattr(self.layers[index], "_hf_hook")
                 hidden = self._layer(index, hidden, position_ids, rotary, masks, tape)
                 assert tape.query is not None and tape.key is not None
                 assert tape.value is not None and tape.scaling is not None
@@ -176,14 +180,17 @@ class Decoder:
             masks[window] = _window_mask(hidden.shape[1], window, hidden.device)
         tape.key = tape.value = tape.query = None
         layer_type = self.config.layer_types[index] if self._rotary_by_type else None
-        output = self.layers[index](
-            hidden,
-            attention_mask=masks[window],
-            position_ids=position_ids,
-            past_key_values=None,
-            use_cache=False,
-            position_embeddings=rotary[layer_type],
-        )
+        try:
+            output = self.layers[index](
+                hidden,
+                attention_mask=masks[window],
+                position_ids=position_ids,
+                past_key_values=None,
+                use_cache=False,
+                position_embeddings=rotary[layer_type],
+            )
+        except _EnoughSeen:
+            return hidden
         if tape.key is None:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: layer {index} ({type(self.layers[index]).__name__}) does not go through "
@@ -202,6 +209,10 @@ class _FirstLayerReached(Exception):
     """Raised by our own hook to leave the model's forward once the embeddings are known."""
 
 
+class _EnoughSeen(Exception):
+    """Raised by our attention function to leave a layer once its queries and keys are known."""
+
+
 def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
@@ -210,6 +221,8 @@ def _recording_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (tape := _tape.get()) is not None:
         tape.query, tape.key, tape.value, tape.scaling = query, key, value, scaling
+        if tape.leave:
+            raise _EnoughSeen
     elif (watch := _watch.get()) is not None:
         watch(module.layer_idx, query, key, scaling)  # type: ignore[arg-type]
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:

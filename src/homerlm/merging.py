@@ -150,7 +150,13 @@ class Tree:
                 layer_scores.append(new)
 
         run = self.decoder.run(
-            chunk.hidden, chunk.position_ids, node.first_layer, last, keep_kv=self.keep_kv, watch=watch
+            chunk.hidden,
+            chunk.position_ids,
+            node.first_layer,
+            last,
+            keep_kv=self.keep_kv,
+            watch=watch,
+            finish=self.keep_kv or last < (self.schedule.layers if voters is None else voters.stop),
         )
         return replace(
             chunk,

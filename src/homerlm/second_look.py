@@ -39,7 +39,7 @@ class SecondLook:
         inside a session."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
         votes = _Votes(self.selection, positions, len(decoder.layers))
-        decoder.run(decoder.embed(input_ids), positions, 0, votes.voters.stop, watch=votes.add)
+        decoder.run(decoder.embed(input_ids), positions, 0, votes.voters.stop, watch=votes.add, finish=False)
         return replace(candidates, scores=votes.total)
 
     def cut(self, candidates: Chunk) -> Chunk:
