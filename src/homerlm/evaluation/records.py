@@ -16,7 +16,7 @@ from homerlm.errors import InputError
 Record = Mapping[str, Any]
 
 RECORDS = "records.jsonl"
-KEY = ("task", "variant", "ask", "method", "length", "sample", "seed", "model", "text", "chat")
+KEY = ("task", "variant", "ask", "method", "length", "sample", "seed", "model", "text", "chat", "cell")
 
 
 def key_of(record: Record) -> str:
@@ -69,7 +69,9 @@ def read_records(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     paths = record_files(directory)
     if not paths:
-        raise InputError(f"{directory} holds no records.jsonl: run `homer eval` with this folder first")
+        raise InputError(
+            f"{directory} holds no records.jsonl: run `homer eval` or `homer bench` with this folder first"
+        )
     notes: list[str] = []
     records = [record for path in paths for record in lines(path, notes)]
     if not records:
