@@ -86,7 +86,7 @@ class Homer:
             queries,
             config.pooling,
             self._bias,
-            voters=self._voters(),
+            voters=voting_layers(config.voters, len(self.decoder.layers), self.lengths.warmup_layers),
             refine=REFINEMENTS[config.refinement],
         )
         generous = replace(selection, pooling=2 * config.pooling + 1)  # a candidate brings its surroundings along
@@ -164,15 +164,6 @@ class Homer:
         """What `recap_len` comes to: at most half of the target's room for context."""
         return min(self.config.recap_len, (self.lengths.target_len - prompt.prefix_len - prompt.suffix_len) // 2)
 
-    def _voters(self) -> range | None:
-        layers = len(self.decoder.layers)
-        starts = {"middle_layers": layers // 2, "upper_half": layers // 2, "all_layers": self.lengths.warmup_layers}
-        if self.config.voters not in starts:
-            return None
-        start = starts[self.config.voters]
-        stop = max(round(layers * MIDDLE_END), start + 1) if self.config.voters == "middle_layers" else layers
-        return range(start, stop)
-
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:
             return None
@@ -208,6 +199,16 @@ class Homer:
         if len(set(rows.values())) > 1 or 0 in rows.values():
             raise InputError(f"batch sizes differ or are zero: {rows}; every row needs its prefix, context and suffix")
         return [ids.long().to(self.decoder.device) for ids in parts.values()]
+
+
+def voting_layers(voters: str, layers: int, warmup_layers: int) -> range | None:
+    """The layers whose scores count, of a model with `layers`; None for a chunk's last layer alone."""
+    starts = {"middle_layers": layers // 2, "upper_half": layers // 2, "all_layers": warmup_layers}
+    if voters not in starts:
+        return None
+    start = starts[voters]
+    stop = max(round(layers * MIDDLE_END), start + 1) if voters == "middle_layers" else layers
+    return range(start, stop)
 
 
 def _lower(schedule: Schedule, config: HomerConfig) -> str:
