@@ -72,7 +72,8 @@ def measure_rates(model: PreTrainedModel, shape: Shape, tokens: int) -> Rates:
 
 def _attend(states: Tensor) -> Tensor:
     """states: (3, B, H, S, D), queries, keys and values."""
-    return scaled_dot_product_attention(*states, is_causal=True)
+    queries, keys, values = states
+    return scaled_dot_product_attention(queries, keys, values, is_causal=True)
 
 
 def _best_seconds(work: Callable[[], object], device: torch.device) -> float:

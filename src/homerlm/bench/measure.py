@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,13 +40,15 @@ class Run:
 def measure(cell: Cell) -> Record:
     """The record of a cell. Raises `HomerError` for a cell that cannot run, out of memory among them."""
     method = Method.parse(cell.method)
+    before = bytes_in_use(torch.device(cell.source.device))
     with out_of_memory_explained("loading the model", "Take a smaller model"):
         model = cell.source.load(method.rope)
-    subject = subject_for(method, model)
+        subject = subject_for(method, model)
     prompt = random_prompt(vocabulary(model), cell.length, cell.batch)
     record = facts_of(model, chat=False) | {"batch": cell.batch, "weights_bytes": weights_bytes(model)}
     with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
-        record["constant_bytes"] = warm_up(subject, cell)
+        warm_up(subject, cell)
+        record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)
         runs = [run_once(subject, prompt, max(cell.new_tokens)) for _ in range(cell.repeats)]
     record |= _memory(record, runs[0]) | _times(cell, runs)
     return record | _counted(subject, prompt, record)
@@ -61,16 +62,17 @@ def weights_bytes(model: PreTrainedModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def warm_up(subject: Subject, cell: Cell) -> int:
-    """Read a short prompt and write a few tokens; the bytes that stay: libraries' copies of weights, workspaces."""
+def warm_up(subject: Subject, cell: Cell) -> None:
+    """Read a short prompt and write a few tokens. What stays then, above the weights, any prompt brings: Python's
+    modules, libraries' rearranged copies of weights, their workspaces. (A CPU's weights are read from their file when
+    they are first used, so memory right after loading would say nothing.)"""
     prompt = random_prompt(vocabulary(subject.model), min(cell.length, WARM_UP_LEN), cell.batch)
-    before = bytes_in_use(subject.model.device)
     run_once(subject, prompt, 3)
     gc.collect()
-    return max(bytes_in_use(subject.model.device) - before, 0)
 
 
 def bytes_in_use(device: torch.device) -> int:
+    """Of the device's allocator, or the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return psutil.Process().memory_info().rss
@@ -95,13 +97,17 @@ class _Marks:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: list[float] = []
-        self._now: Callable[[], float] = lambda: (synchronize(device), time.perf_counter())[1]
+        self._device = device
 
     def start(self) -> None:
         self._started = self._now()
 
     def note(self) -> None:
         self.seconds.append(self._now() - self._started)
+
+    def _now(self) -> float:
+        synchronize(self._device)
+        return time.perf_counter()
 
 
 def _memory(record: Record, run: Run) -> Record:
@@ -144,5 +150,12 @@ def _counted(subject: Subject, prompt: PromptIds, record: Record) -> Record:
         "rates": rates.to_dict(),
         "floor_s": floor,
         "floor_share": floor / record["prefill_s"],
-        "step_floor_s": rates.step_floor_s(record["weights_bytes"], record["kv_bytes"]),
+        "step_floor_s": rates.step_floor_s(_read_bytes(subject.model, record), record["kv_bytes"]),
     }
+
+
+def _read_bytes(model: PreTrainedModel, record: Record) -> int:
+    """The weights that one new token needs: all but a table of embeddings that is not the output head's too."""
+    table = model.get_input_embeddings().weight
+    tied = table.data_ptr() == model.get_output_embeddings().weight.data_ptr()
+    return record["weights_bytes"] - (0 if tied else table.numel() * table.element_size())

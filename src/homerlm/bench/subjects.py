@@ -41,7 +41,8 @@ class Prefilled:
 class Subject(Protocol):
     """A method bound to a model."""
 
-    model: PreTrainedModel
+    @property
+    def model(self) -> PreTrainedModel: ...
 
     def prefill(self, prompt: PromptIds) -> Prefilled: ...
 
