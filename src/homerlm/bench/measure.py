@@ -87,7 +87,7 @@ def run_once(subject: Subject, prompt: PromptIds, new_tokens: int) -> Run:
         marks.start()
         read: Prefilled = subject.prefill(prompt)
         marks.note()
-        greedy_steps(subject, read, new_tokens, marks.note)
+        greedy_steps(subject.model, read, new_tokens, marks.note)
     prefill_s, *token_s = marks.seconds
     return Run(prefill_s, tuple(token_s), peak.bytes, read.kv_bytes, read.kept)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from homerlm.bench.cell import Cell
 from homerlm.bench.isolate import run_isolated
 from homerlm.evaluation.records import RecordFile
 
-Isolate = Callable[[Cell, float | None], dict[str, Any]]
 Progress = Callable[[str, int, int], None]  # the cell at work, cells done, cells there are
 
 
@@ -19,7 +17,6 @@ def run(
     *,
     progress: Progress,
     timeout_s: float | None = None,
-    isolate: Isolate = run_isolated,
 ) -> None:
     """Append a record for each cell. A cell that failed has one too, with its `error`, and is tried again by the next
     run; one that was measured is not."""
@@ -27,5 +24,5 @@ def run(
         batch = f", batch {cell.batch}" if cell.batch > 1 else ""
         progress(f"{cell.method}, {cell.length:,} tokens{batch}", done, len(cells))
         if cell.key not in records:
-            records.append(isolate(cell, timeout_s))
+            records.append(run_isolated(cell, timeout_s))
     progress("done", len(cells), len(cells))

@@ -124,15 +124,16 @@ def random_prompt(vocab: int, length: int, batch: int, seed: int = 0) -> PromptI
     return PromptIds(*ids.split([AFFIX_LEN, length - 2 * AFFIX_LEN, AFFIX_LEN], dim=1))
 
 
-def greedy_steps(subject: Subject, read: Prefilled, count: int, step_done: Callable[[], None]) -> None:
-    """Choose `count` tokens, each the likeliest; the end of the text is a token like any other. `step_done` is called
-    when each is known."""
-    logits = read.logits
-    for step in range(count):
-        token = logits.argmax(-1, keepdim=True)
+def greedy_steps(model: PreTrainedModel, read: Prefilled, count: int, step_done: Callable[[], None]) -> Tensor:
+    """(B, count) tokens, each the likeliest; the end of the text is a token like any other. `step_done` is called when
+    one is known."""
+    tokens = [read.logits.argmax(-1, keepdim=True)]
+    step_done()
+    for step in range(count - 1):
+        logits = _next_logits(model, read.cache, tokens[-1], read.next_position + step)
+        tokens.append(logits.argmax(-1, keepdim=True))
         step_done()
-        if step + 1 < count:
-            logits = _next_logits(subject.model, read.cache, token, read.next_position + step)
+    return torch.cat(tokens, dim=1)
 
 
 @torch.no_grad()

@@ -46,9 +46,7 @@ Random = Annotated[
 Layers = Annotated[
     int | None, typer.Option(min=1, help="Only the first layers of --random, to try it out.", show_default=False)
 ]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default cuda where there is one.", show_default=False)
-]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default cuda where there is one.", show_default=False)]
 Number = Annotated[
     Dtype, typer.Option("--dtype", help="auto: the model's own; for random weights bfloat16 where it is native.")
 ]
@@ -158,7 +156,7 @@ def _device(name: str | None) -> str:
     try:
         kind = torch.device(name).type
     except RuntimeError:
-        raise InputError(f"device is {name!r}; it must be cpu, cuda, cuda:1 or the like") from None
+        raise InputError(f"device is {name!r}; it must be cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {name!r}, but torch finds no CUDA device here: leave --device out, or say cpu")
     return name
