@@ -191,7 +191,8 @@ def _seconds(value: float) -> str:
 def _prefill(records: Sequence[Record]) -> Grid:
     note = (
         "Median until the first new token is known. The floor: the counted operations at the rates that this machine "
-        "reached on the model's own matrices and on attention; its share of the reading time in percent."
+        "reached on the model's own matrices and on attention just after; its share of the reading time in percent "
+        "(above 100% if the machine was busier then)."
     )
     return by_length("Time to first token; tokens read a second; share of the floor", records, _first_token, note)
 

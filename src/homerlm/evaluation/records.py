@@ -16,12 +16,13 @@ from homerlm.errors import InputError
 Record = Mapping[str, Any]
 
 RECORDS = "records.jsonl"
-KEY = ("task", "variant", "ask", "method", "length", "sample", "seed", "model", "text", "chat", "cell")
+KEY = ("task", "variant", "ask", "method", "length", "sample", "seed", "model", "text", "chat")
+CELL_KEY = ("task", "method", "length", "cell")  # of a benchmark: known before the model is
 
 
 def key_of(record: Record) -> str:
     """What tells samples apart: a record with the key of an earlier one replaces it."""
-    return repr([record.get(name) for name in KEY])
+    return repr([record.get(name) for name in (CELL_KEY if "cell" in record else KEY)])
 
 
 @dataclass
