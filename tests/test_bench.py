@@ -323,8 +323,8 @@ def test_modules_are_told_apart(model):
     assert parts["lm_head"] == parts["model.embed_tokens"] == "embedding and head"
 
 
-def measured(method="plain", length=4096, batch=1, **more):
-    cell = Cell(method=method, length=length, batch=batch, new_tokens=(20, 50))
+def measured(method="plain", length=4096, batch=1, source=None, **more):
+    cell = Cell(method=method, length=length, batch=batch, new_tokens=(20, 50), source=source or Source())
     facts = {"model": "tiny", "limit": 4096, "device": "cpu x86_64", "dtype": "float32", "threads": 2, "batch": batch}
     seconds = length / 1000
     numbers = {
@@ -332,6 +332,7 @@ def measured(method="plain", length=4096, batch=1, **more):
         "constant_bytes": 100_000_000,
         "peak_bytes": length * 100_000,
         "kv_bytes": length * 60_000,
+        "kept": 300,
         "transient_bytes": length * 40_000,
         "total_bytes": 600_000_000 + length * 100_000,
         "prefill_s": seconds,
@@ -385,6 +386,7 @@ def test_tables_stand_beside_the_papers(folder):
     assert lengths == ["4,096", "8,192", "16,384", "32,768", "65,536"]
     assert rows(memory)["plain"] == ["1.0 GB (500 MB, 100 MB)", "1.4 GB (500 MB, 100 MB)", "", "", "oom"]
     assert rows(memory)["homer"][-1] == "error"
+    assert rows(find(found, "Operations"))["homer"][0] == "4.10 TFLOP 246 MB, 300"
     assert rows(memory)["paper: homer"] == ["16.3 GB", "16.5 GB", "16.7 GB", "17.6 GB", "21.3 GB"]
     assert "the process was killed" in memory.note
     assert "9 levels" in memory.note
@@ -403,7 +405,11 @@ def test_tables_stand_beside_the_papers(folder):
 
 
 def test_batches_are_groups_and_setups_are_told_apart(tmp_path):
-    records = [measured(), measured(batch=4), measured(dtype="bfloat16", batch=4, cell={"batch": 4, "dtype": "b"})]
+    records = [
+        measured(),
+        measured(batch=4),
+        measured(dtype="bfloat16", batch=4, cell={"batch": 4, "device": "cpu", "dtype": "bfloat16"}),
+    ]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     memory = find(grids(tmp_path), "Memory above")
     labels = [row.label for row in memory.rows]
@@ -510,3 +516,10 @@ def test_calibrated_scores_get_zeros_of_the_right_size(model):
     subject = subject_for(Method.parse("homer-paper"), model)
     assert isinstance(subject.homer.config.calibration, Calibration)
     assert subject.homer.config.calibration.bias.shape == (LAYERS, 256)
+
+
+def test_a_failed_cell_of_another_model_is_not_counted_to_the_one_that_ran(tmp_path):
+    other = failed("out of memory: killed", method="plain", length=4096, source=Source(random="llama-2-7b"))
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (measured(), other)))
+    found = rows(find(grids(tmp_path), "Memory above"))
+    assert found == {"plain (llama-2-7b (random weights))": ["oom"], "plain (tiny)": ["410 MB (246 MB, 164 MB)"]}

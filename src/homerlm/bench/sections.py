@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from homerlm.bench.cell import Source
 from homerlm.bench.profile import PARTS
 from homerlm.evaluation import paper
 from homerlm.evaluation.records import unique
@@ -17,7 +17,7 @@ from homerlm.units import size
 
 Record = dict[str, Any]
 Show = Callable[[Record], Entry]
-_FACTS = ("model", "limit", "device", "threads", "dtype", "chat", "versions", "batch")
+_FACTS = ("model", "device", "dtype", "chat")
 _FAILED = {"out of memory": "oom", "timeout": "timeout"}
 
 
@@ -37,24 +37,24 @@ def sections(records: Iterable[Record]) -> list[Section]:
 
 
 def completed(records: Iterable[Record]) -> list[Record]:
-    """A cell that was killed could not say what it ran on: that is taken from another of the same source, so that the
-    row stays in the method's line."""
+    """A cell that was killed could not say what it ran on: that is taken from another of the same source (or, but for
+    the model, from any), so that the row stays in the method's line."""
     records = list(records)
     known: dict[str, Record] = {}
     for record in records:
         if not record.get("error"):
-            known[_source(record)] = {name: record.get(name) for name in _FACTS if name != "limit"}
+            known[str(_source(record))] = {name: record.get(name) for name in _FACTS}
     some = next(iter(known.values()), {})
     made = []
     for record in records:
-        facts = known.get(_source(record), some) if record.get("error") else {}
+        source = _source(record)
+        facts = known.get(str(source), some | {"model": source.name}) if record.get("error") else {}
         made.append({**facts, **record, "batch": record["cell"]["batch"]})
     return made
 
 
-def _source(record: Record) -> str:
-    left_out = ("batch", "new_tokens", "job")
-    return json.dumps({name: value for name, value in record["cell"].items() if name not in left_out})
+def _source(record: Record) -> Source:
+    return Source(**{name: record["cell"].get(name) for name in Source.__dataclass_fields__})
 
 
 def _in_order(records: list[Record]) -> list[Record]:
@@ -222,14 +222,15 @@ def _counts(records: Sequence[Record]) -> Grid:
             f" Measured here: {best['matmul'] / 1e9:,.0f} GFLOP/s in matrices, {best['attention'] / 1e9:,.0f} in "
             f"attention, {best['copy'] / 1e9:,.0f} GB/s copied (each byte read and written)."
         )
-    return by_length("Operations of reading; keys and values at the peak", records, _counted, note)
+    return by_length("Operations of reading; keys and values at the peak; tokens kept", records, _counted, note)
 
 
 def _counted(record: Record) -> Entry:
+    kept = f"{record['kept']:,}"
     if "flops" not in record:
-        return Entry(DASH)
+        return Entry(DASH, kept)
     total = record["flops"]["total"]
-    return Entry(f"{total / 1e12:,.{0 if total >= 1e14 else 2}f} TFLOP", size(record["counted_kv_bytes"]))
+    return Entry(f"{total / 1e12:,.{0 if total >= 1e14 else 2}f} TFLOP", f"{size(record['counted_kv_bytes'])}, {kept}")
 
 
 def _profile(records: Sequence[Record]) -> Grid:

@@ -55,7 +55,7 @@ PlainUpTo = Annotated[
     str | None,
     typer.Option(help="Longest prompt for the plain model; default 32k on a CPU, else no limit.", show_default=False),
 ]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds after which a cell is stopped; 0 waits.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds after which a cell is stopped; 0 waits for it.")]
 
 
 @app.command()
@@ -73,7 +73,7 @@ def memory(
     device: Device = None,
     dtype: Number = Dtype.auto,
     threads: Threads = None,
-    timeout: Timeout = 3600,
+    timeout: Timeout = 0,
     output: Output = Path("homer-bench/memory"),
 ) -> None:
     """Table 5 and figure 1: peak memory by length, split into weights, keys and values, and transient."""
@@ -96,7 +96,7 @@ def speed(
     device: Device = None,
     dtype: Number = Dtype.auto,
     threads: Threads = None,
-    timeout: Timeout = 3600,
+    timeout: Timeout = 0,
     output: Output = Path("homer-bench/speed"),
 ) -> None:
     """Table 8: time to read a prompt and to write new tokens, beside what the arithmetic alone would take.
@@ -119,7 +119,7 @@ def profile(
     device: Device = None,
     dtype: Number = Dtype.auto,
     threads: Threads = None,
-    timeout: Timeout = 3600,
+    timeout: Timeout = 0,
     output: Output = Path("homer-bench/profile"),
 ) -> None:
     """Where the time of reading goes: attention, projections, MLP, scoring, merging copies, Python."""
