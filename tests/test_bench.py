@@ -74,6 +74,7 @@ def test_operations_of_the_plain_model_are_what_torch_counts(model):
         (171, {}),
         (37, {}),
         (110, {"looks": 1}),
+        (171, {"retention": 0.9}),
         (150, {"readout": "reencoded"}),
         (150, {"readout": "merged", "voters": "last_layer", "scoring_queries": 1}),
         (150, {"readout": "merged", "voters": "last_layer", "refinement": "per_layer_top_k"}),
@@ -180,8 +181,16 @@ def test_prompts_are_seeded_and_their_rows_differ():
 def test_the_measured_decoding_is_the_librarys_own(model):
     ids = random_prompt(VOCAB, 300, 1)
     subject = subject_for(Method.parse(HOMER), model)
-    tokens = greedy_steps(model, subject.prefill(ids), 6, lambda: None)
     context = subject.homer.compress(ids.prefix, ids.context, ids.suffix)
+    read, positions = subject.prefill(ids), []
+
+    def note(_module, _args, given):
+        positions.append(given["position_ids"].item())
+
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    tokens = greedy_steps(model, read, 6, lambda: None)
+    hook.remove()
+    assert positions == list(range(context.next_position, context.next_position + 5))
     new = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     assert tokens.tolist() == subject.homer.generate(context, **new).tolist()
     plain = greedy_steps(model, subject_for(Method.parse("plain"), model).prefill(ids), 6, lambda: None)

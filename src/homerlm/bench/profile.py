@@ -135,7 +135,7 @@ def watched(model: PreTrainedModel, ledger: Ledger) -> Iterator[None]:
         for module, part in parts_of_modules(model):
             begin = module.register_forward_pre_hook(lambda *_, part=part: ledger.begin(part), prepend=True)
             undo.callback(begin.remove)
-            undo.callback(module.register_forward_hook(lambda *_: ledger.end(), always_call=True).remove)
+            undo.callback(module.register_forward_hook(lambda *_: ledger.end()).remove)
         for owner, name, part in FUNCTIONS:
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, _timed(getattr(owner, name), part, ledger))
