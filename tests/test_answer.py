@@ -32,7 +32,8 @@ def test_an_answer_is_a_record_of_what_it_took(text_homer):
     before, after = affixes(text_homer.tokenizer, "w1 w2")
     lengths = [len(text_homer.tokenizer(t, add_special_tokens=False).input_ids) for t in (before, DOCUMENT, after)]
     assert answer.tokens_read == sum(lengths)
-    assert answer.tokens_kept == 40
+    assert answer.tokens_kept == len(answer.context) <= 40
+    assert answer.source is answer.context
     assert len(answer.token_ids) == answer.new_tokens <= 7
     assert answer.text == text_homer.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip()
     assert answer.model_limit == 512
@@ -79,9 +80,26 @@ def test_a_context_is_asked_again(text_homer):
     assert other.context.suffix_len == first.context.suffix_len + 1
 
 
+def test_a_document_read_once_is_asked_different_things(text_homer):
+    context = text_homer.read(DOCUMENT)
+    answers = [text_homer.ask(context, question, max_new_tokens=2) for question in ("w1 w2", "w90 w91 w92")]
+    assert len(context) > 40 >= max(answer.tokens_kept for answer in answers)
+    assert all(answer.source is context for answer in answers)
+    assert not torch.equal(answers[0].context.token_indices[:, :20], answers[1].context.token_indices[:, :20])
+
+
+def test_kept_for_later_a_document_answers_at_once_as_it_does_later(text_homer):
+    first = text_homer.ask(DOCUMENT, "w1 w2", max_new_tokens=4, reuse=True)
+    again = text_homer.ask(first.source, "w1 w2", max_new_tokens=4)
+    assert len(first.source) > len(first.context)
+    assert again.token_ids == first.token_ids
+
+
 def test_no_tokenizer_no_text():
     with pytest.raises(InputError, match="no tokenizer"):
         Homer(llama(), None).ask("w1", "w2")
+    with pytest.raises(InputError, match="no tokenizer"):
+        Homer(llama(), None).read("w1")
 
 
 def test_levels_and_passages(text_homer):

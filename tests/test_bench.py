@@ -73,7 +73,8 @@ def test_operations_of_the_plain_model_are_what_torch_counts(model):
     [
         (171, {}),
         (37, {}),
-        (110, {"looks": 1}),
+        (110, {"second_look": "never"}),
+        (110, {"second_look": "later"}),
         (171, {"retention": 0.9}),
         (150, {"readout": "reencoded"}),
         (150, {"readout": "merged", "voters": "last_layer", "scoring_queries": 1}),

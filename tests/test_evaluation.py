@@ -332,7 +332,7 @@ class Recorder:
     def __init__(self, error=None):
         self.read_ids, self.asked, self.error = [], [], error
 
-    def read(self, ids, _room):
+    def read(self, ids, _room, *, later=False):  # noqa: ARG002
         self.read_ids.append(ids)
         if self.error:
             raise self.error

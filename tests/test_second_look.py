@@ -19,7 +19,7 @@ def model():
 
 def _candidates(model, ids):
     """What the tree alone hands on: as many tokens as a merged chunk holds (59: its context is halved evenly)."""
-    config = HomerConfig(**(SIZES | {"target_len": 60, "looks": 1, "pooling": 7}))  # twice as generous
+    config = HomerConfig(**(SIZES | {"target_len": 60, "second_look": "never", "pooling": 7}))  # twice as generous
     return Homer(model, None, config).compress(*ids)
 
 
@@ -83,7 +83,7 @@ def test_a_prompt_of_one_chunk_is_judged_once(model):
     assert runs == [(0, 6), (0, LAYERS)]
 
 
-@pytest.mark.parametrize("changes", [{"looks": 1}, {"readout": "merged"}, {"readout": "reencoded"}])
+@pytest.mark.parametrize("changes", [{"second_look": "never"}, {"readout": "merged"}, {"readout": "reencoded"}])
 def test_without_a_second_look_the_tree_decides(model, changes):
     config = HomerConfig(**(SIZES | changes))
     homer = Homer(model, None, config)
@@ -112,7 +112,7 @@ def test_a_target_below_the_affixes_is_refused(model):
         Homer(model, None, HomerConfig(**(SIZES | {"target_len": 8}))).compress(*prompt(context=300))
 
 
-@pytest.mark.parametrize(("field", "value"), [("looks", 3), ("looks", 0), ("floor", 1.5), ("floor", -0.1)])
+@pytest.mark.parametrize(("field", "value"), [("second_look", "often"), ("floor", 1.5), ("floor", -0.1)])
 def test_wrong_values_are_refused(field, value):
     with pytest.raises(ConfigError, match=field):
         HomerConfig(**{field: value})

@@ -12,7 +12,7 @@ from tiny import LAYERS, LIMIT, llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2}
 CONFIGS = {
-    "default": HomerConfig(**SIZES, pooling=3),
+    "default": HomerConfig(**SIZES, pooling=3, floor=0, recap_len=0),  # with them rows keep as much as the neediest
     "reencoded": HomerConfig(**SIZES, pooling=3, readout="reencoded"),
     "paper": HomerConfig.paper(**SIZES, calibration=Calibration(torch.randn(LAYERS, LIMIT) / 10)),
 }
@@ -298,7 +298,7 @@ def test_a_failure_inside_leaves_the_model_as_it_was(model, config):
 
 def test_the_choosing_tree_does_not_run_a_root_without_choice(model):
     """With target = chunk length there is nothing to drop at the root, and its layers are only work."""
-    config = HomerConfig(max_chunk_len=30, target_len=30, warmup_layers=2, looks=1)
+    config = HomerConfig(max_chunk_len=30, target_len=30, warmup_layers=2, second_look="never")
     seen = []
     homer = Homer(model, None, config)
     run = homer.decoder.run

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from homerlm.errors import UnsupportedModelError
 from homerlm.support import refuse_unsupported
@@ -40,6 +41,7 @@ _tape: ContextVar[_Tape | None] = ContextVar("homerlm_tape", default=None)
 
 # Called after a layer with its index, queries (B, H, S, D) and keys (B, K, S, D), RoPE applied, and logit scaling.
 Watch = Callable[[int, Tensor, Tensor, float], None]
+_watch: ContextVar[Watch | None] = ContextVar("homerlm_watch", default=None)
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,23 @@ class Decoder:
     def session(self) -> Iterator[None]:
         """Attention goes through `_recording_attention` inside this block, and as before after it."""
         AttentionInterface.register(ATTENTION_NAME, _recording_attention)
+        AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
         before = self.config._attn_implementation
         self.config._attn_implementation = ATTENTION_NAME
         try:
             yield
         finally:
             self.config._attn_implementation = before
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """The model's own forward inside this block shows every layer's queries and keys, cached ones included."""
+        with self.session():
+            token = _watch.set(watch)
+            try:
+                yield
+            finally:
+                _watch.reset(token)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, S, E): what the model feeds to its first layer for these ids, its own scaling included."""
@@ -193,11 +206,12 @@ def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """SDPA, noting on the tape what it was called with. query: (B, H, S, D); key, value: (B, K, S, D)."""
-    tape = _tape.get()
-    if tape is not None:
-        scaling = kwargs.get("scaling")
-        tape.query, tape.key, tape.value = query, key, value
-        tape.scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+    scaling = kwargs.get("scaling")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (tape := _tape.get()) is not None:
+        tape.query, tape.key, tape.value, tape.scaling = query, key, value, scaling
+    elif (watch := _watch.get()) is not None:
+        watch(module.layer_idx, query, key, scaling)  # type: ignore[arg-type]
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return eager(module, query, key, value, _additive_mask(attention_mask, query), **kwargs)

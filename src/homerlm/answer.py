@@ -26,7 +26,8 @@ OnText = Callable[[str], None]
 @dataclass(frozen=True)
 class Answer:
     """An answer and its price. Tokens are the whole prompt's; `peak_bytes` is memory above what was in use before
-    (the loaded model); `model_limit` the tokens that the plain model was made to read. `token_ids`: the new ids."""
+    (the loaded model); `model_limit` the tokens that the plain model was made to read. `token_ids`: the new ids.
+    `context`: what was read for this answer; `source`: what can be asked again."""
 
     text: str
     tokens_read: int
@@ -38,10 +39,29 @@ class Answer:
     model_limit: int
     token_ids: tuple[int, ...]
     context: CompactContext
+    source: CompactContext
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, the context left out."""
-        return {name: value for name, value in vars(self).items() if name not in ("context", "token_ids")}
+        """JSON values, the contexts left out."""
+        return {name: value for name, value in vars(self).items() if name not in ("context", "source", "token_ids")}
+
+
+def read(
+    homer: Homer,
+    document: str,
+    question: str = prompt.NEUTRAL_QUESTION,
+    *,
+    observer: Observer | None = None,
+    instruction: str = prompt.INSTRUCTION,
+    chat: bool | None = None,
+) -> CompactContext:
+    """Compress a document once, for questions to come: `ask` takes the result in the document's place.
+
+    `question` decides what is kept: the neutral one, or what the later questions will be about. The context holds as
+    much as one chunk of `Homer.for_later()`. Raises `InputError` without a tokenizer.
+    """
+    before, after = _affixes(homer, question, instruction, "", chat)
+    return _compressed(homer.for_later(), document, before, after, observer)
 
 
 def ask(
@@ -55,23 +75,28 @@ def ask(
     instruction: str = prompt.INSTRUCTION,
     answer_start: str = "",
     chat: bool | None = None,
+    reuse: bool = False,
     **settings: Any,
 ) -> Answer:
-    """Answer a question about a document, or about one compressed before (its question is exchanged for this one).
+    """Answer a question about a document, or about one compressed before, by `read` or by another question.
 
-    An empty document is answered without compression. `on_text` gets the answer in pieces as it is generated,
-    `observer` every node of the tree. `settings` go to transformers' `generate`; greedy unless they say otherwise.
-    Raises `InputError` without a tokenizer or for an empty question.
+    An empty document is answered without compression. With `reuse`, the document is read for other questions too
+    (`Answer.source`), and this one is asked of what was kept for all. `on_text` gets the answer in pieces as it is
+    generated, `observer` every node of the tree. `settings` go to transformers' `generate`; greedy unless they say
+    otherwise. Raises `InputError` without a tokenizer or for an empty question.
     """
-    if homer.tokenizer is None:
-        raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
+    before, after = _affixes(homer, question, instruction, answer_start, chat)
     settings = {"do_sample": False} | settings
-    before, after = prompt.affixes(
-        homer.tokenizer, question, instruction=instruction, answer_start=answer_start, chat=chat
-    )
+    assert homer.tokenizer is not None
     with PeakMemory(homer.decoder.device) as peak:
         started = time.perf_counter()
-        context = _read(homer, document, before, after, observer)
+        if isinstance(document, str) and reuse:
+            broad = f"{question} {prompt.NEUTRAL_QUESTION}"
+            document = read(homer, document, broad, observer=observer, instruction=instruction, chat=chat)
+        if isinstance(document, str):
+            source = context = _compressed(homer, document, before, after, observer)
+        else:
+            source, context = document, homer.focus(document, prompt.token_ids(homer.tokenizer, after))
         compressed = time.perf_counter()
         streamer = _Streamer(homer.tokenizer, on_text) if on_text else None
         new = homer.generate(context, max_new_tokens=max_new_tokens, streamer=streamer, **settings)
@@ -87,6 +112,7 @@ def ask(
         model_limit=homer.limit,
         token_ids=tuple(new[0].tolist()),
         context=context,
+        source=source,
     )
 
 
@@ -126,12 +152,14 @@ def ask_stream(
     return outcome[0]
 
 
-def _read(
-    homer: Homer, document: str | CompactContext, before: str, after: str, observer: Observer | None
-) -> CompactContext:
+def _affixes(homer: Homer, question: str, instruction: str, answer_start: str, chat: bool | None) -> tuple[str, str]:
+    if homer.tokenizer is None:
+        raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
+    return prompt.affixes(homer.tokenizer, question, instruction=instruction, answer_start=answer_start, chat=chat)
+
+
+def _compressed(homer: Homer, document: str, before: str, after: str, observer: Observer | None) -> CompactContext:
     assert homer.tokenizer is not None
-    if not isinstance(document, str):
-        return homer.exchange_suffix(document, prompt.token_ids(homer.tokenizer, after))
     ids = prompt.encode(homer.tokenizer, before, document, after)
     return homer.compress(ids.prefix, ids.context, ids.suffix, observer=observer)
 

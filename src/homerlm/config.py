@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "logit", "random")
 VOTERS = ("middle_layers", "upper_half", "all_layers", "last_layer")
 REFINEMENT_NAMES = ("propagative", "none", "random", "per_layer_top_k")
+SECOND_LOOKS = ("now", "later", "never")
 READOUTS = ("recomputed", "reencoded", "merged")
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
 
@@ -27,12 +28,12 @@ class Lengths:
     warmup_layers: int
     max_initial_chunk_len: int | None
     retention: float = 0.5
-    second_look: bool = False
+    second_look: str = "never"
 
     def schedule(self, prefix_len: int, context_len: int, suffix_len: int, layers: int) -> Schedule:
         """The tree of a prompt. Where there is a second look, the tree ends in the candidates for it."""
         affixes = prefix_len + suffix_len
-        twice = self.second_look and affixes <= self.target_len < affixes + context_len
+        twice = self.second_look != "never" and affixes <= self.target_len < affixes + context_len
         return plan(
             prefix_len,
             context_len,
@@ -107,11 +108,13 @@ class HomerConfig:
             "choices": READOUTS,
         },
     )
-    looks: int = field(
-        default=2,
+    second_look: str = field(
+        default="now",
         metadata={
-            "help": "1: the tree's choice is final; 2: its best max_chunk_len tokens are read once more, as one chunk, "
-            "and judged again (recomputed only)."
+            "help": "Whether the tree's best tokens (max_chunk_len of them, or target_len if that is more) are read "
+            "once more, as one chunk, and judged again: now, later (they are kept as they are, for questions to come, "
+            "and judged by each of these), or never. Readout recomputed only.",
+            "choices": SECOND_LOOKS,
         },
     )
     floor: float = field(
@@ -124,8 +127,8 @@ class HomerConfig:
     recap_len: int = field(
         default=64,
         metadata={
-            "help": "After the second look, so many tokens of the most significant passages are repeated right before "
-            "the question, out of the target."
+            "help": "After the second look, the most significant passages are repeated right before the question, at "
+            "most so many tokens, out of the target."
         },
     )
     leaf_batch: int = field(default=1, metadata={"help": "First chunks run at once: speed for memory."})
@@ -141,8 +144,6 @@ class HomerConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0 and at most 1")
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"floor is {self.floor!r}; it must be between 0 and 1")
-        if self.looks > 2:
-            raise ConfigError(f"looks is {self.looks!r}; it must be 1 or 2")
         if self.pooling % 2 == 0:
             raise ConfigError(
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
@@ -188,8 +189,8 @@ class HomerConfig:
                 f"retention is {self.retention}, so merged chunks hold up to {merged} tokens, above the model's "
                 f"limit of {limit}: lower it or max_chunk_len"
             )
-        again = self.looks == 2 and self.readout == "recomputed"
-        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len, self.retention, again)
+        second_look = self.second_look if self.readout == "recomputed" else "never"
+        return Lengths(max_chunk_len, target_len, warmup, self.max_initial_chunk_len, self.retention, second_look)
 
     def _check_refinement(self) -> None:
         """The other readouts make the lower layers anew or need them alike; a joint vote is no layer's own choice."""
@@ -215,7 +216,6 @@ _LOWEST = {
     "max_initial_chunk_len": 2,
     "scoring_queries": 1,
     "pooling": 1,
-    "looks": 1,
     "recap_len": 0,
     "leaf_batch": 1,
 }

@@ -13,24 +13,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import generation
 from homerlm.adapter import Decoder
-from homerlm.answer import Answer, ask, ask_stream
+from homerlm.answer import Answer, ask, ask_stream, read
 from homerlm.calibration import Calibration
-from homerlm.chunk import Chunk
 from homerlm.config import HomerConfig, Lengths
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
 from homerlm.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.memory import out_of_memory_explained
 from homerlm.merging import Event, Observer, Selection, Tree
+from homerlm.prompt import NEUTRAL_QUESTION
 from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
-from homerlm.recap import with_recap
 from homerlm.refinement import REFINEMENTS
 from homerlm.schedule import Schedule
-from homerlm.second_look import second_look
+from homerlm.second_look import SecondLook, focus
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
 
 MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
+LATER_SHARE = 0.5  # of the limit: what of a document must be kept where no question chooses (docs/experiments.md)
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
 
@@ -80,15 +80,7 @@ class Homer:
         prefix_ids, context_ids, suffix_ids = self._checked(named)
         schedule = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
         config, prompt = self.config, torch.cat([prefix_ids, context_ids, suffix_ids], dim=1)
-        queries = min(config.scoring_queries or schedule.suffix_len, schedule.suffix_len)
-        selection = Selection(
-            SCORES[config.score],
-            queries,
-            config.pooling,
-            self._bias,
-            voters=voting_layers(config.voters, len(self.decoder.layers), self.lengths.warmup_layers),
-            refine=REFINEMENTS[config.refinement],
-        )
+        selection = self._selection(schedule.suffix_len)
         generous = replace(selection, pooling=2 * config.pooling + 1)  # a candidate brings its surroundings along
         tree = Tree(
             self.decoder,
@@ -96,7 +88,7 @@ class Homer:
             prefix_ids,
             context_ids,
             suffix_ids,
-            generous if self.lengths.second_look else selection,
+            selection if self.lengths.second_look == "never" else generous,
             keep_kv=config.readout != "recomputed",
             leaf_batch=config.leaf_batch,
             observer=observer,
@@ -104,32 +96,43 @@ class Homer:
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
             with self.decoder.session():
                 root = tree.run()
-                if self.lengths.second_look and len(root) > self.lengths.target_len:
-                    root = self._look_again(root, prompt, selection)
+                if self.lengths.second_look == "now" and len(root) > self.lengths.target_len:
+                    look = self._second_look(selection)
+                    root = look.cut(look.judge(self.decoder, root, prompt.gather(1, root.token_indices)))
                     if observer is not None:
                         observer(Event(schedule, schedule.root, root.token_indices, look=2))
-                    root = with_recap(root, self._recap_len(schedule), config.pooling)
+                    root = look.recap(root)
             input_ids = prompt.gather(1, root.token_indices)
-            read = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
-        if not torch.isfinite(read.logits).all():
-            raise NumericalError(
-                "the model gave NaN or infinite logits for this prompt: "
-                "try dtype=bfloat16 or float32, or check its weights"
+            state = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
+        return _finite(
+            CompactContext(
+                keys=state.keys,
+                values=state.values,
+                position_ids=state.position_ids,
+                token_indices=root.token_indices,
+                input_ids=input_ids,
+                logits=state.logits,
+                next_position=int(state.position_ids[0, -1]) + 1,
+                prefix_len=schedule.prefix_len,
+                suffix_len=schedule.suffix_len,
+                prompt_len=schedule.prompt_len,
+                model_config=self.decoder.config,
+                origin=Origin(ModelIdentity.of(self.model), self._tokenizer_fingerprint, config.to_dict()),
             )
-        return CompactContext(
-            keys=read.keys,
-            values=read.values,
-            position_ids=read.position_ids,
-            token_indices=root.token_indices,
-            input_ids=input_ids,
-            logits=read.logits,
-            next_position=int(read.position_ids[0, -1]) + 1,
-            prefix_len=schedule.prefix_len,
-            suffix_len=schedule.suffix_len,
-            prompt_len=schedule.prompt_len,
-            model_config=self.decoder.config,
-            origin=Origin(ModelIdentity.of(self.model), self._tokenizer_fingerprint, config.to_dict()),
         )
+
+    @torch.no_grad()
+    def focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+        """What another question, suffix ids (B, S), needs of a document compressed before, as a context of its own.
+
+        Made for documents compressed with `second_look="later"`. Costs a pass of the suffix over the context and a
+        prefill of what is left, some hundred tokens. Where the settings know no second look, the suffix is exchanged.
+        """
+        (suffix_ids,) = self._checked({"suffix_ids": suffix_ids})
+        if self.lengths.second_look == "never":
+            return self.exchange_suffix(context, suffix_ids)
+        look = self._second_look(self._selection(suffix_ids.shape[1]))
+        return _finite(focus(self.decoder, context, suffix_ids, look))
 
     @torch.no_grad()
     def exchange_suffix(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
@@ -147,6 +150,18 @@ class Homer:
         """New ids (B, n) after the context. Takes what transformers' `generate` takes: sampling, stopping, streamer."""
         return generation.generate(self.model, context, **settings)
 
+    def for_later(self) -> Homer:
+        """This compressor for documents whose questions come later: the second look, if its settings have one, is put
+        off until then, and chunks and cache are at least half the model's limit, unless their lengths are set."""
+        if self.lengths.second_look == "never":
+            return self
+        shares = {name: max(getattr(self.config, name), LATER_SHARE) for name in ("chunk_share", "target_share")}
+        return Homer(self.model, self.tokenizer, replace(self.config, second_look="later", **shares))
+
+    def read(self, document: str, question: str = NEUTRAL_QUESTION, **options: Any) -> CompactContext:
+        """Compress a text once, to ask it more than one question with `ask`. See `homerlm.answer.read`."""
+        return read(self, document, question, **options)
+
     def ask(self, document: str | CompactContext, question: str, **options: Any) -> Answer:
         """Answer a question about a text, or about one compressed before. See `homerlm.answer.ask` for the options."""
         return ask(self, document, question, **options)
@@ -155,14 +170,19 @@ class Homer:
         """`ask` as a generator of the answer's pieces, whose return value is the `Answer`."""
         return ask_stream(self, document, question, **options)
 
-    def _look_again(self, candidates: Chunk, prompt: Tensor, selection: Selection) -> Chunk:
-        input_ids = prompt.gather(1, candidates.token_indices)
-        room = self.lengths.target_len - self._recap_len(candidates)
-        return second_look(self.decoder, candidates, input_ids, selection, room, self.config.floor)
+    def _selection(self, suffix_len: int) -> Selection:
+        config = self.config
+        return Selection(
+            SCORES[config.score],
+            min(config.scoring_queries or suffix_len, suffix_len),
+            config.pooling,
+            self._bias,
+            voters=voting_layers(config.voters, len(self.decoder.layers), self.lengths.warmup_layers),
+            refine=REFINEMENTS[config.refinement],
+        )
 
-    def _recap_len(self, prompt: Chunk | Schedule) -> int:
-        """What `recap_len` comes to: at most half of the target's room for context."""
-        return min(self.config.recap_len, (self.lengths.target_len - prompt.prefix_len - prompt.suffix_len) // 2)
+    def _second_look(self, selection: Selection) -> SecondLook:
+        return SecondLook(selection, self.lengths.target_len, self.config.floor, self.config.recap_len)
 
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:
@@ -199,6 +219,14 @@ class Homer:
         if len(set(rows.values())) > 1 or 0 in rows.values():
             raise InputError(f"batch sizes differ or are zero: {rows}; every row needs its prefix, context and suffix")
         return [ids.long().to(self.decoder.device) for ids in parts.values()]
+
+
+def _finite(context: CompactContext) -> CompactContext:
+    if torch.isfinite(context.logits).all():
+        return context
+    raise NumericalError(
+        "the model gave NaN or infinite logits for this prompt: try dtype=bfloat16 or float32, or check its weights"
+    )
 
 
 def voting_layers(voters: str, layers: int, warmup_layers: int) -> range | None:

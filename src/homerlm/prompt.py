@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
 
+NEUTRAL_QUESTION = "Who? What? When? Where? Which number? How many? Which name?"  # docs/experiments.md
 INSTRUCTION = "Read the following text. A question about it follows at its end."
 _DOCUMENT_MARK = "\ue000document\ue000"  # private-use characters: in no template and no question
 

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 
 from homerlm.chunk import Chunk
-from homerlm.significance import keep_most_significant, pool
 
 
-def with_recap(chunk: Chunk, count: int, pooling: int) -> Chunk:
-    """The scored chunk with its `count` most significant context tokens repeated in front of the suffix.
+def with_recap(chunk: Chunk, room: int) -> Chunk:
+    """The scored chunk with its most significant context passages, `room` tokens at most, repeated in front of the
+    suffix by rising significance, so that the best one is next to the question.
 
-    Neighbours in the document stay together as a passage, in their order; the passages stand by rising significance,
-    so that the best one is next to the question. Not in the paper (docs/experiments.md).
+    A passage is a run of tokens that are neighbours in the document, or the best `room` of them. The best passage
+    always comes, others while they fit as a whole: half a number misleads. Rows of a batch repeat as many tokens as
+    the row that repeats most. Not in the paper (docs/experiments.md).
     """
     p, s, length = chunk.prefix_len, chunk.suffix_len, len(chunk)
-    count = min(count, length - p - s)
-    if count <= 0:
+    if room <= 0 or length == p + s:
         return chunk
     assert chunk.scores is not None
-    chosen = keep_most_significant(chunk.scores, p, s, p + s + count, pooling)[:, p : p + count]
-    heights = pool(chunk.scores[:, p : length - s], pooling).gather(1, chosen - p)
-    places = chunk.token_indices.gather(1, chosen)
-    rows = [_by_rising_height(*row) for row in zip(chosen.tolist(), places.tolist(), heights.tolist(), strict=True)]
-    whole = torch.arange(length, device=chosen.device).expand(len(rows), -1)
-    again = torch.tensor(rows, device=chosen.device)
-    return chunk.select(torch.cat([whole[:, : length - s], again, whole[:, length - s :]], dim=1))
+    scores, places = (t[:, p : length - s].tolist() for t in (chunk.scores, chunk.token_indices))
+    rows = [_passages(*row, room) for row in zip(scores, places, strict=True)]
+    count = max(_fitting(passages, room) for passages in rows)
+    device = chunk.position_ids.device
+    again = torch.tensor([_rising(passages, row, count) for passages, row in zip(rows, scores, strict=True)]) + p
+    whole = torch.arange(length, device=device).expand(len(rows), -1)
+    return chunk.select(torch.cat([whole[:, : length - s], again.to(device), whole[:, length - s :]], dim=1))
 
 
-def _by_rising_height(tokens: list[int], places: list[int], heights: list[float]) -> list[int]:
-    """The tokens, each run of neighbouring `places` together, the runs by their highest height."""
-    order = range(len(tokens))
+def _passages(scores: list[float], places: list[int], room: int) -> list[list[int]]:
+    """Indices of each run of neighbouring `places`, at most `room` of them, the most significant run first."""
+    order = range(len(places))
     runs = [[i for i, _ in run] for _, run in groupby(zip(order, places, strict=True), key=lambda at: at[1] - at[0])]
-    runs.sort(key=lambda run: max(heights[i] for i in run))
-    return [tokens[i] for run in runs for i in run]
+    runs.sort(key=lambda run: max(scores[i] for i in run), reverse=True)
+    return [_densest(run, scores, room) for run in runs]
+
+
+def _densest(run: list[int], scores: list[float], width: int) -> list[int]:
+    """The `width` neighbours of a run that have the highest scores together, or all of a shorter one."""
+    width = min(width, len(run))
+    sums = [0.0, *accumulate(scores[i] for i in run)]
+    start = max(range(len(run) - width + 1), key=lambda at: sums[at + width] - sums[at])
+    return run[start : start + width]
+
+
+def _fitting(passages: list[list[int]], room: int) -> int:
+    """Tokens of the first passages that fit into `room` as a whole."""
+    return max(total for total in accumulate(map(len, passages)) if total <= room)
+
+
+def _rising(passages: list[list[int]], scores: list[float], count: int) -> list[int]:
+    """The first `count` tokens of the passages, the last passage cut if it must be, the best passage last."""
+    chosen: list[list[int]] = []
+    for passage in passages:
+        if left := count - sum(map(len, chosen)):
+            chosen.append(_densest(passage, scores, left))
+    return [i for passage in reversed(chosen) for i in passage]

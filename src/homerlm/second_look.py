@@ -1,42 +1,109 @@
-"""The tree's candidates read once more as one chunk, and judged again with all of the evidence in sight."""
+"""Candidates judged once more, with all of the evidence in sight: those of the tree, or those of a document that was
+compressed before and is asked something else."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from homerlm.adapter import Decoder
 from homerlm.chunk import Chunk
+from homerlm.context import CompactContext
 from homerlm.merging import Selection
+from homerlm.readout import exchange_suffix, recomputed
+from homerlm.recap import with_recap
 from homerlm.significance import keep_most_significant, pool
 
 
-def second_look(
-    decoder: Decoder, candidates: Chunk, input_ids: Tensor, selection: Selection, target_len: int, floor: float
-) -> Chunk:
-    """The candidates cut to at most `target_len` tokens. input_ids: (B, S), theirs. To be called inside a session.
+@dataclass(frozen=True)
+class SecondLook:
+    """What is left of candidates, and how much of that is repeated before the question (`homerlm.recap`).
 
     In a chunk of its own a fact competes with what happens to stand beside it; here it competes with the best of the
     whole document, which tells the fact that is asked for from others like it. Context tokens whose significance is
     below `floor` times the highest are dropped even where there is room: they only distract. Rows of a batch keep as
     many as the row that needs most. Not in the paper (docs/experiments.md).
+
+    target_len: tokens of the result, affixes and the at most `recap_len` repeated ones included.
     """
-    layers = len(decoder.layers)
-    voters = selection.voters or range(layers - 1, layers)
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
-    votes: list[Tensor] = []
 
-    def watch(layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
-        if layer in voters:
-            vote = selection.judge(layer, queries, keys, scaling, positions)
-            votes[:] = [votes[0] + vote] if votes else [vote]
+    selection: Selection
+    target_len: int
+    floor: float
+    recap_len: int
 
-    decoder.run(decoder.embed(input_ids), positions, 0, voters.stop, watch=watch)
-    (scores,) = votes
-    p, s = candidates.prefix_len, candidates.suffix_len
-    context = pool(scores[:, p : len(candidates) - s], selection.pooling)
-    worthy = int((context >= floor * context.amax(1, keepdim=True)).sum(1).amax())
-    keep = keep_most_significant(scores, p, s, min(target_len, p + s + worthy), selection.pooling)
-    return replace(candidates, scores=scores).select(keep)
+    def judge(self, decoder: Decoder, candidates: Chunk, input_ids: Tensor) -> Chunk:
+        """The candidates with the scores of one more reading, as one chunk. input_ids: (B, S), theirs. To be called
+        inside a session."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
+        votes = _Votes(self.selection, positions, len(decoder.layers))
+        decoder.run(decoder.embed(input_ids), positions, 0, votes.voters.stop, watch=votes.add)
+        return replace(candidates, scores=votes.total)
+
+    def cut(self, candidates: Chunk) -> Chunk:
+        """The scored candidates that are worth their place."""
+        assert candidates.scores is not None
+        p, s, scores, pooling = (
+            candidates.prefix_len,
+            candidates.suffix_len,
+            candidates.scores,
+            self.selection.pooling,
+        )
+        context = pool(scores[:, p : len(candidates) - s], pooling)
+        if not context.shape[1]:
+            return candidates
+        worthy = int((context >= self.floor * context.amax(1, keepdim=True)).sum(1).amax())
+        room = self.target_len - self._repeated(candidates)
+        return candidates.select(keep_most_significant(scores, p, s, min(room, p + s + worthy), pooling))
+
+    def recap(self, chunk: Chunk) -> Chunk:
+        return with_recap(chunk, self._repeated(chunk))
+
+    def _repeated(self, chunk: Chunk) -> int:
+        """What `recap_len` comes to: at most half of the target's room for context."""
+        return min(self.recap_len, (self.target_len - chunk.prefix_len - chunk.suffix_len) // 2)
+
+
+def focus(decoder: Decoder, context: CompactContext, suffix_ids: Tensor, look: SecondLook) -> CompactContext:
+    """A compressed document cut to what another question, suffix ids (B, S), asks for.
+
+    The suffix runs over the context's keys and values; what its queries attend to there is the second look. What is
+    worth its place is recomputed as a short prompt. The context itself stays as it was, for the next question.
+    """
+    old, new = context.suffix_len, suffix_ids.shape[1]
+    places = torch.arange(len(context) - old + new, device=suffix_ids.device).expand(len(suffix_ids), -1)
+    votes = _Votes(look.selection, places, len(decoder.layers))
+    with decoder.watched(votes.add):
+        asked = exchange_suffix(decoder, context, suffix_ids)
+    nothing = torch.empty(*places.shape, 0, device=places.device)
+    candidates = Chunk(nothing, places, asked.token_indices, asked.prefix_len, new, scores=votes.total)
+    chosen = look.recap(look.cut(candidates))
+    input_ids = asked.input_ids.gather(1, chosen.position_ids)
+    read = recomputed(decoder, chosen, input_ids)
+    return replace(
+        asked,
+        keys=read.keys,
+        values=read.values,
+        position_ids=read.position_ids,
+        token_indices=chosen.token_indices,
+        input_ids=input_ids,
+        logits=read.logits,
+        next_position=len(chosen),
+    )
+
+
+class _Votes:
+    """Sums what the voting layers say; the last layer's word counts where the selection names none."""
+
+    def __init__(self, selection: Selection, position_ids: Tensor, layers: int) -> None:
+        self.voters = selection.voters or range(layers - 1, layers)
+        self.total: Tensor | None = None
+        self._selection = selection
+        self._position_ids = position_ids
+
+    def add(self, layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
+        if layer in self.voters:
+            vote = self._selection.judge(layer, queries, keys, scaling, self._position_ids)
+            self.total = vote if self.total is None else self.total + vote

@@ -173,7 +173,7 @@ class Compression:
 
     def _second_look(self) -> Flops:
         candidates = self.schedule.root.target
-        if not self.lengths.second_look or candidates <= self.lengths.target_len:
+        if self.lengths.second_look != "now" or candidates <= self.lengths.target_len:
             return Flops()
         voters = self.voters or range(self.shape.layers - 1, self.shape.layers)
         votes = self.shape.judge(self.queries, candidates) * len(voters)

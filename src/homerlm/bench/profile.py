@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from homerlm import adapter, merging, recap, second_look
+from homerlm import adapter, merging, second_look
 from homerlm.adapter import Decoder
 from homerlm.bench.cell import Cell
 from homerlm.bench.counts import attention_linears
@@ -42,7 +42,7 @@ FUNCTIONS: tuple[tuple[Any, str, str], ...] = (  # owner, name, part
     (merging, "keep_most_significant", SCORING),
     (second_look, "keep_most_significant", SCORING),
     (second_look, "pool", SCORING),
-    (recap, "keep_most_significant", SCORING),
+    (second_look, "with_recap", SCORING),
     (Chunk, "select", MERGING),
     (Chunk, "merge", MERGING),
     (Chunk, "rows", MERGING),

@@ -41,7 +41,9 @@ def ask(
     model: Model = None,
     rope: Rope = None,
     calibration: CalibrationFile = None,
-    save: Annotated[Path | None, typer.Option(help="Keep the compressed document in this file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the compressed document in this file, for other questions too.")
+    ] = None,
     context: Annotated[
         Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")
     ] = None,
@@ -78,10 +80,11 @@ def ask(
             observer=bar,
             answer_start=answer_start,
             chat=chat,
+            reuse=save is not None,
             **_sampling(temperature, seed),
         )
     if save:
-        answer.context.save(save)
+        answer.source.save(save)
     if html:
         from homerlm.cli.page import write_page
 

@@ -41,8 +41,8 @@ class Reading(Protocol):
 
 
 class Reader(Protocol):
-    def read(self, prompt: PromptIds, room: int) -> Reading:
-        """`room`: how many tokens are to follow the prompt."""
+    def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> Reading:
+        """`room`: how many tokens are to follow the prompt; `later`: its question is not the one it is read for."""
 
 
 def reader_for(
@@ -77,8 +77,9 @@ def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibrati
 class HomerReader:
     homer: Homer
 
-    def read(self, prompt: PromptIds, room: int) -> HomerReading:  # noqa: ARG002
-        return HomerReading(self.homer, self.homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+    def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> HomerReading:  # noqa: ARG002
+        homer = self.homer.for_later() if later else self.homer
+        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class HomerReading:
         return steps.log_probs(self.context.logits, input_ids)
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
-        return HomerReading(self.homer, self.homer.exchange_suffix(self.context, suffix_ids))
+        return HomerReading(self.homer, self.homer.focus(self.context, suffix_ids))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class PlainReader:
     budget: int | None = None
     sinks: int | None = None
 
-    def read(self, prompt: PromptIds, room: int) -> PlainReading:
+    def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> PlainReading:  # noqa: ARG002
         ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
         length = ids.shape[1]
         kept = torch.arange(length)

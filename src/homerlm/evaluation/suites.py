@@ -25,7 +25,7 @@ ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on 
     "refinement: layer-wise top-k": "homer-paper:refinement=per_layer_top_k",
     "refinement: propagative": "homer-paper",
     "default preset": "homer",
-    "default, no second look": "homer:looks=1",
+    "default, no second look": "homer:second_look=never",
     "default, no recap": "homer:recap_len=0",
     "default, no floor": "homer:floor=0",
     "default, neither recap nor floor": "homer:recap_len=0,floor=0",

@@ -22,8 +22,6 @@ from homerlm.memory import PeakMemory, out_of_memory_explained
 
 Outcome = dict[str, Any]
 
-NEUTRAL_QUESTION = "What are the most important facts, names and numbers in the text above?"
-
 
 @dataclass(frozen=True)
 class Bench:
@@ -73,12 +71,12 @@ def ask_now(bench: Bench, sample: Sample, room: int, judge: Judge) -> Iterator[O
 
 def ask_later(bench: Bench, sample: Sample, room: int, judge: Judge) -> Iterator[Outcome]:
     """The document read once with a neutral question, then asked each of the sample's."""
-    neutral = bench.ids(sample, Question(NEUTRAL_QUESTION, "", (), "share_held"))
+    neutral = bench.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held"))
     readings: list[Reading] = []
 
     def read(suffix_ids: torch.Tensor) -> Reading:
         if not readings:
-            readings.append(bench.reader.read(neutral, room))
+            readings.append(bench.reader.read(neutral, room, later=True))
         return readings[0].ask_again(suffix_ids)
 
     for question in sample.questions:
