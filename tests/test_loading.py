@@ -256,9 +256,9 @@ def test_dtype_of_an_accelerator_is_bfloat16(monkeypatch):
     for feature in ("amx_tile", "avx512_bf16"):
         monkeypatch.setattr(torch.cpu, f"_is_{feature}_supported", lambda: False, raising=False)
     for device_map in ("cuda", "mps", "auto", 0, torch.device("cuda:1"), {"": "cuda:0"}, {"a": 0, "b": "cpu"}):
-        assert loading._native_dtype(device_map) == torch.bfloat16
+        assert loading.native_dtype(device_map) == torch.bfloat16
     for device_map in (None, "cpu", {"": "cpu"}, {"a": "cpu", "b": "disk"}):
-        assert loading._native_dtype(device_map) == torch.float32
+        assert loading.native_dtype(device_map) == torch.float32
 
 
 def truncate_weights(kept):

@@ -177,21 +177,12 @@ class Homer:
             min(config.scoring_queries or suffix_len, suffix_len),
             config.pooling,
             self._bias,
-            voters=self._voters(),
+            voters=voting_layers(config.voters, len(self.decoder.layers), self.lengths.warmup_layers),
             refine=REFINEMENTS[config.refinement],
         )
 
     def _second_look(self, selection: Selection) -> SecondLook:
         return SecondLook(selection, self.lengths.target_len, self.config.floor, self.config.recap_len)
-
-    def _voters(self) -> range | None:
-        layers = len(self.decoder.layers)
-        starts = {"middle_layers": layers // 2, "upper_half": layers // 2, "all_layers": self.lengths.warmup_layers}
-        if self.config.voters not in starts:
-            return None
-        start = starts[self.config.voters]
-        stop = max(round(layers * MIDDLE_END), start + 1) if self.config.voters == "middle_layers" else layers
-        return range(start, stop)
 
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:
@@ -236,6 +227,16 @@ def _finite(context: CompactContext) -> CompactContext:
     raise NumericalError(
         "the model gave NaN or infinite logits for this prompt: try dtype=bfloat16 or float32, or check its weights"
     )
+
+
+def voting_layers(voters: str, layers: int, warmup_layers: int) -> range | None:
+    """The layers whose scores count, of a model with `layers`; None for a chunk's last layer alone."""
+    starts = {"middle_layers": layers // 2, "upper_half": layers // 2, "all_layers": warmup_layers}
+    if voters not in starts:
+        return None
+    start = starts[voters]
+    stop = max(round(layers * MIDDLE_END), start + 1) if voters == "middle_layers" else layers
+    return range(start, stop)
 
 
 def _lower(schedule: Schedule, config: HomerConfig) -> str:

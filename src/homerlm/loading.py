@@ -134,7 +134,7 @@ def _load_weights(source: str, **kwargs: Any) -> PreTrainedModel:
 
 def _load_gguf(gguf: Path, scaling: RopeScaling | None, dtype: Any, kwargs: dict[str, Any]) -> Loaded:
     """Both from the conversion of a GGUF file, which is made if it is missing and made again if it is damaged."""
-    dtype = _native_dtype(kwargs.get("device_map")) if dtype == "auto" else dtype
+    dtype = native_dtype(kwargs.get("device_map")) if dtype == "auto" else dtype
     folder = derived_folder(gguf, partial(_convert, gguf))
     try:
         model, tokenizer = _load(str(folder), scaling, dtype, kwargs)
@@ -173,7 +173,7 @@ def _convert(gguf: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _native_dtype(device_map: Any) -> torch.dtype:
+def native_dtype(device_map: Any) -> torch.dtype:
     """bfloat16 on accelerators and on CPUs with instructions for it; on other CPUs it would be emulated."""
     devices = device_map.values() if isinstance(device_map, dict) else [device_map]
     kinds = {str(torch.get_default_device() if device is None else device).partition(":")[0] for device in devices}

@@ -130,7 +130,8 @@ class Tree:
 
     def _run_layers(self, node: Node, chunk: Chunk) -> Chunk:
         """The chunk after the node's layers, scored where it is to be reduced."""
-        voters, reduces, last = self.selection.voters, node.target < node.length, self._last_layer(node)
+        voters, reduces = self.selection.voters, node.target < node.length
+        last = last_layer_run(self.schedule, node, voters, self.keep_kv)
         if last <= node.first_layer:
             return chunk
         scores = None if voters is None else chunk.scores
@@ -167,15 +168,6 @@ class Tree:
             layer_scores=(*chunk.layer_scores, *layer_scores),
         )
 
-    def _last_layer(self, node: Node) -> int:
-        """Where the node's layers stop. A tree that only chooses stops where the last vote has been cast, and does not
-        run a root that has nothing left to choose."""
-        if self.keep_kv:
-            return node.last_layer
-        if node is self.schedule.root and node.target == node.length:
-            return node.first_layer
-        return node.last_layer if self.selection.voters is None else min(node.last_layer, self.selection.voters.stop)
-
     def _reduce(self, node: Node, chunk: Chunk) -> Chunk:
         """Drop the least significant context tokens down to the node's target; refine the layers below (SPEC 4, 5)."""
         if node.target < len(chunk):
@@ -186,6 +178,16 @@ class Tree:
         if self.observer is not None:
             self.observer(Event(self.schedule, node, chunk.token_indices))
         return chunk
+
+
+def last_layer_run(schedule: Schedule, node: Node, voters: range | None, keep_kv: bool) -> int:
+    """Where the node's layers stop. A tree that only chooses (`keep_kv=False`) stops where the last vote has been cast,
+    and does not run a root that has nothing left to choose."""
+    if keep_kv:
+        return node.last_layer
+    if node is schedule.root and node.target == node.length:
+        return node.first_layer
+    return node.last_layer if voters is None else min(node.last_layer, voters.stop)
 
 
 def _equal_groups(leaves: tuple[Node, ...], size: int) -> Iterator[list[Node]]:

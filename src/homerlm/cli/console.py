@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -53,6 +65,24 @@ def reading(label: str, quiet: bool = False) -> Iterator[ReadingProgress]:
         *columns, TimeRemainingColumn(), console=err, transient=True, disable=quiet or not err.is_terminal
     ) as progress:
         yield ReadingProgress(progress, label)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr over many pieces of work, told with what is at work, how many are done and how many there are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)
+
+
+def note_command(folder: Path) -> None:
+    """Keep the command beside its records: a number comes with its command."""
+    line = "homer " + shlex.join(sys.argv[1:])
+    path = folder / "command.txt"
+    known = path.read_text().splitlines() if path.exists() else []
+    if line not in known:
+        path.write_text("\n".join([*known, line]) + "\n")
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from homerlm.cli.console import err, out
-from homerlm.cli.options import Model
-from homerlm.errors import InputError
+from homerlm.cli.console import err, note_command, out, progress_bar
+from homerlm.cli.options import Lengths, Methods, Model, Output, parse_lengths, parse_methods
 
 if TYPE_CHECKING:
     from homerlm.evaluation.run import Plan
@@ -49,13 +45,8 @@ class Retrieval(StrEnum):
     needle = "needle"
 
 
-Methods = Annotated[
-    list[str] | None, typer.Option(help="Methods, by spaces or by repeating the option.", show_default=False)
-]
-Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")]
 Samples = Annotated[int, typer.Option(min=1, help="Samples of each cell (the paper: 500).")]
 Seed = Annotated[int, typer.Option(help="What the samples are drawn from.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")]
 Calibrations = Annotated[
     list[Path] | None,
@@ -80,7 +71,9 @@ def passkey(
     from homerlm.evaluation import suites
     from homerlm.evaluation.passkey import Passkey
 
-    plan = suites.retrieval([Passkey()], _methods(methods, suites.RETRIEVAL_METHODS), _lengths(lengths), samples, seed)
+    plan = suites.retrieval(
+        [Passkey()], parse_methods(methods, suites.RETRIEVAL_METHODS), parse_lengths(lengths), samples, seed
+    )
     _evaluate(plan, model, output, chat, calibration)
 
 
@@ -106,9 +99,13 @@ def needle(
 
     kinds = [str(k) for k in kind or (Kind.single, Kind.keys)]
     tasks = suites.needles(kinds, *_text(text), ask=str(ask))
-    chosen = _methods(methods, suites.RETRIEVAL_METHODS)
+    chosen = parse_methods(methods, suites.RETRIEVAL_METHODS)
     _evaluate(
-        suites.retrieval(tasks, chosen, _lengths(lengths), samples, seed, str(ask)), model, output, chat, calibration
+        suites.retrieval(tasks, chosen, parse_lengths(lengths), samples, seed, str(ask)),
+        model,
+        output,
+        chat,
+        calibration,
     )
 
 
@@ -131,7 +128,9 @@ def qa(
     from homerlm.evaluation.quality import Quality, load_quality
 
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
-    _evaluate(suites.qa(quality, _methods(methods, suites.QA_METHODS), samples, seed), model, output, chat, calibration)
+    _evaluate(
+        suites.qa(quality, parse_methods(methods, suites.QA_METHODS), samples, seed), model, output, chat, calibration
+    )
 
 
 @app.command()
@@ -156,8 +155,10 @@ def perplexity(
     texts, name = _documents(text or ["python"])
     texts = rotations(texts[0], documents) if len(texts) == 1 else texts[:documents]
     limit = load_config(model).max_position_embeddings
-    chosen = _methods(methods, suites.PERPLEXITY_METHODS)
-    _evaluate(suites.perplexity(texts, name, chosen, _lengths(length)[0], limit), model, output, False, calibration)
+    chosen = parse_methods(methods, suites.PERPLEXITY_METHODS)
+    _evaluate(
+        suites.perplexity(texts, name, chosen, parse_lengths(length)[0], limit), model, output, False, calibration
+    )
 
 
 @app.command("passkey-perplexity")
@@ -175,8 +176,10 @@ def passkey_perplexity(
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
     from homerlm.evaluation import suites
 
-    chosen = _methods(methods, ("homer-paper", "homer"))
-    _evaluate(suites.passkey_perplexity(chosen, _lengths(lengths), samples, seed), model, output, chat, calibration)
+    chosen = parse_methods(methods, ("homer-paper", "homer"))
+    _evaluate(
+        suites.passkey_perplexity(chosen, parse_lengths(lengths), samples, seed), model, output, chat, calibration
+    )
 
 
 @app.command()
@@ -195,7 +198,7 @@ def ablation(
     """Tables 4a and 4b, and what each part of the default preset is worth."""
     from homerlm.evaluation import suites
 
-    plan = suites.variants("ablation", suites.ABLATION, _tasks(task, text), _lengths(lengths), samples, seed)
+    plan = suites.variants("ablation", suites.ABLATION, _tasks(task, text), parse_lengths(lengths), samples, seed)
     _evaluate(plan, model, output, chat, calibration)
 
 
@@ -219,7 +222,7 @@ def sensitivity(
 
     config = load_config(model)
     rows = suites.sweep(method, config.max_position_embeddings, config.num_hidden_layers)
-    plan = suites.variants("sensitivity", rows, _tasks(task, text), _lengths(lengths), samples, seed)
+    plan = suites.variants("sensitivity", rows, _tasks(task, text), parse_lengths(lengths), samples, seed)
     _evaluate(plan, model, output, chat, calibration)
 
 
@@ -236,17 +239,15 @@ def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool, calibrati
     from homerlm.loading import load_model
 
     records = RecordFile(output)
-    _note_command(output)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True) as bar:
-        task = bar.add_task("Loading", total=None)
+    note_command(output)
+    with progress_bar("Loading") as progress:
         run(
             plan,
             lambda rope: load_model(model, rope=rope),
             records,
             chat=chat,
             calibrations=calibrations or (),
-            progress=lambda label, done, total: bar.update(task, description=label, completed=done, total=total),
+            progress=progress,
         )
     _report(output)
 
@@ -261,33 +262,6 @@ def _report(folder: Path) -> None:
     out.print(f"Report: {written}", style="dim")
     if not drawing:
         err.print('No plots: they need a package, pip install "homerlm\\[eval]"; then `homer eval report` draws them.')
-
-
-def _note_command(folder: Path) -> None:
-    """Keep the command beside its records: a number comes with its command."""
-    line = "homer " + shlex.join(sys.argv[1:])
-    path = folder / "command.txt"
-    known = path.read_text().splitlines() if path.exists() else []
-    if line not in known:
-        path.write_text("\n".join([*known, line]) + "\n")
-
-
-def _methods(given: list[str] | None, default: tuple[str, ...]) -> list[Any]:
-    from homerlm.evaluation.methods import Method
-
-    names = [name for item in given or default for name in item.split()]
-    return [Method.parse(name) for name in dict.fromkeys(names)]
-
-
-def _lengths(text: str) -> list[int]:
-    """`8k, 16384` as numbers; raises `InputError`."""
-    try:
-        found = [int(item[:-1]) * 1024 if item[-1] in "kK" else int(item) for item in text.replace(",", " ").split()]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise InputError(f"length is {text!r}; it must be token counts such as 8192 or 8k, by commas")
-    return found
 
 
 def _text(name: str) -> tuple[str, str]:

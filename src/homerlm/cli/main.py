@@ -8,7 +8,7 @@ import sys
 import typer
 
 from homerlm import __version__
-from homerlm.cli import ask, calibrate, demo, eval, plan
+from homerlm.cli import ask, bench, calibrate, demo, eval, plan
 from homerlm.cli.console import err
 from homerlm.errors import HomerError, OutOfMemoryError
 
@@ -27,6 +27,7 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.add_typer(eval.app, name="eval")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

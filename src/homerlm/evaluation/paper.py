@@ -50,6 +50,13 @@ def paper_table(task: str) -> PaperTable | None:
     return None
 
 
+def seconds() -> dict[int, PaperTable]:
+    """Table 8: seconds of a request by the number of new tokens."""
+    found = dict(results()["seconds_a100_llama2_7b"])
+    lengths = tuple(found.pop("lengths"))
+    return {int(new): PaperTable("table 8", f"{BASE}, A100", lengths, _rows(rows)) for new, rows in found.items()}
+
+
 def quality() -> dict[str, float]:
     """Table 2: share right on QuALITY by method; one number for all lengths."""
     found: dict[str, float] = results()["quality_accuracy"]

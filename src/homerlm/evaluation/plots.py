@@ -70,7 +70,7 @@ def draw(section: Section, directory: Path, style: Style) -> list[Figure]:
         return []
     if section.task == "sensitivity":
         swept, style = _sweeps(section)
-        return _draw(
+        return draw_panels(
             swept, directory / "sensitivity.png", style, "One setting at a time; bands: Wilson's 95% interval."
         )
     path = directory / section.task
@@ -78,15 +78,15 @@ def draw(section: Section, directory: Path, style: Style) -> list[Figure]:
     if section.task in PERPLEXITY_TASKS:
         what = "of the right answer" if section.task.startswith("passkey") else "of everything up to a length"
         shown = [_by_length(title, _PERPLEXITY, cells) for title, cells in groups]
-        figures = _draw(shown, Path(f"{path}.png"), style, f"Perplexity {what}; lower is better.")
+        figures = draw_panels(shown, Path(f"{path}.png"), style, f"Perplexity {what}; lower is better.")
     else:
         shown = [_by_length(title, _SCORE, cells) for title, cells in groups]
-        figures = _draw(shown, Path(f"{path}-accuracy.png"), style, "Share right; bands: Wilson's 95% interval.")
+        figures = draw_panels(shown, Path(f"{path}-accuracy.png"), style, "Share right; bands: Wilson's 95% interval.")
         figures += _heat_maps(section, Path(f"{path}-depth.png"))
     costs = grouped(cells_of(merged_variants(section.records)), _SHORT)
     shown = [_by_length(title, what, cells) for title, cells in costs for what in (_MEMORY, _SECONDS)]
     caption = "Highest memory above what was in use before, and median time of a request."
-    return figures + _draw(shown, Path(f"{path}-cost.png"), style, caption)
+    return figures + draw_panels(shown, Path(f"{path}-cost.png"), style, caption)
 
 
 def _by_length(title: str, quantity: Quantity, cells: Sequence[Cell]) -> Panel:
@@ -112,7 +112,7 @@ def _sweeps(section: Section) -> tuple[list[Panel], Style]:
     return made, styles(label for panel in made for label in panel.lines)
 
 
-def _draw(shown: Sequence[Panel], path: Path, style: Style, caption: str) -> list[Figure]:
+def draw_panels(shown: Sequence[Panel], path: Path, style: Style, caption: str) -> list[Figure]:
     """One file of all panels that have a line to show; none if no panel has."""
     shown = [panel for panel in shown if panel.drawable]
     if not shown:

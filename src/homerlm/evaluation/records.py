@@ -17,11 +17,12 @@ Record = Mapping[str, Any]
 
 RECORDS = "records.jsonl"
 KEY = ("task", "variant", "ask", "method", "length", "sample", "seed", "model", "text", "chat")
+CELL_KEY = ("task", "method", "length", "cell")  # of a benchmark: known before the model is
 
 
 def key_of(record: Record) -> str:
     """What tells samples apart: a record with the key of an earlier one replaces it."""
-    return repr([record.get(name) for name in KEY])
+    return repr([record.get(name) for name in (CELL_KEY if "cell" in record else KEY)])
 
 
 @dataclass
@@ -69,7 +70,9 @@ def read_records(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     paths = record_files(directory)
     if not paths:
-        raise InputError(f"{directory} holds no records.jsonl: run `homer eval` with this folder first")
+        raise InputError(
+            f"{directory} holds no records.jsonl: run `homer eval` or `homer bench` with this folder first"
+        )
     notes: list[str] = []
     records = [record for path in paths for record in lines(path, notes)]
     if not records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,30 @@ def write_report(directory: Path, *, plots: bool = True) -> Path:
         pyplot()
     parts = sections(records)
     style = styles(str(record.get("method")) for part in parts for record in part.records)
+    return write_pages(
+        directory,
+        "HOMER evaluation",
+        parts,
+        lambda part: draw(part, directory, style) if plots else [],
+        what_was_run(records, directory),
+        notes,
+    )
+
+
+def write_pages(
+    directory: Path,
+    title: str,
+    parts: Sequence[Section],
+    draw_part: Callable[[Section], list[Figure]],
+    facts: list[tuple[str, str]],
+    notes: list[str],
+) -> Path:
+    """Writes report.md and report.html of these parts into `directory`; the page's path. Raises `InputError`."""
     page = directory / "report.html"
     try:
-        figures = {part.task: draw(part, directory, style) if plots else [] for part in parts}
-        facts = what_was_run(records, directory)
-        page.with_suffix(".md").write_text(_markdown(parts, figures, facts, notes), encoding="utf-8")
-        page.write_text(_page(parts, figures, facts, notes), encoding="utf-8")
+        figures = {part.task: draw_part(part) for part in parts}
+        page.with_suffix(".md").write_text(_markdown(title, parts, figures, facts, notes), encoding="utf-8")
+        page.write_text(_page(title, parts, figures, facts, notes), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the report could not be written into {directory}: {error.strerror}") from error
     return page
@@ -117,9 +135,13 @@ def _compact(found: Any) -> str:
 
 
 def _markdown(
-    parts: Sequence[Section], figures: dict[str, list[Figure]], facts: list[tuple[str, str]], notes: list[str]
+    title: str,
+    parts: Sequence[Section],
+    figures: dict[str, list[Figure]],
+    facts: list[tuple[str, str]],
+    notes: list[str],
 ) -> str:
-    lines = ["# HOMER evaluation", "", *(f"- {name}: `{' '.join(value.split())}`" for name, value in facts), ""]
+    lines = [f"# {title}", "", *(f"- {name}: `{' '.join(value.split())}`" for name, value in facts), ""]
     lines += [f"> {note}\n" for note in notes]
     for part in parts:
         lines += [
@@ -133,9 +155,12 @@ def _markdown(
 
 
 def _page(
-    parts: Sequence[Section], figures: dict[str, list[Figure]], facts: list[tuple[str, str]], notes: list[str]
+    title: str,
+    parts: Sequence[Section],
+    figures: dict[str, list[Figure]],
+    facts: list[tuple[str, str]],
+    notes: list[str],
 ) -> str:
-    title = "HOMER evaluation"
     links = "".join(f'<a href="#{escape(part.task)}">{escape(part.title)}</a>' for part in parts)
     nav = f"<nav>{links}</nav>" if len(parts) > 1 else ""
     run = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)

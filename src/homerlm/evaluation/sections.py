@@ -91,11 +91,11 @@ def _by_length(records: Sequence[Record], limit: int | None) -> list[Grid]:
     if not ours <= set(lengths):
         grid.note += " The plot has the lengths between."
     if table:
-        _add_paper(grid, table, lengths, 2 if task in PERPLEXITY_TASKS else 3)
+        add_paper(grid, table, lengths, 2 if task in PERPLEXITY_TASKS else 3)
     return [grid, *_costs(merged_variants(records), limit)]
 
 
-def _add_paper(grid: Grid, table: paper.PaperTable, lengths: Sequence[int], places: int, unit: str = "") -> None:
+def add_paper(grid: Grid, table: paper.PaperTable, lengths: Sequence[int], places: int, unit: str = "") -> None:
     """The paper's rows under ours, at the same lengths; its model's limit is 4,096 tokens."""
     grid.rows.append(Row(f"{table.who}, {table.number} (limit {paper.LIMIT:,})", kind="group"))
     for name, values in table.rows.items():
@@ -131,7 +131,7 @@ def _costs(records: Sequence[Record], limit: int | None, table: paper.PaperTable
     kept = matrix(KEPT_TITLE, cells, lengths, limit, kept_entry)
     cost = matrix(COST_TITLE, cells, lengths, limit, cost_entry)
     if table:
-        _add_paper(cost, table, lengths, 1, " GB")
+        add_paper(cost, table, lengths, 1, " GB")
     return [grid for grid in (kept, cost) if filled(grid)]
 
 

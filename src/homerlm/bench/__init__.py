@@ -1,0 +1,1 @@
+"""Speed and memory, measured beside the plain model and beside what the arithmetic alone would cost."""
