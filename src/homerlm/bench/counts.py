@@ -49,12 +49,14 @@ class Flops:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that decide the cost. projections, mlp: operations of one token in each layer; head: of its logits.
+    """The sizes that decide the cost. projections, mlp: operations of one token in each layer (`outputs`: the part of
+    its projections that comes after the attention); head: of its logits.
 
     heads, head_dim: of the queries; kv_bytes: of one token's keys and values in one layer.
     """
 
     projections: tuple[int, ...]
+    outputs: tuple[int, ...]
     mlp: tuple[int, ...]
     head: int
     heads: int
@@ -82,6 +84,7 @@ class Shape:
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         return cls(
             projections=tuple(attention),
+            outputs=tuple(2 * list(attention_linears(layer))[-1].weight.numel() for layer in layers),
             mlp=tuple(both - own for both, own in zip(whole, attention, strict=True)),
             head=2 * model.get_output_embeddings().weight.numel(),
             heads=heads,
@@ -98,6 +101,10 @@ class Shape:
             mlp=tokens * sum(self.mlp[layers]),
             attention=4 * pairs * self.heads * self.head_dim * len(self.mlp[layers]),
         )
+
+    def ask(self, tokens: int, layer: int) -> Flops:
+        """`tokens` through a layer as far as its queries and keys."""
+        return Flops(projections=tokens * (self.projections[layer] - self.outputs[layer]))
 
     def judge(self, queries: int, keys: int) -> Flops:
         """One vote: the logits of the last queries with all keys."""
@@ -152,8 +159,15 @@ class Compression:
             last = self._last_layer(node)
             if last > node.first_layer:
                 votes = self.shape.judge(self.queries, node.length) * self._votes(node)
-                total += self.shape.run(node.length, node.first_layer, last) + votes
+                total += self._layers(node.length, node.first_layer, last) + votes
         return total
+
+    def _layers(self, tokens: int, first: int, last: int) -> Flops:
+        """Layers whose last one is left where it has only to vote."""
+        only_chooses = self.config.readout == "recomputed"
+        if only_chooses and last == (self.voters.stop if self.voters else self.shape.layers):
+            return self.shape.run(tokens, first, last - 1) + self.shape.ask(tokens, last - 1)
+        return self.shape.run(tokens, first, last)
 
     def _last_layer(self, node: Node) -> int:
         return last_layer_run(self.schedule, node, self.voters, keep_kv=self.config.readout != "recomputed")
@@ -177,7 +191,7 @@ class Compression:
             return Flops()
         voters = self.voters or range(self.shape.layers - 1, self.shape.layers)
         votes = self.shape.judge(self.queries, candidates) * len(voters)
-        return self.shape.run(candidates, 0, voters.stop) + votes
+        return self._layers(candidates, 0, voters.stop) + votes
 
     def _readout(self) -> Flops:
         """What the config's readout runs; the logits cost one stand-in token where the suffix does not give them."""
