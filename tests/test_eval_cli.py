@@ -136,6 +136,8 @@ def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, m
     out = homer("ablation", "--lengths", 400, "--samples", 1, "-o", tmp_path / "a")
     assert {r["variant"] for r in records(tmp_path / "a")} == {"default preset", "default, no recap"}
     assert "default, no recap" in out
+    homer("ablation", "--row", "default, no", "--lengths", 400, "--samples", 1, "-o", tmp_path / "r")
+    assert {r["variant"] for r in records(tmp_path / "r")} == {"default, no recap"}
     homer(
         *("sensitivity", "--method", "homer:max_chunk_len=160,target_len=150,warmup_layers=2"),
         *("--lengths", 400, "--samples", 1, "-o", tmp_path / "s"),
@@ -161,6 +163,7 @@ def test_report_prints_the_tables_of_a_folder_again(homer, tmp_path):
         (["passkey", "--methods", "homre"], "homre"),
         (["passkey", "--lengths", "8q"], "8q"),
         (["needle", "--text", "no-such-file"], "no-such-file"),
+        (["ablation", "--row", "scores"], "scores"),
         (["qa", "--data", "no-such-file"], "no-such-file"),
     ],
 )

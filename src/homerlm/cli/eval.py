@@ -186,6 +186,9 @@ def passkey_perplexity(
 def ablation(
     *,
     task: Annotated[list[Retrieval] | None, typer.Option(help="On which task; may be repeated.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Only rows whose name begins so, such as `score`; may be repeated.")
+    ] = None,
     model: Model = None,
     lengths: Lengths = "16k",
     samples: Samples = 20,
@@ -198,7 +201,8 @@ def ablation(
     """Tables 4a and 4b, and what each part of the default preset is worth."""
     from homerlm.evaluation import suites
 
-    plan = suites.variants("ablation", suites.ABLATION, _tasks(task, text), parse_lengths(lengths), samples, seed)
+    rows = suites.ablation_rows(row or [])
+    plan = suites.variants("ablation", rows, _tasks(task, text), parse_lengths(lengths), samples, seed)
     _evaluate(plan, model, output, chat, calibration)
 
 

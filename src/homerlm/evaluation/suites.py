@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from homerlm.errors import InputError
 from homerlm.evaluation.methods import Method
 from homerlm.evaluation.needle import KINDS, QUESTIONS_LATER, Needle
 from homerlm.evaluation.passkey import Passkey
@@ -42,6 +43,16 @@ ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on 
     "default, calibrated logits": "homer:score=calibrated_logit",
     "default, paper's lengths": "homer:chunk_share=0.5,target_share=0.5",
 }
+
+
+def ablation_rows(beginnings: list[str]) -> dict[str, str]:
+    """The rows of `ABLATION` whose names begin with any of these; all of them for none. Raises `InputError`."""
+    for start in beginnings:
+        if not any(label.startswith(start) for label in ABLATION):
+            raise InputError(f"no row of the ablation begins with {start!r}; they are: {', '.join(ABLATION)}")
+    return {
+        label: method for label, method in ABLATION.items() if not beginnings or label.startswith(tuple(beginnings))
+    }
 
 
 def retrieval(
