@@ -21,8 +21,8 @@ bench: .venv/ready
 	$(BIN)/homer bench speed --methods "plain homer:max_chunk_len=512,target_len=256" --lengths 1k,2k \
 	  --new-tokens 8 --repeats 1 --output homer-bench/quick
 
-# Under ten minutes on a GPU: the paper's tables 5 and 8 on its model's shapes, random weights. HOMER needs about 20 GB, the
-# plain model at 64k about 60; what does not fit is a row that says so.
+# The paper's tables 5 and 8 on its model's shapes, random weights, sized for ten minutes of a large GPU (not run on one
+# yet). HOMER should need about 20 GB, the plain model at 64k about 60; what does not fit is a row that says so.
 bench-gpu: .venv/ready
 	$(BIN)/homer bench speed --random llama-2-7b --dtype bfloat16 --lengths 4k,8k,16k,32k,64k \
 	  --repeats 2 --output homer-bench/llama-2-7b
