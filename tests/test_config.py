@@ -47,9 +47,9 @@ def test_cannot_be_edited():
 
 def test_lengths_follow_the_model():
     assert HomerConfig.paper().resolve(limit=4096, layers=32) == Lengths(2048, 2048, 12, None)
-    assert HomerConfig().resolve(limit=8192, layers=30) == Lengths(2048, 1024, 11, None, second_look=True)
+    assert HomerConfig().resolve(limit=8192, layers=30) == Lengths(2048, 1024, 11, None, second_look="now")
     given = HomerConfig(max_chunk_len=100, target_len=90, warmup_layers=0, max_initial_chunk_len=50)
-    assert given.resolve(limit=4096, layers=32) == Lengths(100, 90, 0, 50, second_look=True)
+    assert given.resolve(limit=4096, layers=32) == Lengths(100, 90, 0, 50, second_look="now")
 
 
 @pytest.mark.parametrize(
