@@ -245,14 +245,15 @@ def test_homer_windows_see_all_before_them_compressed(words):
     outcomes = dict(job.run(Bench(model, words, reader), done={0}))
     assert sorted(outcomes) == [1, 2]
     ids = torch.tensor([words(document).input_ids])
-    homer = Homer(model, words, method.config())
+    homer = Homer(model, words, method.config()).for_later()
     context = homer.compress(ids[:, :AFFIX], ids[:, AFFIX : 768 - AFFIX], ids[:, 768 - AFFIX : 768])
     window = ids[:, 768:1024]
     with torch.no_grad():
         logits = torch.cat([context.logits[:, None], homer.score(context, window)[:, :-1]], dim=1)
     expected = -logits.log_softmax(-1)[0].gather(1, window[0, :, None]).sum().item()
     assert outcomes[2]["nll"] == pytest.approx(expected, rel=1e-4)
-    assert (outcomes[2]["tokens"], outcomes[2]["count"], outcomes[2]["kept"]) == (768, 256, 250)
+    assert (outcomes[2]["tokens"], outcomes[2]["count"], outcomes[2]["kept"]) == (768, 256, len(context))
+    assert len(context) > 250
 
 
 def test_a_short_document_gives_only_the_windows_it_has(words):

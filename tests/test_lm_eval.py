@@ -30,11 +30,20 @@ CHOICES = ["w2", "w6 w7", "w8 w9 w10"]
 
 
 class Recording(Homer):
-    """Keeps the ids of every prompt that it compressed."""
+    """Keeps the ids of every prompt that it compressed, for later too."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.prompts = []
+
+    def for_later(self):
+        later = super().for_later()
+        later.prompts = self.prompts
+        return later
 
     def compress(self, prefix_ids, context_ids, suffix_ids, **options):
         parts = [ids[0].tolist() for ids in (prefix_ids, context_ids, suffix_ids)]
-        self.__dict__.setdefault("prompts", []).append(parts)
+        self.prompts.append(parts)
         return super().compress(prefix_ids, context_ids, suffix_ids, **options)
 
 
@@ -128,7 +137,7 @@ def test_short_prompts_are_the_plain_models(tmp_path, homer):
     assert written == text
     (scored,) = HomerLM(homer).loglikelihood(instances((SHORT, " " + text)))
     assert scored[1]
-    assert not hasattr(homer, "prompts")
+    assert homer.prompts == []
 
 
 def test_a_question_is_compressed_once_for_all_its_choices(tmp_path, homer):
@@ -164,7 +173,7 @@ def test_rolling_likelihood_within_the_limit_is_the_plain_models(tmp_path, homer
     samples = evaluated(tmp_path, HomerLM(homer), [{"prompt": text}], **task)
     expected, _ = plain(homer.model, homer.tokenizer, "<eos>", text)
     assert float(samples[0]["resps"][0][0]) == pytest.approx(expected, rel=1e-5)
-    assert not hasattr(homer, "prompts")
+    assert homer.prompts == []
 
 
 def test_rolling_windows_beyond_the_limit_follow_everything_before_them(homer):
@@ -176,7 +185,7 @@ def test_rolling_windows_beyond_the_limit_follow_everything_before_them(homer):
     assert [[*chain(*parts)] for parts in prompts] == [ids[:first], ids[:second]]
     expected = HomerLM(homer)._plain_likelihood(ids[:first], 1)[0]
     for parts, stop in zip(prompts, (second, len(ids)), strict=True):
-        context = homer.compress(*(torch.tensor([part]) for part in parts))
+        context = homer.for_later().compress(*(torch.tensor([part]) for part in parts))
         window = torch.tensor([ids[sum(map(len, parts)) : stop]])
         logits = torch.cat([context.logits[:, None], homer.score(context, window)], dim=1)[0, :-1]
         expected += logits.log_softmax(-1).gather(1, window.T).sum().item()

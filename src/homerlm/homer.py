@@ -151,12 +151,13 @@ class Homer:
         return generation.generate(self.model, context, **settings)
 
     def for_later(self) -> Homer:
-        """This compressor for documents whose questions come later: the second look, if its settings have one, is put
-        off until then, and chunks and cache are at least half the model's limit, unless their lengths are set."""
+        """This compressor for documents whose questions come later, and for texts that are continued: the second look,
+        if its settings have one, is put off, and chunks and cache are at least half the model's limit, unless their
+        lengths are set."""
         if self.lengths.second_look == "never":
             return self
         shares = {name: max(getattr(self.config, name), LATER_SHARE) for name in ("chunk_share", "target_share")}
-        return Homer(self.model, self.tokenizer, replace(self.config, second_look="later", **shares))
+        return type(self)(self.model, self.tokenizer, replace(self.config, second_look="later", **shares))
 
     def read(self, document: str, question: str = NEUTRAL_QUESTION, **options: Any) -> CompactContext:
         """Compress a text once, to ask it more than one question with `ask`. See `homerlm.answer.read`."""

@@ -181,8 +181,9 @@ class HomerLM(TemplateLM):
         first = self.homer.limit + 1
         total = self._plain_likelihood(ids[:first], 1)[0]
         affixes = self._fitting(ROLLING_AFFIX, ROLLING_AFFIX)
+        broad = self.homer.for_later()  # a text that goes on asks nothing
         for start in range(first, len(ids), self._window()):
-            context = self._compress(ids[:start], *affixes)
+            context = self._compress(ids[:start], *affixes, broad)
             total += self._likelihood_after(context, ids[start : start + self._window()])[0]
         return total
 
@@ -190,7 +191,7 @@ class HomerLM(TemplateLM):
         """Half the limit, a quarter under YaRN (SPEC 10), and no more than the compressed context leaves room for."""
         if self.rolling_window is not None:
             return self.rolling_window
-        limit, target = self.homer.limit, self.homer.lengths.target_len
+        limit, target = self.homer.limit, self.homer.for_later().lengths.target_len
         if target == limit:
             raise ConfigError(f"target_len is {target}, the model's limit: lower it, so that a window fits after it")
         rope = getattr(self.homer.decoder.config, "rope_parameters", None) or {}
@@ -219,10 +220,11 @@ class HomerLM(TemplateLM):
         prefix = prefix * room // (prefix + suffix)
         return prefix, max(room - prefix, 1)
 
-    def _compress(self, ids: list[int], prefix: int, suffix: int) -> CompactContext:
+    def _compress(self, ids: list[int], prefix: int, suffix: int, homer: Homer | None = None) -> CompactContext:
         tensor = self._tensor(ids)
         middle = max(len(ids) - suffix, prefix)
-        return self.homer.compress(tensor[:, :prefix], tensor[:, prefix:middle], tensor[:, middle:])
+        homer = homer or self.homer
+        return homer.compress(tensor[:, :prefix], tensor[:, prefix:middle], tensor[:, middle:])
 
     def _likelihood_after(self, context: CompactContext, ids: list[int]) -> Likelihood:
         if not ids:
