@@ -194,9 +194,10 @@ def test_clipping_leaves_three_quarters_under_ntk_and_yarn(rope, share):
     assert len(reading.token_indices) == int(LIMIT * share) - 12
 
 
-def test_the_homer_reader_is_homer():
+@pytest.mark.parametrize("more", ["", ",readout=merged,refinement=none"])
+def test_the_homer_reader_is_homer(more):
     model, (p, c, s) = llama(), prompt(context=400)
-    method = Method.parse(HOMER)
+    method = Method.parse(HOMER + more)
     reading = reader_for(method, model, None).read(_ids(p, c, s), 8)
     homer = Homer(model, None, method.config())
     context = homer.compress(p, c, s)

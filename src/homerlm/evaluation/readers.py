@@ -96,7 +96,8 @@ class HomerReading:
         return new[0].tolist()
 
     def log_probs(self, input_ids: Tensor) -> Tensor:
-        steps = CacheSteps(self.homer.model, self.context.to_cache(), self.context.next_position)
+        width = 1 if self.context.uneven else SLICE
+        steps = CacheSteps(self.homer.model, self.context.to_cache(), self.context.next_position, width)
         return steps.log_probs(self.context.logits, input_ids)
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
@@ -159,11 +160,12 @@ class PlainReading:
 
 @dataclass
 class CacheSteps:
-    """Text run through a model piece by piece over its cache, so that no more than `SLICE` rows of logits exist."""
+    """Text run through a model piece by piece over its cache, so that no more than `width` rows of logits exist."""
 
     model: PreTrainedModel
     cache: Any
     position: int
+    width: int = SLICE
 
     @torch.no_grad()
     def read(self, input_ids: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ class CacheSteps:
     def run(self, logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """`log_probs`, and the logits (1, V) after the last of them."""
         found: list[Tensor] = []
-        for piece in input_ids.to(self.model.device).split(SLICE, dim=1):
+        for piece in input_ids.to(self.model.device).split(self.width, dim=1):
             output = self._step(piece, piece.shape[1])
             before = torch.cat([logits[:, None].to(output), output[:, :-1]], dim=1)
             found.append(before[0].float().log_softmax(-1).gather(1, piece[0, :, None].to(before.device))[:, 0].cpu())
