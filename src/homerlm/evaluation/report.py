@@ -120,7 +120,9 @@ def what_was_run(records: Sequence[dict[str, Any]], directory: Path) -> list[tup
         facts.append(("Settings", f"{settings}: {', '.join(methods)}"))
     command = directory / "command.txt"
     if command.is_file():
-        facts.append(("Command", command.read_text(encoding="utf-8", errors="replace").strip()))
+        facts.append(
+            ("Command", " && ".join(command.read_text(encoding="utf-8", errors="replace").split("\n")).strip(" &"))
+        )
     return [(name, value) for name, value in facts if value]
 
 
