@@ -52,7 +52,7 @@ def unreduced(model, prompt):
 
 def reduced(model, readout="merged", refinement="propagative", rows=1, observer=None):
     """(compressor, context): 80 tokens of context in 4 leaves under 2 levels of merging, cut to TARGET tokens."""
-    sizes = {"max_chunk_len": 40, "target_len": TARGET, "warmup_layers": 1, "pooling": 3, "floor": 0.0}
+    sizes = {"max_chunk_len": 40, "target_len": TARGET, "warmup_layers": 1, "pooling": 3, "floor": 0.0, "recap_len": 0}
     config = HomerConfig(readout=readout, refinement=refinement, **sizes)
     homer = Homer(model, None, config)
     parts = [ids(rows, length, seed=length) for length in (5, 80, 4)]

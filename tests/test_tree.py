@@ -8,6 +8,7 @@ import torch
 
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.adapter import Decoder
+from homerlm.homer import voting_layers
 from homerlm.merging import Selection, Tree
 from tiny import LAYERS, LIMIT, llama, prompt
 
@@ -338,6 +339,6 @@ def test_the_layer_that_votes_last_is_left_when_it_has_voted(model, monkeypatch,
     same(homer.compress(*ids), context, rtol=0, atol=0)
     for hook in hooks:
         hook.remove()
-    last = (homer._voters() or range(LAYERS))[-1]
+    last = (voting_layers(homer.config.voters, LAYERS, homer.lengths.warmup_layers) or range(LAYERS))[-1]
     assert short.count(last) == 2, "the recomputation, and the stand-in that makes its logits"
     assert calls.count(last) > 2
