@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -181,17 +182,22 @@ class HomerLM(TemplateLM):
         first = self.homer.limit + 1
         total = self._plain_likelihood(ids[:first], 1)[0]
         affixes = self._fitting(ROLLING_AFFIX, ROLLING_AFFIX)
-        broad = self.homer.for_later()  # a text that goes on asks nothing
-        for start in range(first, len(ids), self._window()):
-            context = self._compress(ids[:start], *affixes, broad)
-            total += self._likelihood_after(context, ids[start : start + self._window()])[0]
+        window = self._window()
+        for start in range(first, len(ids), window):
+            context = self._compress(ids[:start], *affixes, self._later)
+            total += self._likelihood_after(context, ids[start : start + window])[0]
         return total
+
+    @cached_property
+    def _later(self) -> Homer:
+        """For texts that go on, which ask nothing."""
+        return self.homer.for_later()
 
     def _window(self) -> int:
         """Half the limit, a quarter under YaRN (SPEC 10), and no more than the compressed context leaves room for."""
         if self.rolling_window is not None:
             return self.rolling_window
-        limit, target = self.homer.limit, self.homer.for_later().lengths.target_len
+        limit, target = self.homer.limit, self._later.lengths.target_len
         if target == limit:
             raise ConfigError(f"target_len is {target}, the model's limit: lower it, so that a window fits after it")
         rope = getattr(self.homer.decoder.config, "rope_parameters", None) or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,8 +78,12 @@ def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibrati
 class HomerReader:
     homer: Homer
 
+    @cached_property
+    def _later(self) -> Homer:
+        return self.homer.for_later()
+
     def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> HomerReading:  # noqa: ARG002
-        homer = self.homer.for_later() if later else self.homer
+        homer = self._later if later else self.homer
         return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
 
 
