@@ -26,6 +26,7 @@ from homerlm.bench.report import terminal_tables, write_report
 from homerlm.bench.sections import sections
 from homerlm.bench.shapes import SHAPES, random_model, shape_config
 from homerlm.bench.subjects import AFFIX_LEN, greedy_steps, random_prompt, subject_for
+from homerlm.bench.tensors import peak_of_tensors
 from homerlm.bench.worker import record_of
 from homerlm.calibration import Calibration
 from homerlm.chunk import Chunk
@@ -101,10 +102,27 @@ def test_bytes_of_keys_and_values_are_those_of_the_cache(model):
         subject = subject_for(Method.parse(method), model)
         read = subject.prefill(ids)
         assert read.kv_bytes == 2 * tokens * per_token
-        assert subject.counted(Shape.of(model), ids, read.kept)[1] == tokens * per_token
+        assert subject.counted(Shape.of(model), ids, read.kept).kv_bytes == tokens * per_token
     carried = subject_for(Method.parse("homer-paper:max_chunk_len=160,target_len=100,warmup_layers=2"), model)
     peak = carried.homer.plan(30, 240, 30).peak_kv_tokens * per_token // LAYERS
-    assert carried.counted(Shape.of(model), ids, 100)[1] == peak
+    assert carried.counted(Shape.of(model), ids, 100).kv_bytes == peak
+
+
+def test_the_peak_of_tensors_is_what_lives_at_once():
+    def work():
+        first = torch.empty(1000, dtype=torch.uint8)
+        del first
+        torch.empty(600, dtype=torch.uint8), torch.empty(700, dtype=torch.uint8)
+
+    assert peak_of_tensors(work) == 1300
+    assert peak_of_tensors(lambda: None) == 0
+
+
+def test_the_tensors_of_a_compression_hardly_grow_with_the_prompt(model):
+    homer = Homer(model, config=HomerConfig(max_chunk_len=160, target_len=100, warmup_layers=2))
+    prompts = [prompt(30, n, 30) for n in (500, 8_000)]
+    short, long = (peak_of_tensors(lambda ids=ids: homer.compress(*ids)) for ids in prompts)
+    assert long < 1.1 * short
 
 
 def test_a_mixture_of_experts_is_not_counted():
@@ -435,8 +453,8 @@ def test_the_report_is_one_page_with_plots_and_ratios(folder):
     assert "paper: homer+baselines" in (folder / "report.md").read_text()
     compared = json.loads((folder / "ratios.json").read_text())
     (short,) = [entry for entry in compared if entry["method"] == "homer" and entry["length"] == 4096]
-    assert short["to_plain"] == {"prefill": 0.5, "step": 1.0, "memory": 0.2441, "flops": 1.0}
-    assert short["growth"] == {"prefill": 4.0, "step": 1.0, "memory": 1.5, "flops": 2.0}
+    assert short["to_plain"] == {"prefill": 0.5, "step": 1.0, "memory": 0.2441, "tensors": None, "flops": 1.0}
+    assert short["growth"] == {"prefill": 4.0, "step": 1.0, "memory": 1.5, "tensors": None, "flops": 2.0}
 
 
 def test_ratios_leave_out_what_was_not_measured():

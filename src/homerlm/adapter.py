@@ -123,7 +123,7 @@ class Decoder:
         """Layers `[first, last)` with causal attention in index order and RoPE at `position_ids` (SPEC 3).
 
         hidden: (B, S, E); position_ids: (B, S). With `finish=False` the last layer is left once `watch` can see its
-        queries and keys: the hidden state given back is then of no use. To be called inside `session()`.
+        queries and keys: the hidden state given back is then empty (B, S, 0). To be called inside `session()`.
         """
         tape = _Tape()
         keys: list[Tensor] = []
@@ -144,6 +144,8 @@ class Decoder:
                     watch(index, tape.query, tape.key, tape.scaling)
         finally:
             _tape.reset(token)
+        if not finish:
+            hidden = hidden.new_empty(*hidden.shape[:2], 0)
         return LayerRun(hidden, tuple(keys), tuple(values))
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor
 class Chunk:
     """Prefix, some context and suffix, after the layers run so far.
 
-    hidden: (B, S, E); position_ids, token_indices: (B, S); keys, values: per layer run so far (B, K, S, D), each on its
-    layer's device, or empty where the tree only chooses tokens; scores: (B, S) significance found so far, None before
-    the first. `token_indices` point into the original prompt.
+    hidden: (B, S, E), or (B, S, 0) once no layer is to run any more; position_ids, token_indices: (B, S); keys, values:
+    per layer run so far (B, K, S, D), each on its layer's device, or empty where the tree only chooses tokens; scores:
+    (B, S) significance found so far, None before the first. `token_indices` point into the original prompt.
 
     All of it holds the same tokens, unless layers were refined by themselves (`homerlm.refinement`): then the layers
     below the last reduction have S of their own, and hold context tokens of their own between the same affixes.

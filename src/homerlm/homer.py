@@ -79,7 +79,7 @@ class Homer:
         named = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
         prefix_ids, context_ids, suffix_ids = self._checked(named)
         schedule = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
-        config, prompt = self.config, torch.cat([prefix_ids, context_ids, suffix_ids], dim=1)
+        config = self.config
         selection = self._selection(schedule.suffix_len)
         generous = replace(selection, pooling=2 * config.pooling + 1)  # a candidate brings its surroundings along
         tree = Tree(
@@ -96,6 +96,7 @@ class Homer:
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
             with self.decoder.session():
                 root = tree.run()
+                prompt = torch.cat([prefix_ids, context_ids, suffix_ids], dim=1)
                 if self.lengths.second_look == "now" and len(root) > self.lengths.target_len:
                     look = self._second_look(selection)
                     root = look.cut(look.judge(self.decoder, root, prompt.gather(1, root.token_indices)))

@@ -68,7 +68,8 @@ class Cell:
     """One process's work.
 
     job: what is done with it, `MEASURE` or `PROFILE`. method: in the evaluation's grammar. length: tokens of the
-    prompt, affixes included. new_tokens: the numbers of generated tokens for which a time is wanted.
+    prompt, affixes included. new_tokens: the numbers of generated tokens for which a time is wanted. tensors: whether
+    the prompt is read once more, to count what its tensors come to.
     """
 
     method: str
@@ -78,12 +79,14 @@ class Cell:
     repeats: int = 3
     source: Source = field(default_factory=Source)
     job: str = MEASURE
+    tensors: bool = False
 
     @property
     def key(self) -> dict[str, Any]:
         """What names its record; one with more repeats takes another's place."""
         source = self.source
         work = {**asdict(source), "batch": self.batch, "new_tokens": list(self.new_tokens), "job": self.job}
+        work |= {"tensors": True} if self.tensors else {}
         task = "profile" if self.job == PROFILE else "bench"
         return {"task": task, "method": self.method, "length": self.length, "cell": work}
 

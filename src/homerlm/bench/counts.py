@@ -111,6 +111,15 @@ class Shape:
         return Flops(scoring=2 * queries * keys * self.heads * self.head_dim)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A prefill's operations, its bytes of keys and values at the peak, and appendix A's bound on these."""
+
+    flops: Flops
+    kv_bytes: int
+    bound_bytes: int | None = None
+
+
 def linears(module: nn.Module) -> Iterator[nn.Linear]:
     return (part for part in module.modules() if isinstance(part, nn.Linear))
 

@@ -5,6 +5,7 @@ Measured in the cell's own process, on the model's own layer, so that a time sta
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from homerlm.bench.counts import Flops, Shape, linears
 
-SECONDS = 0.3  # each rate is the best of the calls that fit into it
+SECONDS = 0.5  # each rate is the median of the calls that fit into it: what the machine keeps up, not a moment's best
 COPIED_BYTES = {"cpu": 1 << 27}
 MOST_OPERATIONS = {"cpu": 1e11}  # of one call; elsewhere as many as `_ELSEWHERE`
 _ELSEWHERE = {"copied": 1 << 30, "operations": 2e13}
@@ -64,9 +65,9 @@ def measure_rates(model: PreTrainedModel, shape: Shape, tokens: int) -> Rates:
     source = torch.empty(COPIED_BYTES.get(device.type, _ELSEWHERE["copied"]), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Rates(
-        matmul=rows * per_token / _best_seconds(matrices, device),
-        attention=flops / _best_seconds(lambda: _attend(states), device),
-        copy=2 * source.numel() / _best_seconds(lambda: target.copy_(source), device),
+        matmul=rows * per_token / _typical_seconds(matrices, device),
+        attention=flops / _typical_seconds(lambda: _attend(states), device),
+        copy=2 * source.numel() / _typical_seconds(lambda: target.copy_(source), device),
     )
 
 
@@ -76,8 +77,8 @@ def _attend(states: Tensor) -> Tensor:
     return scaled_dot_product_attention(queries, keys, values, is_causal=True)
 
 
-def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest of at least three calls, after one that does not count."""
+def _typical_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median of at least three calls, after one that does not count."""
     work()
     times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS:
@@ -86,7 +87,7 @@ def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
         work()
         synchronize(device)
         times.append(time.perf_counter() - started)
-    return min(times)
+    return statistics.median(times)
 
 
 def synchronize(device: torch.device) -> None:

@@ -16,6 +16,7 @@ from homerlm.bench.cell import Cell
 from homerlm.bench.counts import Shape
 from homerlm.bench.machine import measure_rates, synchronize
 from homerlm.bench.subjects import Prefilled, Subject, greedy_steps, random_prompt, subject_for
+from homerlm.bench.tensors import peak_of_tensors
 from homerlm.errors import UnsupportedModelError
 from homerlm.evaluation.methods import Method
 from homerlm.evaluation.trials import facts_of
@@ -50,6 +51,8 @@ def measure(cell: Cell) -> Record:
         warm_up(subject, cell)
         record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)
         runs = [run_once(subject, prompt, max(cell.new_tokens)) for _ in range(cell.repeats)]
+        if cell.tensors:
+            record["tensors_bytes"] = tensors_bytes(subject, prompt)
     record |= _memory(record, runs[0]) | _times(cell, runs)
     return record | _counted(subject, prompt, record)
 
@@ -69,6 +72,15 @@ def warm_up(subject: Subject, cell: Cell) -> None:
     prompt = random_prompt(vocabulary(subject.model), min(cell.length, WARM_UP_LEN), cell.batch)
     run_once(subject, prompt, 3)
     gc.collect()
+
+
+def tensors_bytes(subject: Subject, prompt: PromptIds) -> int:
+    """Of tensors alive at once while the prompt is read. On CUDA the allocator's own peak is just that."""
+    if subject.model.device.type == "cpu":
+        return peak_of_tensors(lambda: subject.prefill(prompt))
+    with PeakMemory(subject.model.device) as peak:
+        subject.prefill(prompt)
+    return peak.bytes
 
 
 def bytes_in_use(device: torch.device) -> int:
@@ -141,12 +153,14 @@ def _counted(subject: Subject, prompt: PromptIds, record: Record) -> Record:
         shape = Shape.of(subject.model)
     except UnsupportedModelError as error:
         return {"not_counted": str(error)}
-    flops, kv_bytes = subject.counted(shape, prompt, record["kept"])
+    counted = subject.counted(shape, prompt, record["kept"])
+    flops = counted.flops
     rates = measure_rates(subject.model, shape, subject.chunk_len(prompt))
     floor, batch = rates.floor_s(flops) * record["batch"], record["batch"]
     return {
         "flops": asdict(flops * batch) | {"total": flops.total * batch},
-        "counted_kv_bytes": kv_bytes * batch,
+        "counted_kv_bytes": counted.kv_bytes * batch,
+        "kv_bound_bytes": counted.bound_bytes and counted.bound_bytes * batch,
         "rates": rates.to_dict(),
         "floor_s": floor,
         "floor_share": floor / record["prefill_s"],

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homerlm.bench.grids import Record
 from homerlm.bench.profile import PARTS
-from homerlm.bench.sections import Record
 from homerlm.evaluation.canvas import Figure, panels, save, styles
 from homerlm.evaluation.plots import Panel, Quantity, draw_panels
 from homerlm.evaluation.sections import Section

@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 Record = dict[str, Any]
-COMPARED = {"prefill": "prefill_s", "step": "step_s", "memory": "peak_bytes", "flops": "flops"}
+COMPARED = {
+    "prefill": "prefill_s",
+    "step": "step_s",
+    "memory": "peak_bytes",
+    "tensors": "tensors_bytes",
+    "flops": "flops",
+}
 
 
 def ratios(records: Iterable[Record]) -> list[Record]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from homerlm.bench.counts import Compression, Flops, Shape, plain_flops
+from homerlm.bench.counts import Compression, Counted, Shape, plain_flops
 from homerlm.calibration import Calibration
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError
@@ -46,8 +46,8 @@ class Subject(Protocol):
 
     def prefill(self, prompt: PromptIds) -> Prefilled: ...
 
-    def counted(self, shape: Shape, prompt: PromptIds, kept: int) -> tuple[Flops, int]:
-        """Of one row: the operations of the prefill, and its bytes of keys and values at the peak."""
+    def counted(self, shape: Shape, prompt: PromptIds, kept: int) -> Counted:
+        """Of one row's prefill."""
 
     def chunk_len(self, prompt: PromptIds) -> int:
         """The most tokens that run at once."""
@@ -87,9 +87,9 @@ class PlainSubject:
         output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefilled(cache, output.logits[:, -1], ids.shape[1], ids.shape[1])
 
-    def counted(self, shape: Shape, prompt: PromptIds, kept: int) -> tuple[Flops, int]:  # noqa: ARG002
+    def counted(self, shape: Shape, prompt: PromptIds, kept: int) -> Counted:  # noqa: ARG002
         tokens = self.chunk_len(prompt)
-        return plain_flops(shape, tokens), tokens * shape.layers * shape.kv_bytes
+        return Counted(plain_flops(shape, tokens), tokens * shape.layers * shape.kv_bytes)
 
     def chunk_len(self, prompt: PromptIds) -> int:
         return sum(part.shape[1] for part in (prompt.prefix, prompt.context, prompt.suffix))
@@ -105,10 +105,12 @@ class HomerSubject:
         context: CompactContext = self.homer.compress(prompt.prefix, prompt.context, prompt.suffix)
         return Prefilled(context.to_cache(), context.logits, context.next_position, len(context))
 
-    def counted(self, shape: Shape, prompt: PromptIds, kept: int) -> tuple[Flops, int]:
+    def counted(self, shape: Shape, prompt: PromptIds, kept: int) -> Counted:
         schedule = self.homer.plan(prompt.prefix.shape[1], prompt.context.shape[1], prompt.suffix.shape[1])
         work = Compression(shape, self.homer.config, self.homer.lengths, schedule, kept)
-        return work.flops(), work.kv_tokens() * shape.kv_bytes
+        return Counted(
+            work.flops(), work.kv_tokens() * shape.kv_bytes, bound_bytes=schedule.kv_bound_tokens() * shape.kv_bytes
+        )
 
     def chunk_len(self, prompt: PromptIds) -> int:
         schedule = self.homer.plan(prompt.prefix.shape[1], prompt.context.shape[1], prompt.suffix.shape[1])

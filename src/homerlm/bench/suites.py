@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from homerlm.bench.cell import PROFILE, Cell, Source
 from homerlm.evaluation.methods import Method
@@ -21,11 +22,13 @@ def cells(
     new_tokens: tuple[int, ...],
     repeats: int,
     plain_up_to: int | None = None,
+    tensors: bool = False,
 ) -> list[Cell]:
     """Every method at every length and batch, the short ones first; the methods that read every token with every other
     only to `plain_up_to` tokens."""
+    cell = Cell(method="", length=0, new_tokens=new_tokens, repeats=repeats, source=source, tensors=tensors)
     return [
-        Cell(method=str(method), length=length, batch=batch, new_tokens=new_tokens, repeats=repeats, source=source)
+        replace(cell, method=str(method), length=length, batch=batch)
         for length in lengths
         for batch in batches
         for method in methods

@@ -76,9 +76,12 @@ def memory(
     timeout: Timeout = 0,
     output: Output = Path("homer-bench/memory"),
 ) -> None:
-    """Table 5 and figure 1: peak memory by length, split into weights, keys and values, and transient."""
+    """Table 5 and figure 1: peak memory by length, split into weights, keys and values, and transient.
+
+    Each prompt is read once more, to count what its tensors come to.
+    """
     source = _source(model, random, layers, device, dtype, threads)
-    _measure(source, methods, lengths, batch, new_tokens, repeats, plain_up_to, timeout, output)
+    _measure(source, methods, lengths, batch, new_tokens, repeats, plain_up_to, timeout, output, tensors=True)
 
 
 @app.command()
@@ -172,6 +175,8 @@ def _measure(
     plain_up_to: str | None,
     timeout: float,
     output: Path,
+    *,
+    tensors: bool = False,
 ) -> None:
     from homerlm.bench import suites
 
@@ -184,6 +189,7 @@ def _measure(
         new_tokens=tuple(sorted(_numbers("new tokens", new_tokens))),
         repeats=repeats,
         plain_up_to=parse_lengths(plain_up_to)[0] if plain_up_to else on_cpu,
+        tensors=tensors,
     )
     _run(cells, timeout, output)
 
