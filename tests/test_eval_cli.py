@@ -139,6 +139,12 @@ def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, m
     homer("ablation", "--row", "default, no", "--lengths", 400, "--samples", 1, "-o", tmp_path / "r")
     assert {r["variant"] for r in records(tmp_path / "r")} == {"default, no recap"}
     homer(
+        *("ablation", "--task", "needle", "--kind", "keys", "--row", "default, no"),
+        *("--lengths", 500, "--samples", 1, "-o", tmp_path / "k"),
+    )
+    (four,) = records(tmp_path / "k")
+    assert (four["variant"], len(four["others"])) == ("needle keys, default, no recap", 3)
+    homer(
         *("sensitivity", "--method", "homer:max_chunk_len=160,target_len=150,warmup_layers=2"),
         *("--lengths", 400, "--samples", 1, "-o", tmp_path / "s"),
     )

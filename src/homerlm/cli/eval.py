@@ -45,6 +45,7 @@ class Retrieval(StrEnum):
     needle = "needle"
 
 
+NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
 Samples = Annotated[int, typer.Option(min=1, help="Samples of each cell (the paper: 500).")]
 Seed = Annotated[int, typer.Option(help="What the samples are drawn from.")]
 Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")]
@@ -186,6 +187,7 @@ def passkey_perplexity(
 def ablation(
     *,
     task: Annotated[list[Retrieval] | None, typer.Option(help="On which task; may be repeated.")] = None,
+    kind: NeedleKind = Kind.single,
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows whose name begins so, such as `score`; may be repeated.")
     ] = None,
@@ -202,7 +204,7 @@ def ablation(
     from homerlm.evaluation import suites
 
     rows = suites.ablation_rows(row or [])
-    plan = suites.variants("ablation", rows, _tasks(task, text), parse_lengths(lengths), samples, seed)
+    plan = suites.variants("ablation", rows, _tasks(task, kind, text), parse_lengths(lengths), samples, seed)
     _evaluate(plan, model, output, chat, calibration)
 
 
@@ -210,6 +212,7 @@ def ablation(
 def sensitivity(
     *,
     task: Annotated[list[Retrieval] | None, typer.Option(help="On which task; may be repeated.")] = None,
+    kind: NeedleKind = Kind.single,
     method: Annotated[str, typer.Option(help="What is varied, one setting at a time.")] = "homer",
     model: Model = None,
     lengths: Lengths = "16k",
@@ -226,7 +229,7 @@ def sensitivity(
 
     config = load_config(model)
     rows = suites.sweep(method, config.max_position_embeddings, config.num_hidden_layers)
-    plan = suites.variants("sensitivity", rows, _tasks(task, text), parse_lengths(lengths), samples, seed)
+    plan = suites.variants("sensitivity", rows, _tasks(task, kind, text), parse_lengths(lengths), samples, seed)
     _evaluate(plan, model, output, chat, calibration)
 
 
@@ -283,12 +286,12 @@ def _documents(names: list[str]) -> tuple[list[str], str]:
     return texts, ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)
 
 
-def _tasks(kinds: list[Retrieval] | None, text: str) -> list[Any]:
+def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
     from homerlm.evaluation import suites
     from homerlm.evaluation.passkey import Passkey
 
     made: dict[str, Callable[[], list[Any]]] = {
         "passkey": lambda: [Passkey()],
-        "needle": lambda: suites.needles(["single"], *_text(text), ask="now"),
+        "needle": lambda: suites.needles([str(kind)], *_text(text), ask="now"),
     }
-    return [task for kind in kinds or [Retrieval.passkey] for task in made[str(kind)]()]
+    return [task for name in names or [Retrieval.passkey] for task in made[str(name)]()]

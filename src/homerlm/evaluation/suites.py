@@ -104,7 +104,7 @@ def variants(
     plan: Plan = []
     for label, method in rows.items():
         for task in tasks:
-            prefix = "" if len(tasks) == 1 else f"{task.name} {task.variant}".strip() + ", "
+            prefix = f"{task.name} {task.variant}".strip() + ", " if task.variant or len(tasks) > 1 else ""
             judge = answered(task.max_new_tokens)
             job = SampleJob(task, 0, 0, seed, judge, row=(name, prefix + label))
             jobs: list[Job] = [replace(job, length=length, index=i) for length in lengths for i in range(samples)]
