@@ -26,23 +26,35 @@ from homerlm.support import refuse_unsupported
 ATTENTION_NAME = "homerlm"
 
 
-@dataclass
-class _Tape:
-    """What the attention function saw in the layer that has just run."""
-
-    query: Tensor | None = None
-    key: Tensor | None = None
-    value: Tensor | None = None
-    scaling: float | None = None
-    leave: bool = False  # the layer's output is not needed: leave it once its queries and keys are known
-
-
-_tape: ContextVar[_Tape | None] = ContextVar("homerlm_tape", default=None)
-
-
-# Called after a layer with its index, queries (B, H, S, D) and keys (B, K, S, D), RoPE applied, and logit scaling.
+# Called with a layer's index, queries (B, H, S, D) and keys (B, K, S, D), RoPE applied, and logit scaling.
 Watch = Callable[[int, Tensor, Tensor, float], None]
-_watch: ContextVar[Watch | None] = ContextVar("homerlm_watch", default=None)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the attention function was called with in one layer."""
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+
+
+_recorder: ContextVar[Callable[[_Seen], None] | None] = ContextVar("homerlm_recorder", default=None)
+
+
+class _Tape:
+    """Holds what was seen of the layer that has just run."""
+
+    def __init__(self) -> None:
+        self.seen: _Seen | None = None
+        self.leave = False  # the layer's output is not needed: leave it once its queries and keys are known
+
+    def record(self, seen: _Seen) -> None:
+        self.seen = seen
+        if self.leave:
+            raise _EnoughSeen
 
 
 @dataclass(frozen=True)
@@ -85,12 +97,8 @@ class Decoder:
     @contextmanager
     def watched(self, watch: Watch) -> Iterator[None]:
         """The model's own forward inside this block shows every layer's queries and keys, cached ones included."""
-        with self.session():
-            token = _watch.set(watch)
-            try:
-                yield
-            finally:
-                _watch.reset(token)
+        with self.session(), _recording(lambda seen: watch(seen.layer, seen.query, seen.key, seen.scaling)):
+            yield
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, S, E): what the model feeds to its first layer for these ids, its own scaling included."""
@@ -130,20 +138,15 @@ class Decoder:
         values: list[Tensor] = []
         rotary = self._rotary(hidden, position_ids)
         masks: dict[int | None, Tensor | None] = {}
-        token = _tape.set(tape)
-        try:
+        with _recording(tape.record):
             for index in range(first, last):
                 tape.leave = not finish and index == last - 1 and not hasattr(self.layers[index], "_hf_hook")
-                hidden = self._layer(index, hidden, position_ids, rotary, masks, tape)
-                assert tape.query is not None and tape.key is not None
-                assert tape.value is not None and tape.scaling is not None
+                hidden, seen = self._layer(index, hidden, position_ids, rotary, masks, tape)
                 if keep_kv:
-                    keys.append(tape.key)
-                    values.append(tape.value)
+                    keys.append(seen.key)
+                    values.append(seen.value)
                 if watch is not None:
-                    watch(index, tape.query, tape.key, tape.scaling)
-        finally:
-            _tape.reset(token)
+                    watch(index, seen.query, seen.key, seen.scaling)
         if not finish:
             hidden = hidden.new_empty(*hidden.shape[:2], 0)
         return LayerRun(hidden, tuple(keys), tuple(values))
@@ -176,11 +179,11 @@ class Decoder:
         rotary: Any,
         masks: dict[int | None, Tensor | None],
         tape: _Tape,
-    ) -> Tensor:
+    ) -> tuple[Tensor, _Seen]:
         window = self.window(index)
         if window not in masks:
             masks[window] = _window_mask(hidden.shape[1], window, hidden.device)
-        tape.key = tape.value = tape.query = None
+        tape.seen = None
         layer_type = self.config.layer_types[index] if self._rotary_by_type else None
         try:
             output = self.layers[index](
@@ -192,13 +195,13 @@ class Decoder:
                 position_embeddings=rotary[layer_type],
             )
         except _EnoughSeen:
-            return hidden
-        if tape.key is None:
+            output = hidden
+        if tape.seen is None:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: layer {index} ({type(self.layers[index]).__name__}) does not go through "
                 "transformers' attention interface, so its keys cannot be seen"
             )
-        return output[0] if isinstance(output, tuple) else output
+        return output[0] if isinstance(output, tuple) else output, tape.seen
 
     def _rotary(self, hidden: Tensor, position_ids: Tensor) -> dict[str | None, Any]:
         if not self._rotary_by_type:
@@ -215,18 +218,24 @@ class _EnoughSeen(Exception):
     """Raised by our attention function to leave a layer once its queries and keys are known."""
 
 
+@contextmanager
+def _recording(record: Callable[[_Seen], None]) -> Iterator[None]:
+    """Inside the block the attention function hands what it sees to `record`."""
+    token = _recorder.set(record)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
 def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA, noting on the tape what it was called with. query: (B, H, S, D); key, value: (B, K, S, D)."""
+    """SDPA, showing what it was called with to whoever records. query: (B, H, S, D); key, value: (B, K, S, D)."""
     scaling = kwargs.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if (tape := _tape.get()) is not None:
-        tape.query, tape.key, tape.value, tape.scaling = query, key, value, scaling
-        if tape.leave:
-            raise _EnoughSeen
-    elif (watch := _watch.get()) is not None:
-        watch(module.layer_idx, query, key, scaling)  # type: ignore[arg-type]
+    if (record := _recorder.get()) is not None:
+        record(_Seen(module.layer_idx, query, key, value, scaling))  # type: ignore[arg-type]
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return eager(module, query, key, value, _additive_mask(attention_mask, query), **kwargs)

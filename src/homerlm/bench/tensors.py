@@ -15,7 +15,7 @@ def peak_of_tensors(work: Callable[[], object]) -> int:
     Unlike the resident set it repeats to the byte: memory that the process kept for later, or that libraries took by
     themselves, is not in it. Recording slows the work by a few percent, and itself takes memory.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
     recorder: Any = recorded.profiler
     events = [event for event in recorder.kineto_results.events() if event.name() == "[memory]"]
