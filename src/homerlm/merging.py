@@ -79,6 +79,13 @@ class Tree:
         """The root chunk, reduced to its target. To be called inside the decoder's session."""
         return self._walk(self.schedule.root, self._leaves())
 
+    def ids_of(self, chunk: Chunk) -> Tensor:
+        """(B, S) input ids of a chunk's tokens. The prompt is never put together: of a long one that would be the
+        largest tensor there is."""
+        p, s = chunk.prefix_len, chunk.suffix_len
+        places = chunk.token_indices[:, p : len(chunk) - s] - p
+        return torch.cat([self.prefix_ids, self.context_ids.gather(1, places), self.suffix_ids], dim=1)
+
     def _walk(self, node: Node, leaves: Iterator[Chunk]) -> Chunk:
         """Depth first: the left child whole, then the right one, then their parent, so one reduced chunk per level
         waits at a time (SPEC 7)."""
