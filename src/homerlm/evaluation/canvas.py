@@ -75,16 +75,19 @@ def save(figure: Any, path: Path, caption: str) -> Figure:
 
 
 def length_label(tokens: int) -> str:
-    return f"{tokens // 1024}k" if tokens % 1024 == 0 and tokens else f"{tokens:,}"
+    for unit, size in (("M", 1 << 20), ("k", 1 << 10)):
+        if tokens and tokens % size == 0:
+            return f"{tokens // size}{unit}"
+    return f"{tokens:,}"
 
 
 def spread_out(lengths: Sequence[int]) -> list[int]:
-    """Of many lengths those to label: the first, and each that about doubles the one before it."""
-    if len(lengths) <= 7:
-        return list(lengths)
+    """Of ascending lengths those to label: the first, and each that is at least a seventh of a logarithmic axis away
+    from the one before it."""
     chosen = [lengths[0]]
+    apart = (lengths[-1] / lengths[0]) ** (1 / 7)
     for n in lengths[1:]:
-        if n >= 1.9 * chosen[-1]:
+        if n >= 0.99 * apart * chosen[-1]:
             chosen.append(n)
     return chosen
 
