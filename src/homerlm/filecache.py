@@ -16,6 +16,7 @@ from pathlib import Path
 from homerlm.errors import HomerError, ModelLoadError
 
 _MANIFEST = "homerlm-files.json"
+_ATTEMPTS = 10  # to move a folder into place while other processes do the same
 
 
 def cache_folder() -> Path:
@@ -69,16 +70,19 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _move_into_place(fresh: Path, folder: Path) -> None:
-    """Rename `fresh` to `folder`, over a damaged one; an intact one, from a faster process, stays."""
-    if is_intact(folder):
-        return
-    if folder.exists():
-        os.replace(folder, fresh.with_name("damaged"))
-    try:
-        os.replace(fresh, folder)
-    except OSError:
-        if not is_intact(folder):
-            raise
+    """Rename `fresh` to `folder`, over a damaged one; an intact one, from a faster process, stays. What another process
+    does between two steps of this one makes it look again."""
+    for attempt in range(_ATTEMPTS):
+        if is_intact(folder):
+            return
+        try:
+            if folder.exists():
+                os.replace(folder, fresh.with_name(f"damaged-{attempt}"))
+            os.replace(fresh, folder)
+            return
+        except OSError:
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def _sha256(path: Path) -> str:
