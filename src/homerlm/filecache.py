@@ -81,7 +81,7 @@ def _move_into_place(fresh: Path, folder: Path) -> None:
             os.replace(fresh, folder)
             return
         except OSError:
-            if attempt == _ATTEMPTS - 1:
+            if attempt == _ATTEMPTS - 1 and not is_intact(folder):
                 raise
 
 

@@ -120,9 +120,8 @@ def what_was_run(records: Sequence[dict[str, Any]], directory: Path) -> list[tup
         facts.append(("Settings", f"{settings}: {', '.join(methods)}"))
     command = directory / "command.txt"
     if command.is_file():
-        facts.append(
-            ("Command", " && ".join(command.read_text(encoding="utf-8", errors="replace").split("\n")).strip(" &"))
-        )
+        lines = command.read_text(encoding="utf-8", errors="replace").splitlines()
+        facts.append(("Command", " && ".join(lines)))
     return [(name, value) for name, value in facts if value]
 
 
