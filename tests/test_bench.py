@@ -77,6 +77,7 @@ def test_operations_of_the_plain_model_are_what_torch_counts(model):
         (110, {"second_look": "never"}),
         (110, {"second_look": "later"}),
         (171, {"retention": 0.9}),
+        (171, {"retention": 0.25}),
         (150, {"readout": "reencoded"}),
         (150, {"readout": "merged", "voters": "last_layer", "scoring_queries": 1}),
         (150, {"readout": "merged", "voters": "last_layer", "refinement": "per_layer_top_k"}),

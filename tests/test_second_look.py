@@ -52,6 +52,16 @@ def test_what_is_far_below_the_best_goes_even_where_there_is_room(model):
     assert 9 < lengths[-1] < lengths[0]
 
 
+@pytest.mark.parametrize("changes", [{"target_len": 60}, {"target_len": 90}, {"retention": 0.25}], ids=str)
+def test_candidates_that_fit_the_target_are_judged_too(model, changes):
+    """Where the tree leaves no more than the target has room for, what only distracts goes all the same."""
+    config = HomerConfig(**(SIZES | changes), floor=1.0)
+    homer = Homer(model, None, config)
+    candidates = homer.plan(4, 300, 5).root.target
+    assert candidates <= homer.lengths.target_len
+    assert len(homer.compress(*prompt(context=300))) < candidates - 9
+
+
 def test_rows_of_a_batch_keep_as_many_as_the_one_that_needs_most(model):
     config = HomerConfig(**SIZES, floor=0.8)
     ids = prompt(context=300, batch=3)

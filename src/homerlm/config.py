@@ -46,6 +46,11 @@ class Lengths:
             retention=self.retention,
         )
 
+    def looks_again(self, schedule: Schedule) -> bool:
+        """Whether what the tree leaves of this prompt is judged once more at once: wherever it is longer than the target,
+        also if the tree's candidates would fit."""
+        return self.second_look == "now" and self.target_len < schedule.prompt_len
+
 
 @dataclass(frozen=True, kw_only=True)
 class HomerConfig:

@@ -96,7 +96,7 @@ class Homer:
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
             with self.decoder.session():
                 root = tree.run()
-                if self.lengths.second_look == "now" and len(root) > self.lengths.target_len:
+                if self.lengths.looks_again(schedule):
                     look = self._second_look(selection)
                     root = look.cut(look.judge(self.decoder, root, tree.ids_of(root)))
                     if observer is not None:

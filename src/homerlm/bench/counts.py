@@ -195,9 +195,9 @@ class Compression:
         return self._votes(node) > 0 or (bool(node.children) and all(map(self._judged, node.children)))
 
     def _second_look(self) -> Flops:
-        candidates = self.schedule.root.target
-        if self.lengths.second_look != "now" or candidates <= self.lengths.target_len:
+        if not self.lengths.looks_again(self.schedule):
             return Flops()
+        candidates = self.schedule.root.target
         voters = self.voters or range(self.shape.layers - 1, self.shape.layers)
         votes = self.shape.judge(self.queries, candidates) * len(voters)
         return self._layers(candidates, 0, voters.stop) + votes
