@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
+from homerlm.evaluation.likelihood import CacheSteps
 from homerlm.evaluation.methods import Method
 from homerlm.evaluation.needle import KINDS, Needle, hide
 from homerlm.evaluation.passkey import Passkey
@@ -220,7 +222,37 @@ def test_asked_again_a_reading_has_the_new_suffix_in_place_of_the_old(text):
         assert again.generate(5) == reader.read(_ids(p, c, new), 5).generate(5)
 
 
-# Perplexity
+# Likelihood and perplexity
+
+
+@pytest.mark.parametrize("width", [1, 13, 1024])
+def test_a_text_is_scored_piece_by_piece_as_if_at_once(width):
+    model = llama()
+    ids = torch.cat(prompt(context=60), dim=1)
+    with torch.no_grad():
+        logits = model(ids).logits[0, :-1]
+    read = []
+    hook = model.register_forward_pre_hook(
+        lambda _model, _args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    steps = CacheSteps(model, DynamicCache(config=model.config), 0, width)
+    scored = steps.score(steps.read(ids[:, :20]), ids[:, 20:])
+    hook.remove()
+    torch.testing.assert_close(
+        scored.log_probs, logits[19:].log_softmax(-1).gather(1, ids[0, 20:, None])[:, 0], atol=1e-4, rtol=1e-4
+    )
+    assert scored.greedy.tolist() == (logits[19:].argmax(-1) == ids[0, 20:]).tolist()
+    assert sum(read) == ids.shape[1] - 1  # nothing comes after the last one
+    assert max(read[1:]) <= width
+
+
+def test_likeliest_ids_are_greedy():
+    model = llama()
+    ids = torch.cat(prompt(context=60), dim=1)
+    steps = CacheSteps(model, DynamicCache(config=model.config), 0)
+    logits = steps.read(ids)
+    assert steps.score(logits, logits.argmax(-1)[None]).greedy.tolist() == [True]
+    assert steps.score(logits, logits.argmin(-1)[None]).greedy.tolist() == [False]
 
 
 def test_plain_windows_sum_to_the_models_own_likelihood(words):

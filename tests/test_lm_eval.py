@@ -183,21 +183,13 @@ def test_rolling_windows_beyond_the_limit_follow_everything_before_them(homer):
     first, second = LIMIT + 1, LIMIT + 1 + LIMIT // 2
     prompts = list(homer.prompts)
     assert [[*chain(*parts)] for parts in prompts] == [ids[:first], ids[:second]]
-    expected = HomerLM(homer)._plain_likelihood(ids[:first], 1)[0]
+    expected = HomerLM(homer)._plain_verdict(ids[:1], ids[1:first])[0]
     for parts, stop in zip(prompts, (second, len(ids)), strict=True):
         context = homer.for_later().compress(*(torch.tensor([part]) for part in parts))
         window = torch.tensor([ids[sum(map(len, parts)) : stop]])
         logits = torch.cat([context.logits[:, None], homer.score(context, window)], dim=1)[0, :-1]
         expected += logits.log_softmax(-1).gather(1, window.T).sum().item()
     assert total == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_plain_model_reads_on_over_its_cache(homer, monkeypatch):
-    ids = homer.tokenizer(LONG).input_ids
-    whole = HomerLM(homer)._plain_likelihood(ids, 250)
-    monkeypatch.setattr("homerlm.evaluation.lm_eval.PIECE", 67)
-    monkeypatch.setattr("homerlm.evaluation.lm_eval.SLICE", 13)
-    assert HomerLM(homer)._plain_likelihood(ids, 250)[0] == pytest.approx(whole[0], abs=1e-3)
 
 
 def test_the_chat_template_is_the_models(tmp_path, homer):

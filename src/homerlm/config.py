@@ -47,8 +47,8 @@ class Lengths:
         )
 
     def looks_again(self, schedule: Schedule) -> bool:
-        """Whether what the tree leaves of this prompt is judged once more at once: wherever it is longer than the target,
-        also if the tree's candidates would fit."""
+        """Whether what the tree leaves of a prompt is judged once more: if the prompt is longer than the target, even
+        where the tree's candidates would fit."""
         return self.second_look == "now" and self.target_len < schedule.prompt_len
 
 

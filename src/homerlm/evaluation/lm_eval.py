@@ -30,6 +30,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, HomerError, InputError
+from homerlm.evaluation.likelihood import SLICE, CacheSteps
 from homerlm.evaluation.lm_eval_args import from_model_args
 from homerlm.homer import Homer
 
@@ -43,11 +44,9 @@ except ModuleNotFoundError as error:
 
 PREFIX_TOKENS, SUFFIX_TOKENS = 64, 128
 ROLLING_AFFIX = 100  # SPEC 10
-PIECE = 4096  # tokens that the plain model reads at once
-SLICE = 1024  # tokens whose logits are in float32 at once: 600 MB over a vocabulary of 150k
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
-Likelihood = tuple[float, bool]  # the sum of log-probabilities, and whether greedy decoding would have written it
+Verdict = tuple[float, bool]  # the sum of log-probabilities, and whether greedy decoding would have written it
 
 
 @register_model("homer")
@@ -155,12 +154,12 @@ class HomerLM(TemplateLM):
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
-    ) -> list[Likelihood]:
+    ) -> list[Verdict]:
         """Of each (texts, context ids, continuation ids). Equal contexts, a question's choices, are read once."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (_texts, context, _ids) in enumerate(requests):
             groups.setdefault(tuple(context), []).append(index)
-        results: dict[int, Likelihood] = {}
+        results: dict[int, Verdict] = {}
         for context, indices in tqdm(groups.items(), desc="Scoring", disable=disable_tqdm):
             scored = self._score([*context], [requests[index][2] for index in indices])
             for index, likelihood in zip(indices, scored, strict=True):
@@ -180,12 +179,12 @@ class HomerLM(TemplateLM):
     def _rolling(self, text: str) -> float:
         ids = [self.prefix_token_id, *self.tok_encode(text)]
         first = self.homer.limit + 1
-        total = self._plain_likelihood(ids[:first], 1)[0]
+        total = self._plain_verdict(ids[:1], ids[1:first])[0]
         affixes = self._fitting(ROLLING_AFFIX, ROLLING_AFFIX)
         window = self._window()
         for start in range(first, len(ids), window):
             context = self._compress(ids[:start], *affixes, self._later)
-            total += self._likelihood_after(context, ids[start : start + window])[0]
+            total += self._verdict_after(context, ids[start : start + window])[0]
         return total
 
     @cached_property
@@ -203,17 +202,17 @@ class HomerLM(TemplateLM):
         rope = getattr(self.homer.decoder.config, "rope_parameters", None) or {}
         return min(limit // (4 if rope.get("rope_type") == "yarn" else 2), limit - target)
 
-    def _score(self, context: list[int], continuations: list[list[int]]) -> list[Likelihood]:
+    def _score(self, context: list[int], continuations: list[list[int]]) -> list[Verdict]:
         if not self._fits(context):
             compact = self._compress(context, self.prefix_tokens, self.suffix_tokens)
-            return [self._likelihood_after(compact, ids) for ids in continuations]
+            return [self._verdict_after(compact, ids) for ids in continuations]
         longest = len(context) + max(len(ids) for ids in continuations)
         if longest - 1 > self.homer.limit:
             raise InputError(
                 f"a continuation of {longest - len(context)} tokens after {len(context)} goes beyond the model's "
                 f"{self.homer.limit}: only what comes before a continuation is compressed"
             )
-        return [self._plain_likelihood(context + ids, len(context)) for ids in continuations]
+        return [self._plain_verdict(context, ids) for ids in continuations]
 
     def _fits(self, ids: list[int]) -> bool:
         return len(ids) <= self.homer.lengths.target_len
@@ -232,29 +231,20 @@ class HomerLM(TemplateLM):
         homer = homer or self.homer
         return homer.compress(tensor[:, :prefix], tensor[:, prefix:middle], tensor[:, middle:])
 
-    def _likelihood_after(self, context: CompactContext, ids: list[int]) -> Likelihood:
+    def _verdict_after(self, context: CompactContext, ids: list[int]) -> Verdict:
+        steps = CacheSteps(self.homer.model, context.to_cache(), context.next_position, 1 if context.uneven else SLICE)
+        return self._verdict(steps, context.logits, ids)
+
+    def _plain_verdict(self, context: list[int], ids: list[int]) -> Verdict:
+        """Of ids after the at least one of the context, by the plain model."""
+        steps = CacheSteps(self.homer.model, DynamicCache(config=self.homer.decoder.config), 0)
+        return self._verdict(steps, steps.read(self._tensor(context)), ids)
+
+    def _verdict(self, steps: CacheSteps, logits: Tensor, ids: list[int]) -> Verdict:
         if not ids:
             return 0.0, True
-        tensor = self._tensor(ids)
-        logits = context.logits[:, None]
-        if len(ids) > 1:
-            later = self.homer.score(context, tensor[:, :-1])
-            logits = torch.cat([logits.to(later), later], dim=1)
-        return _likelihood(logits[0], tensor[0])
-
-    @torch.no_grad()
-    def _plain_likelihood(self, ids: list[int], first: int) -> Likelihood:
-        """Of the ids from index `first` on, which is at least 1, after those before them, by the plain model."""
-        tensor = self._tensor(ids)
-        cache = DynamicCache(config=self.homer.decoder.config)
-        total, greedy = 0.0, True
-        pieces = zip(tensor[:, :-1].split(PIECE, dim=1), tensor[:, 1:].split(PIECE, dim=1), strict=True)
-        for start, (inputs, wanted) in zip(range(0, len(ids), PIECE), pieces, strict=False):
-            logits = self.homer.model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
-            skipped = max(first - 1 - start, 0)
-            part, part_greedy = _likelihood(logits[0, skipped:], wanted[0, skipped:])
-            total, greedy = total + part, greedy and part_greedy
-        return total, greedy
+        scored = steps.score(logits, self._tensor(ids))
+        return scored.total, bool(scored.greedy.all())
 
     def _generate(self, prompt: str, settings: dict[str, Any]) -> str:
         options = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
@@ -290,15 +280,6 @@ class _Until(StoppingCriteria):
         texts = self.tokenizer.batch_decode(input_ids[:, self.start :])
         done = [any(stop in text for stop in self.stops) for text in texts]
         return torch.tensor(done, device=input_ids.device)
-
-
-def _likelihood(logits: Tensor, ids: Tensor) -> Likelihood:
-    """logits: (S, V), each row for the id beside it in ids: (S,)."""
-    total, greedy = 0.0, True
-    for rows, wanted in zip(logits.split(SLICE), ids.to(logits.device).split(SLICE), strict=True):
-        total += rows.float().log_softmax(-1).gather(1, wanted[:, None]).sum().item()
-        greedy = greedy and bool((rows.argmax(-1) == wanted).all())
-    return total, greedy
 
 
 def main() -> None:

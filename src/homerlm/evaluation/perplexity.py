@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 from transformers import DynamicCache
 
-from homerlm.evaluation.readers import CacheSteps, PlainReader
+from homerlm.evaluation.likelihood import CacheSteps
+from homerlm.evaluation.readers import PlainReader
 from homerlm.evaluation.trials import Bench, Outcome, measured
 from homerlm.prompt import PromptIds, token_ids
 
@@ -67,9 +68,10 @@ class WindowsJob:
         def score(_bench: Bench, _ids: Tensor, start: int, stop: int) -> Outcome:
             first = start or 1  # nothing predicts the first token
             if not last:
-                last.append(steps.read(ids[:, :1].to(bench.model.device)))
-            log_probs, last[0] = steps.run(last[0], ids[:, first:stop])
-            return {"nll": -log_probs.sum().item(), "kept": stop}
+                last.append(steps.read(ids[:, :1]))
+            scored = steps.score(last[0], ids[:, first:stop])
+            last[0] = steps.read(ids[:, stop - 1 : stop])
+            return {"nll": -scored.total, "kept": stop}
 
         return score
 

@@ -15,13 +15,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from homerlm.calibration import Calibration
 from homerlm.context import CompactContext
 from homerlm.errors import MismatchError
+from homerlm.evaluation.likelihood import SLICE, CacheSteps
 from homerlm.evaluation.methods import Method
 from homerlm.homer import Homer
 from homerlm.prompt import PromptIds
 from homerlm.significance import CALIBRATED_SCORES
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
-SLICE = 1024  # tokens scored at once: their logits over a vocabulary of 150k take 600 MB in float32
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
 
 
@@ -103,7 +103,7 @@ class HomerReading:
     def log_probs(self, input_ids: Tensor) -> Tensor:
         width = 1 if self.context.uneven else SLICE
         steps = CacheSteps(self.homer.model, self.context.to_cache(), self.context.next_position, width)
-        return steps.log_probs(self.context.logits, input_ids)
+        return steps.score(self.context.logits, input_ids).log_probs
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
         return HomerReading(self.homer, self.homer.focus(self.context, suffix_ids))
@@ -146,10 +146,9 @@ class PlainReading:
         output: Any = self.model.generate(self.input_ids, attention_mask=mask, **settings)
         return output[0, self.input_ids.shape[1] :].tolist()
 
-    @torch.no_grad()
     def log_probs(self, input_ids: Tensor) -> Tensor:
         steps = CacheSteps(self.model, DynamicCache(config=self.model.config), 0)
-        return steps.log_probs(steps.read(self.input_ids), input_ids)
+        return steps.score(steps.read(self.input_ids), input_ids).log_probs
 
     def ask_again(self, suffix_ids: Tensor) -> PlainReading:
         body, new = self.input_ids.shape[1] - self.suffix_len, suffix_ids.shape[1]
@@ -161,44 +160,6 @@ class PlainReading:
             new,
             self.prompt_len - self.suffix_len + new,
         )
-
-
-@dataclass
-class CacheSteps:
-    """Text run through a model piece by piece over its cache, so that no more than `width` rows of logits exist."""
-
-    model: PreTrainedModel
-    cache: Any
-    position: int
-    width: int = SLICE
-
-    @torch.no_grad()
-    def read(self, input_ids: Tensor) -> Tensor:
-        """Run ids (1, S) and give the logits (1, V) after the last."""
-        return self._step(input_ids, 1)[:, -1]
-
-    def log_probs(self, logits: Tensor, input_ids: Tensor) -> Tensor:
-        """(S,) float32 of ids (1, S) that follow `logits` (1, V), which stand for the token before them."""
-        return self.run(logits, input_ids)[0]
-
-    @torch.no_grad()
-    def run(self, logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """`log_probs`, and the logits (1, V) after the last of them."""
-        found: list[Tensor] = []
-        for piece in input_ids.to(self.model.device).split(self.width, dim=1):
-            output = self._step(piece, piece.shape[1])
-            before = torch.cat([logits[:, None].to(output), output[:, :-1]], dim=1)
-            found.append(before[0].float().log_softmax(-1).gather(1, piece[0, :, None].to(before.device))[:, 0].cpu())
-            logits = output[:, -1]
-        return torch.cat(found), logits
-
-    def _step(self, input_ids: Tensor, keep: int) -> Tensor:
-        stop = self.position + input_ids.shape[1]
-        positions = torch.arange(self.position, stop, device=input_ids.device)[None]
-        self.position = stop
-        return self.model(
-            input_ids=input_ids, past_key_values=self.cache, position_ids=positions, use_cache=True, logits_to_keep=keep
-        ).logits
 
 
 def indices_kept(tokens: Sequence[int], kept: Tensor) -> float | None:
