@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from homerlm.chunk import Chunk
+from homerlm.merging import Selection
 from homerlm.significance import SCORES, Attention, keep_most_significant, pool
 
 B, H, K, Q, S, D = 2, 6, 3, 4, 11, 5
@@ -73,24 +75,27 @@ def test_pooling_is_the_maximum_over_neighbours():
 
 
 def test_affixes_stay_and_ties_go_to_the_earlier():
-    scores = torch.tensor([[-9.0, -9, 1, 3, 3, 0, 3, -9]])
-    assert keep_most_significant(scores, 2, 1, 5, pooling=1).tolist() == [[0, 1, 3, 4, 7]]
-    assert keep_most_significant(scores, 2, 1, 3, pooling=1).tolist() == [[0, 1, 7]]
+    worth = torch.tensor([[1.0, 3, 3, 0, 3]])
+    assert keep_most_significant(worth, 2, 1, 5).tolist() == [[0, 1, 3, 4, 7]]
+    assert keep_most_significant(worth, 2, 1, 3).tolist() == [[0, 1, 7]]
 
 
 def test_affix_scores_do_not_leak_into_the_pooled_context():
     scores = torch.tensor([[99.0, 0, 1, 0, 0, 0, 99]])
-    assert keep_most_significant(scores, 1, 1, 4, pooling=3).tolist() == [[0, 1, 2, 6]]
+    places = torch.arange(7)[None]
+    chunk = Chunk(torch.empty(1, 7, 0), places, places, prefix_len=1, suffix_len=1, scores=scores)
+    selection = Selection(SCORES["softmax"], queries=1, pooling=3)
+    assert selection.worth(chunk, places).tolist() == [[1, 1, 1, 0, 0]]
 
 
 def test_rows_choose_for_themselves():
-    scores = torch.tensor([[0.0, 1, 2, 3, 0], [0, 3, 2, 1, 0]])
-    assert keep_most_significant(scores, 1, 1, 4, pooling=1).tolist() == [[0, 2, 3, 4], [0, 1, 2, 4]]
+    worth = torch.tensor([[1.0, 2, 3], [3, 2, 1]])
+    assert keep_most_significant(worth, 1, 1, 4).tolist() == [[0, 2, 3, 4], [0, 1, 2, 4]]
 
 
 def test_a_span_survives_whole():
     """What pooling is for: one strong token keeps its neighbours, though each of them scores nothing."""
     scores = torch.rand(1, 100) / 10
     scores[0, 50] = math.inf
-    kept = keep_most_significant(scores, 0, 0, 7, pooling=7)
+    kept = keep_most_significant(pool(scores, 7), 0, 0, 7)
     assert kept.tolist() == [list(range(47, 54))]

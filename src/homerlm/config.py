@@ -97,6 +97,13 @@ class HomerConfig:
             "twice as many."
         },
     )
+    sentence_weight: float = field(
+        default=0.3,
+        metadata={
+            "help": "What a match counts for the rest of its sentence, so that a strong one keeps all of it; 0 for "
+            "nothing. Needs a tokenizer."
+        },
+    )
     refinement: str = field(
         default="propagative",
         metadata={
@@ -147,8 +154,9 @@ class HomerConfig:
         for name in ("chunk_share", "target_share", "retention"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0 and at most 1")
-        if not 0 <= self.floor <= 1:
-            raise ConfigError(f"floor is {self.floor!r}; it must be between 0 and 1")
+        for name in ("floor", "sentence_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be between 0 and 1")
         if self.pooling % 2 == 0:
             raise ConfigError(
                 f"pooling is {self.pooling}; it must be odd, so that a token is in the middle of its neighbours: "
@@ -175,6 +183,7 @@ class HomerConfig:
             "voters": "last_layer",
             "scoring_queries": 1,
             "pooling": 1,
+            "sentence_weight": 0.0,
             "readout": "merged",
         }
         return cls(**(settings | changes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Generator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
 from homerlm.refinement import REFINEMENTS
 from homerlm.schedule import Schedule
 from homerlm.second_look import SecondLook, focus
+from homerlm.sentences import Sentences
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
 
@@ -37,8 +39,8 @@ _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 class Homer:
     """HOMER on one model. Holds no state of any prompt; the model is used as it is and left as it was.
 
-    `tokenizer` is only needed for text (`ask`). Raises `UnsupportedModelError` for a model that cannot run HOMER and
-    `ConfigError` for settings that do not fit it.
+    `tokenizer` is needed for text (`ask`), and for sentences to stay whole (`sentence_weight`). Raises
+    `UnsupportedModelError` for a model that cannot run HOMER and `ConfigError` for settings that do not fit it.
     """
 
     def __init__(
@@ -97,8 +99,8 @@ class Homer:
             with self.decoder.session():
                 root = tree.run()
                 if self.lengths.looks_again(schedule):
-                    look = self._second_look(selection)
-                    root = look.cut(look.judge(self.decoder, root, tree.ids_of(root)))
+                    look, candidates = self._second_look(selection), tree.ids_of(root)
+                    root = look.cut(look.judge(self.decoder, root, candidates), candidates)
                     if observer is not None:
                         observer(Event(schedule, schedule.root, root.token_indices, look=2))
                     root = look.recap(root)
@@ -177,6 +179,8 @@ class Homer:
             SCORES[config.score],
             min(config.scoring_queries or suffix_len, suffix_len),
             config.pooling,
+            config.sentence_weight,
+            self._sentences,
             self._bias,
             voters=voting_layers(config.voters, len(self.decoder.layers), self.lengths.warmup_layers),
             refine=REFINEMENTS[config.refinement],
@@ -184,6 +188,16 @@ class Homer:
 
     def _second_look(self, selection: Selection) -> SecondLook:
         return SecondLook(selection, self.lengths.target_len, self.config.floor, self.config.recap_len)
+
+    @cached_property
+    def _sentences(self) -> Sentences | None:
+        if self.tokenizer is None or not self.config.sentence_weight:
+            return None
+        return Sentences(self.tokenizer, self._vocab)
+
+    @property
+    def _vocab(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[0]
 
     def _calibration_bias(self) -> Tensor | None:
         if self.config.score not in CALIBRATED_SCORES:
@@ -206,7 +220,7 @@ class Homer:
 
     def _checked(self, parts: dict[str, Tensor]) -> list[Tensor]:
         """The three id tensors on the model's device, or `InputError` naming the one that is wrong."""
-        vocab = self.model.get_input_embeddings().weight.shape[0]
+        vocab = self._vocab
         for name, ids in parts.items():
             if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int32):
                 found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__

@@ -13,7 +13,10 @@ from homerlm.adapter import Decoder
 from homerlm.chunk import Chunk
 from homerlm.refinement import LAYER_SCORED_REFINEMENTS, Refinement, propagative
 from homerlm.schedule import Node, Schedule
-from homerlm.significance import Attention, Score, keep_most_significant
+from homerlm.sentences import Sentences
+from homerlm.significance import Attention, Score, keep_most_significant, pool, pool_within
+
+SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,17 @@ class Selection:
     `voters=None` scores at the node's last layer alone, as the paper does; a range of layers makes all of them vote: a
     token's significance is the sum of what they have given it, in this node or below. A node that must be reduced
     before any of them has run is scored at its last layer.
+
+    A match counts for its neighbours too (`pooling`), and, by `sentence_weight`, for the rest of its sentence where
+    `sentences` are known: it stands at a sentence's beginning, what it is about at the end. Not in the paper
+    (docs/experiments.md).
     """
 
     score: Score
     queries: int
     pooling: int
+    sentence_weight: float = 0.0
+    sentences: Sentences | None = None
     bias: Tensor | None = None
     voters: range | None = None
     refine: Refinement = propagative
@@ -39,6 +48,19 @@ class Selection:
         asking = queries[:, :, queries.shape[2] - self.queries :]
         attention = Attention(asking, keys, position_ids.to(keys.device), scaling, bias)
         return self.score(attention).to(position_ids.device)
+
+    def worth(self, chunk: Chunk, input_ids: Tensor) -> Tensor:
+        """(B, C) what the context tokens of a scored chunk are worth, for themselves, their neighbours and their
+        sentence. input_ids: (B, S), the chunk's."""
+        assert chunk.scores is not None
+        context = slice(chunk.prefix_len, len(chunk) - chunk.suffix_len)
+        scores = chunk.scores[:, context]
+        worth = pool(scores, self.pooling)
+        if self.sentences is None or not self.sentence_weight or not scores.shape[1]:
+            return worth
+        numbers = self.sentences.number(input_ids[:, context], chunk.token_indices[:, context])
+        rest = pool_within(scores, numbers.to(scores.device), SENTENCE_REACH)
+        return worth.maximum(self.sentence_weight * rest)
 
 
 @dataclass(frozen=True)
@@ -178,9 +200,8 @@ class Tree:
     def _reduce(self, node: Node, chunk: Chunk) -> Chunk:
         """Drop the least significant context tokens down to the node's target; refine the layers below (SPEC 4, 5)."""
         if node.target < len(chunk):
-            assert chunk.scores is not None
-            p, s = chunk.prefix_len, chunk.suffix_len
-            keep = keep_most_significant(chunk.scores, p, s, node.target, self.selection.pooling)
+            worth = self.selection.worth(chunk, self.ids_of(chunk))
+            keep = keep_most_significant(worth, chunk.prefix_len, chunk.suffix_len, node.target)
             chunk = self.selection.refine(chunk, keep, self.selection.pooling)
         if self.observer is not None:
             self.observer(Event(self.schedule, node, chunk.token_indices))

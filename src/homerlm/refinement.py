@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from homerlm.chunk import Chunk
-from homerlm.significance import keep_most_significant
+from homerlm.significance import keep_most_significant, pool
 
 Refinement = Callable[[Chunk, Tensor, int], Chunk]
 
@@ -41,7 +41,8 @@ def per_layer_top_k(chunk: Chunk, keep: Tensor, pooling: int) -> Chunk:
 
 def _most_significant(chunk: Chunk, scores: Tensor, keep: Tensor, pooling: int) -> Tensor:
     """Indices (B, n) by scores (B, S), as many as in `keep` (B, n)."""
-    return keep_most_significant(scores, chunk.prefix_len, chunk.suffix_len, keep.shape[1], pooling)
+    p, s = chunk.prefix_len, chunk.suffix_len
+    return keep_most_significant(pool(scores[:, p : scores.shape[1] - s], pooling), p, s, keep.shape[1])
 
 
 REFINEMENTS: dict[str, Refinement] = {

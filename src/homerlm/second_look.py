@@ -14,7 +14,7 @@ from homerlm.context import CompactContext
 from homerlm.merging import Selection
 from homerlm.readout import exchange_suffix, recomputed
 from homerlm.recap import with_recap
-from homerlm.significance import keep_most_significant, pool
+from homerlm.significance import keep_most_significant
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,15 @@ class SecondLook:
         decoder.run(decoder.embed(input_ids), positions, 0, votes.voters.stop, watch=votes.add, finish=False)
         return replace(candidates, scores=votes.total)
 
-    def cut(self, candidates: Chunk) -> Chunk:
-        """The scored candidates that are worth their place."""
-        assert candidates.scores is not None
-        p, s, scores, pooling = (
-            candidates.prefix_len,
-            candidates.suffix_len,
-            candidates.scores,
-            self.selection.pooling,
-        )
-        context = pool(scores[:, p : len(candidates) - s], pooling)
-        if not context.shape[1]:
+    def cut(self, candidates: Chunk, input_ids: Tensor) -> Chunk:
+        """The scored candidates that are worth their place. input_ids: (B, S), theirs."""
+        p, s = candidates.prefix_len, candidates.suffix_len
+        worth = self.selection.worth(candidates, input_ids)
+        if not worth.shape[1]:
             return candidates
-        worthy = int((context >= self.floor * context.amax(1, keepdim=True)).sum(1).amax())
+        worthy = int((worth >= self.floor * worth.amax(1, keepdim=True)).sum(1).amax())
         room = self.target_len - self._repeated(candidates)
-        return candidates.select(keep_most_significant(scores, p, s, min(room, p + s + worthy), pooling))
+        return candidates.select(keep_most_significant(worth, p, s, min(room, p + s + worthy)))
 
     def recap(self, chunk: Chunk) -> Chunk:
         return with_recap(chunk, self._repeated(chunk))
@@ -79,7 +73,7 @@ def focus(decoder: Decoder, context: CompactContext, suffix_ids: Tensor, look: S
         asked = exchange_suffix(decoder, context, suffix_ids)
     nothing = torch.empty(*places.shape, 0, device=places.device)
     candidates = Chunk(nothing, places, asked.token_indices, asked.prefix_len, new, scores=votes.total)
-    chosen = look.recap(look.cut(candidates))
+    chosen = look.recap(look.cut(candidates, asked.input_ids))
     input_ids = asked.input_ids.gather(1, chosen.position_ids)
     read = recomputed(decoder, chosen, input_ids)
     return replace(

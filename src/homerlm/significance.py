@@ -108,14 +108,21 @@ def pool(scores: Tensor, width: int) -> Tensor:
     return torch.nn.functional.max_pool1d(scores[:, None], width, stride=1, padding=width // 2)[:, 0]
 
 
-def keep_most_significant(scores: Tensor, prefix_len: int, suffix_len: int, count: int, pooling: int) -> Tensor:
-    """Ascending indices (B, count) of the tokens to keep, out of scores (B, S).
+def pool_within(scores: Tensor, groups: Tensor, reach: int) -> Tensor:
+    """Maximum over the neighbours of scores (B, S) that are at most `reach` away and of the same group (B, S)."""
+    width, pad = 2 * reach + 1, torch.nn.functional.pad
+    around = pad(scores, (reach, reach)).unfold(1, width, 1)  # (B, S, width)
+    same = pad(groups, (reach, reach), value=-1).unfold(1, width, 1) == groups[..., None]
+    return around.masked_fill(~same, float("-inf")).amax(-1)
 
-    The affixes always stay: only the context is pooled and ranked. Ties go to the earlier token.
+
+def keep_most_significant(worth: Tensor, prefix_len: int, suffix_len: int, count: int) -> Tensor:
+    """Ascending indices (B, count) of the tokens to keep of a chunk, whose context tokens are worth (B, C).
+
+    The affixes always stay: only the context is ranked. Ties go to the earlier token.
     """
-    batch, length = scores.shape
-    context = pool(scores[:, prefix_len : length - suffix_len], pooling)
-    ranked = context.argsort(dim=1, descending=True, stable=True)[:, : count - prefix_len - suffix_len]
+    batch, context_len = worth.shape
+    ranked = worth.argsort(dim=1, descending=True, stable=True)[:, : count - prefix_len - suffix_len]
     kept = ranked.sort(dim=1).values + prefix_len
-    ends = torch.arange(length, device=scores.device).expand(batch, -1)
-    return torch.cat([ends[:, :prefix_len], kept, ends[:, length - suffix_len :]], dim=1)
+    ends = torch.arange(prefix_len + context_len + suffix_len, device=worth.device).expand(batch, -1)
+    return torch.cat([ends[:, :prefix_len], kept, ends[:, prefix_len + context_len :]], dim=1)

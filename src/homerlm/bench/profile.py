@@ -41,7 +41,7 @@ FUNCTIONS: tuple[tuple[Any, str, str], ...] = (  # owner, name, part
     (Selection, "judge", SCORING),
     (merging, "keep_most_significant", SCORING),
     (second_look, "keep_most_significant", SCORING),
-    (second_look, "pool", SCORING),
+    (Selection, "worth", SCORING),
     (second_look, "with_recap", SCORING),
     (Chunk, "select", MERGING),
     (Chunk, "merge", MERGING),

@@ -29,6 +29,7 @@ ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on 
     "default, no second look": "homer:second_look=never",
     "default, no recap": "homer:recap_len=0",
     "default, no floor": "homer:floor=0",
+    "default, sentences cut": "homer:sentence_weight=0",
     "default, neither recap nor floor": "homer:recap_len=0,floor=0",
     "default, re-encoded": "homer:readout=reencoded",
     "default, merged": "homer:readout=merged",
