@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n"})  # what byte-level BPE and SentencePiece write
-_STOP = re.compile(r"[.?!][\"'”’)\]]*$")  # ends a sentence if white space follows: "3.14" and "U.S.A" go on
-_FULL_STOP = re.compile(r"[。！？][\"'”’」』)]*$")
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}  # how byte-level BPE writes its tokens
+_CLOSERS = "\"'”’)]」』"  # may stand between a stop and the end of its sentence
+_STOPS = (".", "?", "!")  # end a sentence if white space follows: "3.14" and "U.S.A" go on
+_FULL_STOPS = ("。", "！", "？")
 
 
 class Sentences:
@@ -22,16 +21,8 @@ class Sentences:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab: int) -> None:
         known = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocab))))
-        texts = [_text(token) for token in known] + [""] * (vocab - len(known))
-
-        def those(wanted: Callable[[str], object]) -> Tensor:
-            return torch.tensor([bool(wanted(text)) for text in texts])
-
-        self._stops = those(_STOP.search)
-        self._spaces = those(lambda text: text[:1].isspace())
-        self._begins_line = those(lambda text: text.startswith("\n"))
-        self._ends_line = those(lambda text: text.endswith("\n"))
-        self._ends = those(lambda text: "\n\n" in text or _FULL_STOP.search(text))
+        facts = torch.tensor([_facts(_text(token)) for token in known] + [_facts("")] * (vocab - len(known)))
+        self._stops, self._ends, self._spaces, self._ends_line, self._begins_line = facts.unbind(1)
 
     def number(self, input_ids: Tensor, places: Tensor) -> Tensor:
         """(B, S) the number of each token's sentence. input_ids: (B, S); places: (B, S), where in the document the
@@ -45,8 +36,19 @@ class Sentences:
         return torch.nn.functional.pad(ends.cumsum(1), (1, 0))
 
 
+def _facts(text: str) -> tuple[bool, ...]:
+    """Whether a token ends a sentence if white space follows, ends one in any case, begins with white space, ends a
+    line, begins with a line's end."""
+    body = text.rstrip(_CLOSERS)
+    ends = "\n\n" in text or body.endswith(_FULL_STOPS)
+    return body.endswith(_STOPS), ends, text[:1].isspace(), text.endswith("\n"), text.startswith("\n")
+
+
 def _text(token: str | bytes | None) -> str:
-    """What a token stands for, near enough for white space and stops; some tokenizers know their tokens as bytes."""
-    if isinstance(token, bytes):
-        return token.decode(errors="replace")
-    return "\n" if token == "<0x0A>" else (token or "").translate(_MARKS)
+    """What a token stands for: tokenizers write them as byte-level BPE does, as SentencePiece does, or as bytes."""
+    if not isinstance(token, str):
+        return (token or b"").decode(errors="replace")
+    try:
+        return bytes(map(_BYTES.__getitem__, token)).decode(errors="replace").replace("<0x0A>", "\n")
+    except KeyError:
+        return token.replace("\u2581", " ")
