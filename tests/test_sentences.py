@@ -1,13 +1,17 @@
 """Sentences that stay whole: where they end, and what that does to what is kept."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from homerlm import Homer, HomerConfig
+from homerlm.chunk import Chunk
+from homerlm.merging import Selection
 from homerlm.sentences import Sentences
-from homerlm.significance import pool_within
+from homerlm.significance import SCORES, pool_within
 from tiny import VOCAB, llama, prompt
 
 
@@ -108,3 +112,16 @@ def test_the_tree_keeps_sentences_whole_too(model):
     config = HomerConfig(**SIZES, target_len=40, second_look="never", sentence_weight=1.0)
     alone, whole = (_kept(Homer(model, tokenizer, config), ids) for tokenizer in (None, _words(stop)))
     assert len(whole) < len(alone) / 2  # as many tokens, in fewer pieces
+
+
+def test_what_speaks_against_a_token_is_not_weakened_by_its_sentence():
+    sentences = Sentences(Tokens("a", "b"), 2)
+    scores, places = torch.tensor([[0.0, -4.0, -2.0, -3.0, 0.0]]), torch.arange(5)[None]
+    chunk = Chunk(torch.empty(1, 5, 0), places, places, prefix_len=1, suffix_len=1, scores=scores)
+    selection = Selection(SCORES["logit"], queries=1, pooling=1, sentence_weight=0.5, sentences=sentences)
+    assert selection.worth(chunk, places % 2).tolist() == [[-4.0, -2.0, -3.0]]
+    chunk = replace(chunk, scores=-scores)
+    assert selection.worth(chunk, places % 2).tolist() == [[4.0, 2.0, 3.0]]
+    assert replace(selection, sentence_weight=0.9).worth(chunk, places % 2)[0].tolist() == pytest.approx(
+        [4.0, 3.6, 3.6]
+    )

@@ -193,7 +193,7 @@ class Homer:
     def _sentences(self) -> Sentences | None:
         if self.tokenizer is None or not self.config.sentence_weight:
             return None
-        return Sentences(self.tokenizer, self._vocab)
+        return Sentences(self.tokenizer, self._vocab, self.decoder.device)
 
     @property
     def _vocab(self) -> int:

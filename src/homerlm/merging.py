@@ -59,8 +59,8 @@ class Selection:
         if self.sentences is None or not self.sentence_weight or not scores.shape[1]:
             return worth
         numbers = self.sentences.number(input_ids[:, context], chunk.token_indices[:, context])
-        rest = pool_within(scores, numbers.to(scores.device), SENTENCE_REACH)
-        return worth.maximum(self.sentence_weight * rest)
+        rest = self.sentence_weight * pool_within(scores, numbers, SENTENCE_REACH)
+        return torch.where(rest > 0, worth.maximum(rest), worth)  # part of a logit below 0 would be more than it
 
 
 @dataclass(frozen=True)

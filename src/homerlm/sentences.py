@@ -14,25 +14,28 @@ _FULL_STOPS = ("。", "！", "？")
 
 
 class Sentences:
-    """Which tokens of a vocabulary end and begin sentences: a tokenizer's, and a model's of `vocab` tokens.
+    """Which tokens of a vocabulary end and begin sentences: a tokenizer's, and a model's of `vocab` tokens. The tokens
+    that are asked about shall be on `device`, so that nothing waits for it.
 
     Judged token by token: an abbreviation before a space ends a sentence too. Paragraphs end at empty lines.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocab: int, device: torch.device | str | None = None
+    ) -> None:
         known = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocab))))
-        facts = torch.tensor([_facts(_text(token)) for token in known] + [_facts("")] * (vocab - len(known)))
-        self._stops, self._ends, self._spaces, self._ends_line, self._begins_line = facts.unbind(1)
+        facts = [_facts(_text(token)) for token in known] + [_facts("")] * (vocab - len(known))
+        table = torch.tensor(facts, device=device)
+        self._stops, self._ends, self._spaces, self._ends_line, self._begins_line = table.unbind(1)
 
     def number(self, input_ids: Tensor, places: Tensor) -> Tensor:
         """(B, S) the number of each token's sentence. input_ids: (B, S); places: (B, S), where in the document the
         tokens stand: what is not next to each other there is not one sentence either."""
-        ids = input_ids.cpu()
-        now, then = ids[:, :-1], ids[:, 1:]
+        now, then = input_ids[:, :-1], input_ids[:, 1:]
         stops = self._stops[now] & self._spaces[then]
         empty_line = self._ends_line[now] & self._begins_line[then]
         apart = places[:, 1:] != places[:, :-1] + 1
-        ends = (stops | empty_line | self._ends[now]).to(apart.device) | apart
+        ends = stops | empty_line | self._ends[now] | apart
         return torch.nn.functional.pad(ends.cumsum(1), (1, 0))
 
 
