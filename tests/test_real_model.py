@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
+from homerlm.corpora import python_documentation
+from homerlm.evaluation.needle import Needle
 from homerlm.evaluation.passkey import Passkey
 from homerlm.evaluation.trials import Bench
 
@@ -39,6 +41,18 @@ def test_a_passkey_at_8k_is_found(bundled, passkey, context):
     assert len(context) <= 1024
     text = bundled[1].decode(Homer(*bundled).generate(context, max_new_tokens=12, do_sample=False)[0])
     assert text.strip().startswith(key), text
+
+
+def test_a_fact_is_kept_to_the_end_of_its_sentence(bundled):
+    """A UUID is longer than the neighbourhood of a match: without its sentence it would be cut."""
+    task = Needle("single-uuid", python_documentation(), "Python's documentation")
+    sample = task.sample(bundled[1], 4096, index=4, seed=1)
+    (question,) = sample.questions
+    ids = Bench(*bundled, None).ids(sample, question)
+    homer = Homer(*bundled)
+    context = homer.compress(ids.prefix, ids.context, ids.suffix)
+    new = homer.generate(context, max_new_tokens=task.max_new_tokens, do_sample=False)[0]
+    assert question.expected[0] in bundled[1].decode(new)
 
 
 def test_a_saved_context_gives_the_same_text(bundled, context, tmp_path):
