@@ -164,6 +164,13 @@ class Decoder:
         finally:
             hook.remove()
 
+    def head_for(self, hidden: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives the logits of many tokens' final states: the model's norm and head alone, where on `hidden`
+        (B, 1, E) that is all the model does; else `logits`, which runs every layer once more."""
+        head = self.model.get_output_embeddings()
+        bare = torch.equal(self.logits(hidden), head(self.norm(hidden)))
+        return (lambda states: head(self.norm(states))) if bare else self.logits
+
     def window(self, index: int) -> int | None:
         """Sliding window of a layer in tokens, or None where it sees everything before it."""
         types = getattr(self.config, "layer_types", None)

@@ -15,6 +15,7 @@ SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "lo
 VOTERS = ("middle_layers", "upper_half", "all_layers", "last_layer")
 REFINEMENT_NAMES = ("propagative", "none", "random", "per_layer_top_k")
 SECOND_LOOKS = ("now", "later", "never")
+CHOOSERS = ("attention", "surprisal")
 READOUTS = ("recomputed", "reencoded", "merged")
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
 
@@ -77,6 +78,14 @@ class HomerConfig:
     )
     retention: float = field(
         default=0.5, metadata={"help": "Share of a full chunk's context that is kept for the merge (paper 0.5)."}
+    )
+    chosen_by: str = field(
+        default="attention",
+        metadata={
+            "help": "What the tree goes by: the suffix's attention, or, where no question is known yet, what the "
+            "model could not have predicted (surprisal; readout recomputed only).",
+            "choices": CHOOSERS,
+        },
     )
     score: str = field(default="mean_square", metadata={"help": "How tokens are scored.", "choices": SCORE_NAMES})
     voters: str = field(
@@ -166,6 +175,11 @@ class HomerConfig:
             choices, value = setting.metadata.get("choices"), getattr(self, setting.name)
             if choices and value not in choices:
                 raise ConfigError(f"{setting.name} is {value!r}; it must be one of {', '.join(choices)}")
+        if self.chosen_by == "surprisal" and self.readout != "recomputed":
+            raise ConfigError(
+                f"chosen_by is 'surprisal' with readout {self.readout!r}; it carries no keys and values: set "
+                "readout='recomputed'"
+            )
         self._check_refinement()
         if (first := self.max_initial_chunk_len) and (longest := self.max_chunk_len) and first > longest:
             raise ConfigError(f"max_initial_chunk_len is {first}, above max_chunk_len {longest}: lower it")

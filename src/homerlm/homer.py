@@ -30,6 +30,7 @@ from homerlm.second_look import SecondLook, focus
 from homerlm.sentences import Sentences
 from homerlm.significance import CALIBRATED_SCORES, SCORES
 from homerlm.support import verify_layer_loop
+from homerlm.surprisal import Surprisal
 
 MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
 LATER_SHARE = 0.5  # of the limit: what of a document must be kept where no question chooses (docs/experiments.md)
@@ -83,16 +84,17 @@ class Homer:
         schedule = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
         config = self.config
         selection = self._selection(schedule.suffix_len)
-        generous = replace(selection, pooling=2 * config.pooling + 1)  # a candidate brings its surroundings along
+        surprising = config.chosen_by == "surprisal" and schedule.root.target < schedule.prompt_len
         tree = Tree(
             self.decoder,
             schedule,
             prefix_ids,
             context_ids,
             suffix_ids,
-            selection if self.lengths.second_look == "never" else generous,
+            self._tree_selection(selection, surprising),
             keep_kv=config.readout != "recomputed",
             leaf_batch=config.leaf_batch,
+            leaf_scores=Surprisal(self.decoder, prefix_ids, context_ids, schedule.suffix_len) if surprising else None,
             observer=observer,
         )
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
@@ -152,14 +154,16 @@ class Homer:
         """New ids (B, n) after the context. Takes what transformers' `generate` takes: sampling, stopping, streamer."""
         return generation.generate(self.model, context, **settings)
 
-    def for_later(self) -> Homer:
+    def for_later(self, *, neutral: bool = False) -> Homer:
         """This compressor for documents whose questions come later, and for texts that are continued: the second look,
         if its settings have one, is put off, and chunks and cache are at least half the model's limit, unless their
-        lengths are set."""
+        lengths are set. `neutral`: the suffix says nothing of what they will be, so surprisal chooses."""
         if self.lengths.second_look == "never":
             return self
         shares = {name: max(getattr(self.config, name), LATER_SHARE) for name in ("chunk_share", "target_share")}
-        return type(self)(self.model, self.tokenizer, replace(self.config, second_look="later", **shares))
+        chosen_by = "surprisal" if neutral else self.config.chosen_by
+        config = replace(self.config, second_look="later", chosen_by=chosen_by, **shares)
+        return type(self)(self.model, self.tokenizer, config)
 
     def read(self, document: str, question: str = NEUTRAL_QUESTION, **options: Any) -> CompactContext:
         """Compress a text once, to ask it more than one question with `ask`. See `homerlm.answer.read`."""
@@ -184,6 +188,15 @@ class Homer:
             self._bias,
             voters=voting_layers(config.voters, len(self.decoder.layers), self.lengths.warmup_layers),
             refine=REFINEMENTS[config.refinement],
+        )
+
+    def _tree_selection(self, selection: Selection, surprising: bool) -> Selection:
+        """Surprisal is an average over neighbours already; before a second look a candidate brings twice as many along
+        as after it."""
+        if surprising:
+            return replace(selection, pooling=1, sentence_weight=0.0)
+        return (
+            selection if self.lengths.second_look == "never" else replace(selection, pooling=2 * selection.pooling + 1)
         )
 
     def _second_look(self, selection: Selection) -> SecondLook:

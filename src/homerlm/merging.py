@@ -84,7 +84,8 @@ class Tree:
     """One compression under way: the plan, the prompt (B, P), (B, C), (B, S) and how chunks are reduced.
 
     `keep_kv=False` carries no keys and values: the tree then only chooses tokens. `leaf_batch` leaves of equal length
-    run as one batch.
+    run as one batch. `leaf_scores` gives the scores (B, S) of each leaf's tokens, where layers are not asked: then none
+    run, and merged chunks are only reduced.
     """
 
     decoder: Decoder
@@ -95,6 +96,7 @@ class Tree:
     selection: Selection
     keep_kv: bool
     leaf_batch: int = 1
+    leaf_scores: Callable[[Node], Tensor] | None = None
     observer: Observer | None = field(default=None, compare=False)
 
     def run(self) -> Chunk:
@@ -116,7 +118,7 @@ class Tree:
         left = self._walk(node.children[0], leaves)
         merged = left.merge(self._walk(node.children[1], leaves))
         del left
-        return self._reduce(node, self._run_layers(node, merged))
+        return self._reduce(node, merged if self.leaf_scores else self._run_layers(node, merged))
 
     def _leaves(self) -> Iterator[Chunk]:
         """The leaves' chunks after their layers and reduction, in order, `leaf_batch` of them computed at a time."""
@@ -128,7 +130,12 @@ class Tree:
     def _run_leaves(self, group: list[Node]) -> list[Chunk]:
         ids = [self.context_ids[:, node.context_start : node.context_stop] for node in group]
         batch = self.prefix_ids.shape[0]
-        chunk = self._run_layers(group[0], self._leaf_chunk(group, ids))
+        chunk = self._leaf_chunk(group, ids)
+        if self.leaf_scores is None:
+            chunk = self._run_layers(group[0], chunk)
+        else:
+            scores = torch.cat([self.leaf_scores(node) for node in group])
+            chunk = replace(chunk, hidden=chunk.hidden.new_empty(*scores.shape, 0), scores=scores)
         return [self._reduce(node, chunk.rows(i * batch, (i + 1) * batch)) for i, node in enumerate(group)]
 
     def _leaf_chunk(self, group: list[Node], context_ids: list[Tensor]) -> Chunk:

@@ -19,6 +19,7 @@ from homerlm.errors import UnsupportedModelError
 from homerlm.homer import voting_layers
 from homerlm.merging import last_layer_run
 from homerlm.schedule import Node, Schedule
+from homerlm.surprisal import LEAD
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,21 @@ class Compression:
 
     def flops(self) -> Flops:
         """Of one row of a batch: the tree, the second look, the readout."""
-        return self._tree() + self._second_look() + self._readout()
+        tree = self._surprisal() if self.surprising else self._tree()
+        return tree + self._second_look() + self._readout()
+
+    @property
+    def surprising(self) -> bool:
+        return self.config.chosen_by == "surprisal" and self.schedule.root.target < self.schedule.prompt_len
+
+    def _surprisal(self) -> Flops:
+        """Every chunk through the whole model, with logits for its context, and once more for how to make these."""
+        total = Flops()
+        for leaf in self.schedule.leaves:
+            context = leaf.context_stop - leaf.context_start
+            read = self.schedule.prefix_len + min(leaf.context_start, LEAD) + context
+            total += self.shape.run(read) + self.shape.run(1) + Flops(head=self.shape.head * (context + 2))
+        return total
 
     def _tree(self) -> Flops:
         total = Flops()

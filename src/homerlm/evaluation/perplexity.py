@@ -56,7 +56,7 @@ class WindowsJob:
         if start == 0:
             return self._running(bench, ids)(bench, ids, start, stop)
         prompt = PromptIds(ids[:, :AFFIX], ids[:, AFFIX : start - AFFIX], ids[:, start - AFFIX : start])
-        reading = bench.reader.read(prompt, stop - start, later=True)  # a text that goes on asks nothing
+        reading = bench.reader.read(prompt, stop - start, "go on")
         nll = -reading.log_probs(ids[:, start:stop]).sum().item()
         return {"nll": nll, "kept": len(reading.token_indices)}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from homerlm.significance import CALIBRATED_SCORES
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
+
+
+# What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
+Use = Literal["answer", "other questions", "go on"]
 
 
 class Reading(Protocol):
@@ -42,8 +46,8 @@ class Reading(Protocol):
 
 
 class Reader(Protocol):
-    def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> Reading:
-        """`room`: how many tokens are to follow the prompt; `later`: its question is not the one it is read for."""
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> Reading:
+        """`room`: how many tokens are to follow the prompt."""
 
 
 def reader_for(
@@ -79,12 +83,13 @@ class HomerReader:
     homer: Homer
 
     @cached_property
-    def _later(self) -> Homer:
-        return self.homer.for_later()
+    def _compressors(self) -> dict[Use, Homer]:
+        later = self.homer.for_later()
+        return {"answer": self.homer, "other questions": self.homer.for_later(neutral=True), "go on": later}
 
-    def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> HomerReading:  # noqa: ARG002
-        homer = self._later if later else self.homer
-        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
+        context = self._compressors[use].compress(prompt.prefix, prompt.context, prompt.suffix)
+        return HomerReading(self.homer, context)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class PlainReader:
     budget: int | None = None
     sinks: int | None = None
 
-    def read(self, prompt: PromptIds, room: int, *, later: bool = False) -> PlainReading:  # noqa: ARG002
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
         ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
         length = ids.shape[1]
         kept = torch.arange(length)

@@ -76,7 +76,7 @@ def ask_later(bench: Bench, sample: Sample, room: int, judge: Judge) -> Iterator
 
     def read(suffix_ids: torch.Tensor) -> Reading:
         if not readings:
-            readings.append(bench.reader.read(neutral, room, later=True))
+            readings.append(bench.reader.read(neutral, room, "other questions"))
         return readings[0].ask_again(suffix_ids)
 
     for question in sample.questions:
