@@ -77,6 +77,7 @@ def test_operations_of_the_plain_model_are_what_torch_counts(model):
         (110, {"second_look": "never"}),
         (110, {"second_look": "later"}),
         (250, {"second_look": "later", "chosen_by": "surprisal"}),
+        (250, {"chosen_by": "both"}),
         (20, {"chosen_by": "surprisal"}),
         (171, {"retention": 0.9}),
         (171, {"retention": 0.25}),

@@ -185,7 +185,7 @@ def test_rolling_windows_beyond_the_limit_follow_everything_before_them(homer):
     assert [[*chain(*parts)] for parts in prompts] == [ids[:first], ids[:second]]
     expected = HomerLM(homer)._plain_verdict(ids[:1], ids[1:first])[0]
     for parts, stop in zip(prompts, (second, len(ids)), strict=True):
-        context = homer.for_later().compress(*(torch.tensor([part]) for part in parts))
+        context = homer.for_later(chosen_by="attention").compress(*(torch.tensor([part]) for part in parts))
         window = torch.tensor([ids[sum(map(len, parts)) : stop]])
         logits = torch.cat([context.logits[:, None], homer.score(context, window)], dim=1)[0, :-1]
         expected += logits.log_softmax(-1).gather(1, window.T).sum().item()

@@ -6,10 +6,9 @@ import torch
 import families
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError
-from homerlm.prompt import NEUTRAL_QUESTION
-from homerlm.surprisal import LEAD, NEIGHBOURS, Surprisal
+from homerlm.significance import SCORES, Attention, pool
+from homerlm.surprisal import LEAD, NEIGHBOURS, TOGETHER, Surprisal
 from tiny import LAYERS, llama, prompt
-from words import tokenizer_of
 
 SIZES = {"max_chunk_len": 300, "target_len": 40, "warmup_layers": 2, "pooling": 3}
 CONFIG = HomerConfig(**SIZES, chosen_by="surprisal", second_look="never")
@@ -32,11 +31,15 @@ def _expected(model, ids, leaf):
     return torch.stack([nats[:, max(i - half, 0) : i + half + 1].mean(1) for i in range(n)], dim=1)
 
 
+def _joined(scores):
+    return pool(scores, TOGETHER)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_each_leaf_is_scored_by_the_models_own_surprise(model, batch):
     ids = prompt(context=900, batch=batch)
     homer = Homer(model, None, CONFIG)
-    surprisal = Surprisal(homer.decoder, *ids[:2], suffix_len=5)
+    surprisal = Surprisal(homer.decoder, *ids)
     leaves = homer.plan(4, 900, 5).leaves
     assert len(leaves) == 4
     with torch.no_grad(), homer.decoder.session():
@@ -45,7 +48,30 @@ def test_each_leaf_is_scored_by_the_models_own_surprise(model, batch):
             assert scores.shape == (batch, leaf.length)
             assert not scores[:, :4].any()
             assert not scores[:, -5:].any()
-            torch.testing.assert_close(scores[:, 4:-5], _expected(model, ids, leaf), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(scores[:, 4:-5], _joined(_expected(model, ids, leaf)), atol=1e-4, rtol=1e-4)
+
+
+def test_both_count_a_token_by_the_mean_of_its_places(model):
+    ids = prompt(context=250)
+    config = HomerConfig(**SIZES, chosen_by="both", second_look="never")
+    homer = Homer(model, None, config)
+    (leaf,) = homer.plan(4, 250, 5).leaves
+    watched = []
+    positions = torch.arange(259)[None]
+
+    def watch(layer, queries, keys, scaling):
+        if layer in range(LAYERS // 2, round(0.6 * LAYERS)):
+            watched.append(SCORES["mean_square"](Attention(queries[:, :, -5:], keys, positions, scaling)))
+
+    with torch.no_grad(), homer.decoder.session():
+        homer.decoder.run(homer.decoder.embed(torch.cat(ids, dim=1)), positions, 0, LAYERS, watch=watch)
+        scores = homer._leaf_scores(homer.plan(4, 250, 5), *ids)(leaf)[:, 4:-5]
+    asked = pool(sum(watched)[:, 4:-5], 3)
+    places = [t.argsort(stable=True).argsort() / 250 for t in (_expected(model, ids, leaf), asked)]
+    assert (places[0] - places[1]).abs().mean() > 0.2
+    torch.testing.assert_close(scores, _joined((places[0] + places[1]) / 2), atol=0.02, rtol=0)
+    kept = [homer.compress(*ids[:2], prompt(seed=seed)[2]).token_indices[0, :-5].tolist() for seed in (1, 9)]
+    assert kept[0] != kept[1]
 
 
 def test_the_most_surprising_tokens_are_kept_whatever_the_suffix_says(model):
@@ -53,7 +79,7 @@ def test_the_most_surprising_tokens_are_kept_whatever_the_suffix_says(model):
     homer = Homer(model, None, CONFIG)
     kept = homer.compress(*ids).token_indices[0, 4:-5] - 4
     assert len(kept) == 40 - 9
-    scores = torch.cat([_expected(model, ids, leaf)[0] for leaf in homer.plan(4, 900, 5).leaves])
+    scores = torch.cat([_joined(_expected(model, ids, leaf))[0] for leaf in homer.plan(4, 900, 5).leaves])
     assert scores[kept].min() >= scores.topk(150).values[-1]  # each merge rounds: not just the best 31
     assert scores[kept].mean() > scores.topk(60).values.mean()
     other = homer.compress(*ids[:2], prompt(seed=9)[2])
@@ -88,21 +114,11 @@ def test_what_fits_is_read_as_it_is(model):
     assert runs == [(0, LAYERS)]
 
 
-def test_only_a_neutral_question_leaves_the_choice_to_surprisal(model):
-    seen = []
-
-    class Watched(Homer):
-        def compress(self, *args, **kwargs):
-            seen.append(self.config.chosen_by)
-            return super().compress(*args, **kwargs)
-
-    homer = Watched(model, tokenizer_of(97), HomerConfig(**SIZES))
-    document = " ".join(f"w{7 * i * i % 90}" for i in range(700))
-    homer.read(document)
-    homer.read(document, "w3 w4?")
-    homer.ask(document, "w3 w4?", max_new_tokens=1)
-    assert seen == ["surprisal", "attention", "attention"]
-    assert NEUTRAL_QUESTION.endswith("?")
+def test_where_questions_come_later_both_choose(model):
+    homer = Homer(model, None, HomerConfig(**SIZES))
+    assert homer.for_later().config.chosen_by == "both"
+    assert homer.for_later(chosen_by="attention").config.chosen_by == "attention"
+    assert homer.config.chosen_by == "attention"
 
 
 @pytest.mark.parametrize("readout", ["merged", "reencoded"])
@@ -120,5 +136,5 @@ def test_every_familys_logits_are_its_own(family):
     homer = Homer(model, None, HomerConfig(**(SIZES | {"max_chunk_len": 100}), chosen_by="surprisal"))
     (leaf, *_) = homer.plan(4, 150, 5).leaves
     with torch.no_grad(), homer.decoder.session():
-        scores = Surprisal(homer.decoder, *ids[:2], suffix_len=5)(leaf)
-    torch.testing.assert_close(scores[:, 4:-5], _expected(model, ids, leaf), atol=1e-3, rtol=1e-3)
+        scores = Surprisal(homer.decoder, *ids)(leaf)
+    torch.testing.assert_close(scores[:, 4:-5], _joined(_expected(model, ids, leaf)), atol=1e-3, rtol=1e-3)

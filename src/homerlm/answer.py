@@ -57,13 +57,11 @@ def read(
 ) -> CompactContext:
     """Compress a document once, for questions to come: `ask` takes the result in the document's place.
 
-    `question` decides what is kept: what the later questions will be about; with the neutral one it is what the model
-    could not have predicted. The context holds as much as one chunk of `Homer.for_later()`. Raises `InputError`
-    without a tokenizer.
+    `question` tells what the later questions will be about; beside that, what the model could not have predicted is
+    kept. The context holds as much as one chunk of `Homer.for_later()`. Raises `InputError` without a tokenizer.
     """
     before, after = _affixes(homer, question, instruction, "", chat)
-    later = homer.for_later(neutral=question == prompt.NEUTRAL_QUESTION)
-    return _compressed(later, document, before, after, observer)
+    return _compressed(homer.for_later(), document, before, after, observer)
 
 
 def ask(

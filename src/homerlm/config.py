@@ -15,7 +15,7 @@ SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "lo
 VOTERS = ("middle_layers", "upper_half", "all_layers", "last_layer")
 REFINEMENT_NAMES = ("propagative", "none", "random", "per_layer_top_k")
 SECOND_LOOKS = ("now", "later", "never")
-CHOOSERS = ("attention", "surprisal")
+CHOOSERS = ("attention", "surprisal", "both")
 READOUTS = ("recomputed", "reencoded", "merged")
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
 
@@ -82,8 +82,8 @@ class HomerConfig:
     chosen_by: str = field(
         default="attention",
         metadata={
-            "help": "What the tree goes by: the suffix's attention, or, where no question is known yet, what the "
-            "model could not have predicted (surprisal; readout recomputed only).",
+            "help": "What the tree goes by: the suffix's attention, what the model could not have predicted "
+            "(surprisal), or both, for questions not known yet. All but attention need readout recomputed.",
             "choices": CHOOSERS,
         },
     )
@@ -175,9 +175,9 @@ class HomerConfig:
             choices, value = setting.metadata.get("choices"), getattr(self, setting.name)
             if choices and value not in choices:
                 raise ConfigError(f"{setting.name} is {value!r}; it must be one of {', '.join(choices)}")
-        if self.chosen_by == "surprisal" and self.readout != "recomputed":
+        if self.chosen_by != "attention" and self.readout != "recomputed":
             raise ConfigError(
-                f"chosen_by is 'surprisal' with readout {self.readout!r}; it carries no keys and values: set "
+                f"chosen_by is {self.chosen_by!r} with readout {self.readout!r}; it carries no keys and values: set "
                 "readout='recomputed'"
             )
         self._check_refinement()

@@ -33,6 +33,7 @@ from homerlm.support import verify_layer_loop
 from homerlm.surprisal import Surprisal
 
 MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
+WITHOUT_NEIGHBOURS = Selection(SCORES["random"], queries=1, pooling=1)  # for scores that hold their neighbours already
 LATER_SHARE = 0.5  # of the limit: what of a document must be kept where no question chooses (docs/experiments.md)
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
@@ -84,17 +85,17 @@ class Homer:
         schedule = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
         config = self.config
         selection = self._selection(schedule.suffix_len)
-        surprising = config.chosen_by == "surprisal" and schedule.root.target < schedule.prompt_len
+        leaf_scores = self._leaf_scores(schedule, prefix_ids, context_ids, suffix_ids)
         tree = Tree(
             self.decoder,
             schedule,
             prefix_ids,
             context_ids,
             suffix_ids,
-            self._tree_selection(selection, surprising),
+            self._tree_selection(selection) if leaf_scores is None else WITHOUT_NEIGHBOURS,
             keep_kv=config.readout != "recomputed",
             leaf_batch=config.leaf_batch,
-            leaf_scores=Surprisal(self.decoder, prefix_ids, context_ids, schedule.suffix_len) if surprising else None,
+            leaf_scores=leaf_scores,
             observer=observer,
         )
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
@@ -154,14 +155,13 @@ class Homer:
         """New ids (B, n) after the context. Takes what transformers' `generate` takes: sampling, stopping, streamer."""
         return generation.generate(self.model, context, **settings)
 
-    def for_later(self, *, neutral: bool = False) -> Homer:
-        """This compressor for documents whose questions come later, and for texts that are continued: the second look,
-        if its settings have one, is put off, and chunks and cache are at least half the model's limit, unless their
-        lengths are set. `neutral`: the suffix says nothing of what they will be, so surprisal chooses."""
+    def for_later(self, *, chosen_by: str = "both") -> Homer:
+        """This compressor for documents whose questions come later: the second look, if its settings have one, is put
+        off, surprisal chooses beside the suffix, and chunks and cache are at least half the model's limit, unless their
+        lengths are set. For a text that goes on the suffix is all there is to go by: `chosen_by="attention"`."""
         if self.lengths.second_look == "never":
             return self
         shares = {name: max(getattr(self.config, name), LATER_SHARE) for name in ("chunk_share", "target_share")}
-        chosen_by = "surprisal" if neutral else self.config.chosen_by
         config = replace(self.config, second_look="later", chosen_by=chosen_by, **shares)
         return type(self)(self.model, self.tokenizer, config)
 
@@ -190,14 +190,20 @@ class Homer:
             refine=REFINEMENTS[config.refinement],
         )
 
-    def _tree_selection(self, selection: Selection, surprising: bool) -> Selection:
-        """Surprisal is an average over neighbours already; before a second look a candidate brings twice as many along
-        as after it."""
-        if surprising:
-            return replace(selection, pooling=1, sentence_weight=0.0)
+    def _tree_selection(self, selection: Selection) -> Selection:
+        """Before a second look a candidate brings twice as many neighbours along as after it."""
         return (
             selection if self.lengths.second_look == "never" else replace(selection, pooling=2 * selection.pooling + 1)
         )
+
+    def _leaf_scores(
+        self, schedule: Schedule, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor
+    ) -> Surprisal | None:
+        """What chooses without the tree's layers, where something is to be chosen."""
+        if self.config.chosen_by == "attention" or schedule.root.target == schedule.prompt_len:
+            return None
+        asking = self._tree_selection(self._selection(schedule.suffix_len)) if self.config.chosen_by == "both" else None
+        return Surprisal(self.decoder, prefix_ids, context_ids, suffix_ids, asking)
 
     def _second_look(self, selection: Selection) -> SecondLook:
         return SecondLook(selection, self.lengths.target_len, self.config.floor, self.config.recap_len)

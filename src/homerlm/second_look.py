@@ -15,6 +15,7 @@ from homerlm.merging import Selection
 from homerlm.readout import exchange_suffix, recomputed
 from homerlm.recap import with_recap
 from homerlm.significance import keep_most_significant
+from homerlm.votes import Votes
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SecondLook:
         """The candidates with the scores of one more reading, as one chunk. input_ids: (B, S), theirs. To be called
         inside a session."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
-        votes = _Votes(self.selection, positions, len(decoder.layers))
+        votes = Votes(self.selection, positions, len(decoder.layers))
         decoder.run(decoder.embed(input_ids), positions, 0, votes.voters.stop, watch=votes.add, finish=False)
         return replace(candidates, scores=votes.total)
 
@@ -68,7 +69,7 @@ def focus(decoder: Decoder, context: CompactContext, suffix_ids: Tensor, look: S
     """
     old, new = context.suffix_len, suffix_ids.shape[1]
     places = torch.arange(len(context) - old + new, device=suffix_ids.device).expand(len(suffix_ids), -1)
-    votes = _Votes(look.selection, places, len(decoder.layers))
+    votes = Votes(look.selection, places, len(decoder.layers))
     with decoder.watched(votes.add):
         asked = exchange_suffix(decoder, context, suffix_ids)
     nothing = torch.empty(*places.shape, 0, device=places.device)
@@ -86,18 +87,3 @@ def focus(decoder: Decoder, context: CompactContext, suffix_ids: Tensor, look: S
         logits=read.logits,
         next_position=len(chosen),
     )
-
-
-class _Votes:
-    """Sums what the voting layers say; the last layer's word counts where the selection names none."""
-
-    def __init__(self, selection: Selection, position_ids: Tensor, layers: int) -> None:
-        self.voters = selection.voters or range(layers - 1, layers)
-        self.total: Tensor | None = None
-        self._selection = selection
-        self._position_ids = position_ids
-
-    def add(self, layer: int, queries: Tensor, keys: Tensor, scaling: float) -> None:
-        if layer in self.voters:
-            vote = self._selection.judge(layer, queries, keys, scaling, self._position_ids)
-            self.total = vote if self.total is None else self.total + vote

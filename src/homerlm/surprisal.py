@@ -13,37 +13,60 @@ import torch
 from torch import Tensor
 
 from homerlm.adapter import Decoder
+from homerlm.merging import Selection
 from homerlm.schedule import Node
+from homerlm.significance import pool
+from homerlm.votes import Votes
 
 LEAD = 128  # context tokens before a chunk that it is read after, so that its beginning surprises no more than the rest
-NEIGHBOURS = 31  # tokens that a token's surprisal is averaged over: a number's digits stand and fall together
+NEIGHBOURS = 31  # tokens that a token's surprisal is averaged over
+TOGETHER = 15  # tokens that share the highest score among them: what is kept does not end within a number
 SLICE = 64  # tokens whose logits exist at once: 40 MB in float32 over a vocabulary of 150k
 
 
 @dataclass(frozen=True)
 class Surprisal:
-    """Scores the leaves of one prompt, ids (B, P), (B, C), by the model alone: the suffix has no part in it."""
+    """Scores the leaves of one prompt, ids (B, P), (B, C), (B, S), by the model alone; with `asking`, also by what the
+    suffix attends to: what does a little of both is rarer than what does much of one."""
 
     decoder: Decoder
     prefix_ids: Tensor
     context_ids: Tensor
-    suffix_len: int
+    suffix_ids: Tensor
+    asking: Selection | None = None
 
     def __call__(self, leaf: Node) -> Tensor:
-        """(B, S) float32, S the leaf's tokens: nats, averaged over neighbours; 0 for the affixes. To be called inside
-        the decoder's session."""
+        """(B, S) float32, S the leaf's tokens, 0 for the affixes: nats, averaged over neighbours, or, with `asking`,
+        the mean of two places among the leaf's tokens, 1 the first; of the closest tokens the highest. To be called
+        inside the decoder's session."""
         start = max(leaf.context_start - LEAD, 0)
-        ids = torch.cat([self.prefix_ids, self.context_ids[:, start : leaf.context_stop]], dim=1)
-        p, length = self.prefix_ids.shape[1], ids.shape[1]
-        positions = torch.arange(length, device=ids.device).expand(len(ids), -1)
-        hidden = self.decoder.run(self.decoder.embed(ids), positions, 0, len(self.decoder.layers)).hidden
+        ids = torch.cat([self.prefix_ids, self.context_ids[:, start : leaf.context_stop], self.suffix_ids], dim=1)
+        p, s = self.prefix_ids.shape[1], self.suffix_ids.shape[1]
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+        votes = Votes(self.asking, positions, len(self.decoder.layers)) if self.asking else None
+        hidden = self.decoder.run(
+            self.decoder.embed(ids), positions, 0, len(self.decoder.layers), watch=votes.add if votes else None
+        ).hidden
+        context = slice(p + leaf.context_start - start, ids.shape[1] - s)
+        scores = _smoothed(self._nats(ids, hidden, context))
+        if votes is not None:
+            assert self.asking is not None and votes.total is not None
+            scores = (_place(scores) + _place(pool(votes.total[:, context], self.asking.pooling))) / 2
+        return torch.nn.functional.pad(pool(scores, TOGETHER), (p, s))
+
+    def _nats(self, ids: Tensor, hidden: Tensor, context: slice) -> Tensor:
+        """(B, C) of the ids (B, S) in `context`, after final states (B, S, E)."""
         logits = self.decoder.head_for(hidden[:, :1])
         nats = torch.zeros(ids.shape, device=ids.device)
-        first = p + leaf.context_start - start
-        for begin in range(max(first, 1), length, SLICE):  # nothing predicts the first token
-            stop = min(begin + SLICE, length)
+        for begin in range(max(context.start, 1), context.stop, SLICE):  # nothing predicts the first token
+            stop = min(begin + SLICE, context.stop)
             nats[:, begin:stop] = _nats(logits(hidden[:, begin - 1 : stop - 1]), ids[:, begin:stop])
-        return torch.nn.functional.pad(_smoothed(nats[:, first:]), (p, self.suffix_len))
+        return nats[:, context]
+
+
+def _place(scores: Tensor) -> Tensor:
+    """(B, C) share of the others that each token stands above; equal ones in their order."""
+    return scores.argsort(dim=1, stable=True).argsort(dim=1) / scores.shape[1]
 
 
 def _smoothed(nats: Tensor) -> Tensor:

@@ -166,15 +166,18 @@ class Compression:
 
     @property
     def surprising(self) -> bool:
-        return self.config.chosen_by == "surprisal" and self.schedule.root.target < self.schedule.prompt_len
+        return self.config.chosen_by != "attention" and self.schedule.root.target < self.schedule.prompt_len
 
     def _surprisal(self) -> Flops:
-        """Every chunk through the whole model, with logits for its context, and once more for how to make these."""
-        total = Flops()
+        """Every chunk through the whole model, with logits for its context, and a step to see how these are made."""
+        total, step, affixes = Flops(), self.shape.run(1), self.schedule.prefix_len + self.schedule.suffix_len
+        voters = self.voters or range(self.shape.layers - 1, self.shape.layers)
         for leaf in self.schedule.leaves:
             context = leaf.context_stop - leaf.context_start
-            read = self.schedule.prefix_len + min(leaf.context_start, LEAD) + context
-            total += self.shape.run(read) + self.shape.run(1) + Flops(head=self.shape.head * (context + 2))
+            read = affixes + min(leaf.context_start, LEAD) + context
+            total += self.shape.run(read) + step + Flops(head=self.shape.head * (context + 2))
+            if self.config.chosen_by == "both":
+                total += self.shape.judge(self.queries, read) * len(voters)
         return total
 
     def _tree(self) -> Flops:

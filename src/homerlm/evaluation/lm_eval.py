@@ -190,7 +190,7 @@ class HomerLM(TemplateLM):
     @cached_property
     def _later(self) -> Homer:
         """For texts that go on, which ask nothing."""
-        return self.homer.for_later()
+        return self.homer.for_later(chosen_by="attention")
 
     def _window(self) -> int:
         """Half the limit, a quarter under YaRN (SPEC 10), and no more than the compressed context leaves room for."""

@@ -84,8 +84,8 @@ class HomerReader:
 
     @cached_property
     def _compressors(self) -> dict[Use, Homer]:
-        later = self.homer.for_later()
-        return {"answer": self.homer, "other questions": self.homer.for_later(neutral=True), "go on": later}
+        going_on = self.homer.for_later(chosen_by="attention")
+        return {"answer": self.homer, "other questions": self.homer.for_later(), "go on": going_on}
 
     def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
         context = self._compressors[use].compress(prompt.prefix, prompt.context, prompt.suffix)
