@@ -7,7 +7,7 @@ import families
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError
 from homerlm.significance import SCORES, Attention, pool
-from homerlm.surprisal import LEAD, NEIGHBOURS, TOGETHER, Surprisal
+from homerlm.surprisal import LEAD, NEIGHBOURS, Surprisal
 from tiny import LAYERS, llama, prompt
 
 SIZES = {"max_chunk_len": 300, "target_len": 40, "warmup_layers": 2, "pooling": 3}
@@ -31,10 +31,6 @@ def _expected(model, ids, leaf):
     return torch.stack([nats[:, max(i - half, 0) : i + half + 1].mean(1) for i in range(n)], dim=1)
 
 
-def _joined(scores):
-    return pool(scores, TOGETHER)
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 def test_each_leaf_is_scored_by_the_models_own_surprise(model, batch):
     ids = prompt(context=900, batch=batch)
@@ -48,7 +44,7 @@ def test_each_leaf_is_scored_by_the_models_own_surprise(model, batch):
             assert scores.shape == (batch, leaf.length)
             assert not scores[:, :4].any()
             assert not scores[:, -5:].any()
-            torch.testing.assert_close(scores[:, 4:-5], _joined(_expected(model, ids, leaf)), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(scores[:, 4:-5], _expected(model, ids, leaf), atol=1e-4, rtol=1e-4)
 
 
 def test_both_count_a_token_by_the_mean_of_its_places(model):
@@ -69,7 +65,7 @@ def test_both_count_a_token_by_the_mean_of_its_places(model):
     asked = pool(sum(watched)[:, 4:-5], 3)
     places = [t.argsort(stable=True).argsort() / 250 for t in (_expected(model, ids, leaf), asked)]
     assert (places[0] - places[1]).abs().mean() > 0.2
-    torch.testing.assert_close(scores, _joined((places[0] + places[1]) / 2), atol=0.02, rtol=0)
+    torch.testing.assert_close(scores, (places[0] + places[1]) / 2, atol=0.02, rtol=0)
     kept = [homer.compress(*ids[:2], prompt(seed=seed)[2]).token_indices[0, :-5].tolist() for seed in (1, 9)]
     assert kept[0] != kept[1]
 
@@ -79,7 +75,7 @@ def test_the_most_surprising_tokens_are_kept_whatever_the_suffix_says(model):
     homer = Homer(model, None, CONFIG)
     kept = homer.compress(*ids).token_indices[0, 4:-5] - 4
     assert len(kept) == 40 - 9
-    scores = torch.cat([_joined(_expected(model, ids, leaf))[0] for leaf in homer.plan(4, 900, 5).leaves])
+    scores = torch.cat([_expected(model, ids, leaf)[0] for leaf in homer.plan(4, 900, 5).leaves])
     assert scores[kept].min() >= scores.topk(150).values[-1]  # each merge rounds: not just the best 31
     assert scores[kept].mean() > scores.topk(60).values.mean()
     other = homer.compress(*ids[:2], prompt(seed=9)[2])
@@ -137,4 +133,4 @@ def test_every_familys_logits_are_its_own(family):
     (leaf, *_) = homer.plan(4, 150, 5).leaves
     with torch.no_grad(), homer.decoder.session():
         scores = Surprisal(homer.decoder, *ids)(leaf)
-    torch.testing.assert_close(scores[:, 4:-5], _joined(_expected(model, ids, leaf)), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(scores[:, 4:-5], _expected(model, ids, leaf), atol=1e-3, rtol=1e-3)

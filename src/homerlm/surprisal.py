@@ -19,8 +19,7 @@ from homerlm.significance import pool
 from homerlm.votes import Votes
 
 LEAD = 128  # context tokens before a chunk that it is read after, so that its beginning surprises no more than the rest
-NEIGHBOURS = 31  # tokens that a token's surprisal is averaged over
-TOGETHER = 15  # tokens that share the highest score among them: what is kept does not end within a number
+NEIGHBOURS = 31  # tokens that a token's surprisal is averaged over: a number's digits stand and fall together
 SLICE = 64  # tokens whose logits exist at once: 40 MB in float32 over a vocabulary of 150k
 
 
@@ -37,8 +36,7 @@ class Surprisal:
 
     def __call__(self, leaf: Node) -> Tensor:
         """(B, S) float32, S the leaf's tokens, 0 for the affixes: nats, averaged over neighbours, or, with `asking`,
-        the mean of two places among the leaf's tokens, 1 the first; of the closest tokens the highest. To be called
-        inside the decoder's session."""
+        the mean of two places among the leaf's tokens, 1 the first. To be called inside the decoder's session."""
         start = max(leaf.context_start - LEAD, 0)
         ids = torch.cat([self.prefix_ids, self.context_ids[:, start : leaf.context_stop], self.suffix_ids], dim=1)
         p, s = self.prefix_ids.shape[1], self.suffix_ids.shape[1]
@@ -52,7 +50,7 @@ class Surprisal:
         if votes is not None:
             assert self.asking is not None and votes.total is not None
             scores = (_place(scores) + _place(pool(votes.total[:, context], self.asking.pooling))) / 2
-        return torch.nn.functional.pad(pool(scores, TOGETHER), (p, s))
+        return torch.nn.functional.pad(scores, (p, s))
 
     def _nats(self, ids: Tensor, hidden: Tensor, context: slice) -> Tensor:
         """(B, C) of the ids (B, S) in `context`, after final states (B, S, E)."""
