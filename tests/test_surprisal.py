@@ -61,7 +61,7 @@ def test_both_count_a_token_by_the_mean_of_its_places(model):
 
     with torch.no_grad(), homer.decoder.session():
         homer.decoder.run(homer.decoder.embed(torch.cat(ids, dim=1)), positions, 0, LAYERS, watch=watch)
-        scores = homer._leaf_scores(homer.plan(4, 250, 5), *ids)(leaf)[:, 4:-5]
+        scores = Surprisal(homer.decoder, *ids, homer._selection(5))(leaf)[:, 4:-5]
     asked = pool(sum(watched)[:, 4:-5], 3)
     places = [t.argsort(stable=True).argsort() / 250 for t in (_expected(model, ids, leaf), asked)]
     assert (places[0] - places[1]).abs().mean() > 0.2

@@ -33,7 +33,6 @@ from homerlm.support import verify_layer_loop
 from homerlm.surprisal import Surprisal
 
 MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
-WITHOUT_NEIGHBOURS = Selection(SCORES["random"], queries=1, pooling=1)  # for scores that hold their neighbours already
 LATER_SHARE = 0.5  # of the limit: what of a document must be kept where no question chooses (docs/experiments.md)
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
@@ -85,17 +84,22 @@ class Homer:
         schedule = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
         config = self.config
         selection = self._selection(schedule.suffix_len)
-        leaf_scores = self._leaf_scores(schedule, prefix_ids, context_ids, suffix_ids)
+        generous = self._generous(selection)
+        surprisal = None
+        if config.chosen_by != "attention" and schedule.root.target < schedule.prompt_len:
+            asking = generous if config.chosen_by == "both" else None
+            surprisal = Surprisal(self.decoder, prefix_ids, context_ids, suffix_ids, asking)
+            generous = replace(generous, pooling=1, sentence_weight=0.0)  # neighbours count in surprisal as it is
         tree = Tree(
             self.decoder,
             schedule,
             prefix_ids,
             context_ids,
             suffix_ids,
-            self._tree_selection(selection) if leaf_scores is None else WITHOUT_NEIGHBOURS,
+            generous,
             keep_kv=config.readout != "recomputed",
             leaf_batch=config.leaf_batch,
-            leaf_scores=leaf_scores,
+            leaf_scores=surprisal,
             observer=observer,
         )
         with out_of_memory_explained(f"compressing {schedule.prompt_len} tokens", _lower(schedule, config)):
@@ -190,20 +194,11 @@ class Homer:
             refine=REFINEMENTS[config.refinement],
         )
 
-    def _tree_selection(self, selection: Selection) -> Selection:
+    def _generous(self, selection: Selection) -> Selection:
         """Before a second look a candidate brings twice as many neighbours along as after it."""
-        return (
-            selection if self.lengths.second_look == "never" else replace(selection, pooling=2 * selection.pooling + 1)
-        )
-
-    def _leaf_scores(
-        self, schedule: Schedule, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor
-    ) -> Surprisal | None:
-        """What chooses without the tree's layers, where something is to be chosen."""
-        if self.config.chosen_by == "attention" or schedule.root.target == schedule.prompt_len:
-            return None
-        asking = self._tree_selection(self._selection(schedule.suffix_len)) if self.config.chosen_by == "both" else None
-        return Surprisal(self.decoder, prefix_ids, context_ids, suffix_ids, asking)
+        if self.lengths.second_look == "never":
+            return selection
+        return replace(selection, pooling=2 * selection.pooling + 1)
 
     def _second_look(self, selection: Selection) -> SecondLook:
         return SecondLook(selection, self.lengths.target_len, self.config.floor, self.config.recap_len)
