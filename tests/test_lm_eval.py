@@ -36,8 +36,8 @@ class Recording(Homer):
         super().__init__(*args)
         self.prompts = []
 
-    def for_later(self):
-        later = super().for_later()
+    def for_later(self, **options):
+        later = super().for_later(**options)
         later.prompts = self.prompts
         return later
 
