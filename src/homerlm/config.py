@@ -202,6 +202,10 @@ class HomerConfig:
         }
         return cls(**(settings | changes))
 
+    def by_surprisal(self, schedule: Schedule) -> bool:
+        """Whether surprisal has a part in choosing what is left of this prompt, if anything goes."""
+        return self.chosen_by != "attention" and schedule.root.target < schedule.prompt_len
+
     def resolve(self, limit: int, layers: int) -> Lengths:
         """The lengths for a model that reads `limit` tokens (scaled, if its RoPE is) and has `layers` layers."""
         max_chunk_len = self.max_chunk_len or int(limit * self.chunk_share)

@@ -86,7 +86,7 @@ class Homer:
         selection = self._selection(schedule.suffix_len)
         generous = self._generous(selection)
         surprisal = None
-        if config.chosen_by != "attention" and schedule.root.target < schedule.prompt_len:
+        if config.by_surprisal(schedule):
             asking = generous if config.chosen_by == "both" else None
             surprisal = Surprisal(self.decoder, prefix_ids, context_ids, suffix_ids, asking)
             generous = replace(generous, pooling=1, sentence_weight=0.0)  # neighbours count in surprisal as it is

@@ -161,23 +161,23 @@ class Compression:
 
     def flops(self) -> Flops:
         """Of one row of a batch: the tree, the second look, the readout."""
-        tree = self._surprisal() if self.surprising else self._tree()
+        tree = self._surprisal() if self.config.by_surprisal(self.schedule) else self._tree()
         return tree + self._second_look() + self._readout()
 
     @property
-    def surprising(self) -> bool:
-        return self.config.chosen_by != "attention" and self.schedule.root.target < self.schedule.prompt_len
+    def _judges(self) -> range:
+        """The layers that vote where a prompt is judged outside the tree."""
+        return self.voters or range(self.shape.layers - 1, self.shape.layers)
 
     def _surprisal(self) -> Flops:
         """Every chunk through the whole model, with logits for its context, and a step to see how these are made."""
         total, step, affixes = Flops(), self.shape.run(1), self.schedule.prefix_len + self.schedule.suffix_len
-        voters = self.voters or range(self.shape.layers - 1, self.shape.layers)
         for leaf in self.schedule.leaves:
             context = leaf.context_stop - leaf.context_start
             read = affixes + min(leaf.context_start, LEAD) + context
             total += self.shape.run(read) + step + Flops(head=self.shape.head * (context + 2))
             if self.config.chosen_by == "both":
-                total += self.shape.judge(self.queries, read) * len(voters)
+                total += self.shape.judge(self.queries, read) * len(self._judges)
         return total
 
     def _tree(self) -> Flops:
@@ -216,9 +216,8 @@ class Compression:
         if not self.lengths.looks_again(self.schedule):
             return Flops()
         candidates = self.schedule.root.target
-        voters = self.voters or range(self.shape.layers - 1, self.shape.layers)
-        votes = self.shape.judge(self.queries, candidates) * len(voters)
-        return self._layers(candidates, 0, voters.stop) + votes
+        votes = self.shape.judge(self.queries, candidates) * len(self._judges)
+        return self._layers(candidates, 0, self._judges.stop) + votes
 
     def _readout(self) -> Flops:
         """What the config's readout runs; the logits cost one stand-in token where the suffix does not give them."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from homerlm.context import CompactContext
+
 SLICE = 1024  # tokens scored at once: their logits over a vocabulary of 150k take 600 MB in float32
 
 
@@ -32,6 +34,11 @@ class CacheSteps:
     cache: Any
     position: int
     width: int = SLICE
+
+    @classmethod
+    def after(cls, context: CompactContext, model: PreTrainedModel) -> CacheSteps:
+        """Over a copy of a compressed prompt; an uneven one takes one token at a time."""
+        return cls(model, context.to_cache(), context.next_position, 1 if context.uneven else SLICE)
 
     @torch.no_grad()
     def read(self, input_ids: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, HomerError, InputError
-from homerlm.evaluation.likelihood import SLICE, CacheSteps
+from homerlm.evaluation.likelihood import CacheSteps
 from homerlm.evaluation.lm_eval_args import from_model_args
 from homerlm.homer import Homer
 
@@ -232,8 +232,7 @@ class HomerLM(TemplateLM):
         return homer.compress(tensor[:, :prefix], tensor[:, prefix:middle], tensor[:, middle:])
 
     def _verdict_after(self, context: CompactContext, ids: list[int]) -> Verdict:
-        steps = CacheSteps(self.homer.model, context.to_cache(), context.next_position, 1 if context.uneven else SLICE)
-        return self._verdict(steps, context.logits, ids)
+        return self._verdict(CacheSteps.after(context, self.homer.model), context.logits, ids)
 
     def _plain_verdict(self, context: list[int], ids: list[int]) -> Verdict:
         """Of ids after the at least one of the context, by the plain model."""

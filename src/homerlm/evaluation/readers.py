@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from homerlm.calibration import Calibration
 from homerlm.context import CompactContext
 from homerlm.errors import MismatchError
-from homerlm.evaluation.likelihood import SLICE, CacheSteps
+from homerlm.evaluation.likelihood import CacheSteps
 from homerlm.evaluation.methods import Method
 from homerlm.homer import Homer
 from homerlm.prompt import PromptIds
@@ -83,13 +83,16 @@ class HomerReader:
     homer: Homer
 
     @cached_property
-    def _compressors(self) -> dict[Use, Homer]:
-        going_on = self.homer.for_later(chosen_by="attention")
-        return {"answer": self.homer, "other questions": self.homer.for_later(), "go on": going_on}
+    def _later(self) -> Homer:
+        return self.homer.for_later()
+
+    @cached_property
+    def _going_on(self) -> Homer:
+        return self.homer.for_later(chosen_by="attention")
 
     def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
-        context = self._compressors[use].compress(prompt.prefix, prompt.context, prompt.suffix)
-        return HomerReading(self.homer, context)
+        homer = self.homer if use == "answer" else self._later if use == "other questions" else self._going_on
+        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,7 @@ class HomerReading:
         return new[0].tolist()
 
     def log_probs(self, input_ids: Tensor) -> Tensor:
-        width = 1 if self.context.uneven else SLICE
-        steps = CacheSteps(self.homer.model, self.context.to_cache(), self.context.next_position, width)
+        steps = CacheSteps.after(self.context, self.homer.model)
         return steps.score(self.context.logits, input_ids).log_probs
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
