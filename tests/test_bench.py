@@ -35,7 +35,9 @@ from homerlm.cli.main import app
 from homerlm.errors import ConfigError, HomerError, ScheduleError, UnsupportedModelError
 from homerlm.evaluation.methods import Method
 from homerlm.evaluation.records import RecordFile, read_records
+from homerlm.sentences import Sentences
 from tiny import HEAD_DIM, KV_HEADS, LAYERS, VOCAB, llama, prompt
+from words import tokenizer_of
 
 plotting = pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed")
 SIZES = {"max_chunk_len": 48, "target_len": 30, "warmup_layers": 2, "pooling": 3}
@@ -50,7 +52,7 @@ def model():
 @pytest.fixture
 def here(monkeypatch, model):
     """Cells load the tiny model, in this process: what a worker does, without its start."""
-    monkeypatch.setattr(Source, "load", lambda self, rope=None: model)
+    monkeypatch.setattr(Source, "load", lambda self, rope=None: (model, None))
     monkeypatch.setattr(bench_run, "run_isolated", lambda cell, timeout_s: record_of(cell))
     monkeypatch.setattr(machine, "SECONDS", 0)
     monkeypatch.setattr(machine, "COPIED_BYTES", {"cpu": 1 << 20})
@@ -167,7 +169,7 @@ def test_random_weights_make_a_working_model(model, tmp_path):
     assert torch.isfinite(made(torch.cat(prompt(), dim=1)).logits).all()
     assert not made.training
     source = Source(random=str(tmp_path), layers=2, dtype="float32")
-    assert "2 layers" in source.load().config._name_or_path
+    assert "2 layers" in source.load()[0].config._name_or_path
 
 
 @pytest.mark.parametrize(
@@ -244,6 +246,17 @@ def test_a_cells_record_is_complete_and_adds_up(here, model, method):
     assert record["n"] == len(record["prefills_s"]) == 2
     assert record["floor_share"] == pytest.approx(record["floor_s"] / record["prefill_s"])
     assert record["flops"]["total"] == sum(v for k, v in record["flops"].items() if k != "total")
+
+
+def test_a_cell_keeps_sentences_whole_where_its_model_has_a_tokenizer(here, model, monkeypatch):
+    asked, number = [], Sentences.number
+    monkeypatch.setattr(Sentences, "number", lambda *args: asked.append(args) or number(*args))
+    cell = Cell(method=HOMER, length=300, new_tokens=(2,), repeats=1)
+    measure(cell)
+    assert not asked
+    monkeypatch.setattr(Source, "load", lambda self, rope=None: (model, tokenizer_of(VOCAB)))
+    measure(cell)
+    assert asked
 
 
 def test_methods_and_trees_that_do_not_fit_are_refused(here, model):

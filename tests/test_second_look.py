@@ -52,6 +52,12 @@ def test_what_is_far_below_the_best_goes_even_where_there_is_room(model):
     assert 9 < lengths[-1] < lengths[0]
 
 
+def test_of_scores_below_zero_the_best_stay(model, monkeypatch):
+    monkeypatch.setitem(SCORES, "mean_square", lambda attention: attention.logits().amax(1).mean(1) - 100)
+    contexts = [Homer(model, None, HomerConfig(**SIZES, floor=f)).compress(*prompt(context=300)) for f in (0.1, 1.0)]
+    assert [len(context) for context in contexts] == [40, 9 + 3]  # no more of it all, the best one and its neighbours
+
+
 @pytest.mark.parametrize("changes", [{"target_len": 60}, {"target_len": 90}, {"retention": 0.25}], ids=str)
 def test_candidates_that_fit_the_target_are_judged_too(model, changes):
     """Where the tree leaves no more than the target has room for, what only distracts goes all the same."""

@@ -49,7 +49,9 @@ class SecondLook:
         worth = self.selection.worth(candidates, input_ids)
         if not worth.shape[1]:
             return candidates
-        worthy = int((worth >= self.floor * worth.amax(1, keepdim=True)).sum(1).amax())
+        best = worth.amax(1, keepdim=True)
+        lowest = best - (1 - self.floor) * best.abs()  # of a score that can be negative too, the best one stays
+        worthy = int((worth >= lowest).sum(1).amax())
         room = self.target_len - self._repeated(candidates)
         return candidates.select(keep_most_significant(worth, p, s, min(room, p + s + worthy)))
 

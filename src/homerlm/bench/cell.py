@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.errors import ConfigError
 from homerlm.loading import load_model, native_dtype
@@ -48,19 +48,20 @@ class Source:
         cut = f", {self.layers} layers" if self.layers else ""
         return f"{self.random} (random weights{cut})"
 
-    def load(self, rope: RopeScaling | None = None) -> PreTrainedModel:
-        """The model, on its device, with the scaling applied. Raises `HomerError`."""
+    def load(self, rope: RopeScaling | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+        """The model, on its device, with the scaling applied, and its tokenizer, which random weights have none of.
+        Raises `HomerError`."""
         from homerlm.bench.shapes import random_model, shape_config
 
         if not self.random:
             dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
             placed = {} if self.device == "cpu" else {"device_map": self.device}
-            return load_model(self.model, rope=rope, dtype=dtype, **placed)[0]
+            return load_model(self.model, rope=rope, dtype=dtype, **placed)
         config = shape_config(self.random, self.layers)
         dtype = native_dtype(self.device) if self.dtype == "auto" else getattr(torch, self.dtype)
         model = random_model(scale_config(config, rope) if rope else config, self.device, dtype)
         model.config._name_or_path = self.name
-        return model
+        return model, None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,8 @@ def measure(cell: Cell) -> Record:
     method = Method.parse(cell.method)
     before = bytes_in_use(torch.device(cell.source.device))
     with out_of_memory_explained("loading the model", "Take a smaller model"):
-        model = cell.source.load(method.rope)
-        subject = subject_for(method, model)
+        model, tokenizer = cell.source.load(method.rope)
+        subject = subject_for(method, model, tokenizer)
     prompt = random_prompt(vocabulary(model), cell.length, cell.batch)
     record = facts_of(model, chat=False) | {"batch": cell.batch, "weights_bytes": weights_bytes(model)}
     with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):

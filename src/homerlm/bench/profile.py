@@ -168,8 +168,8 @@ def profile(cell: Cell) -> Record:
     """The record of a cell: `parts` in seconds, the medians over its repeats."""
     method = Method.parse(cell.method)
     with out_of_memory_explained("loading the model", "Take a smaller model"):
-        model = cell.source.load(method.rope)
-    subject = subject_for(method, model)
+        model, tokenizer = cell.source.load(method.rope)
+    subject = subject_for(method, model, tokenizer)
     with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
         subject.prefill(random_prompt(vocabulary(model), min(cell.length, WARM_UP_LEN), cell.batch))
         prompt = random_prompt(vocabulary(model), cell.length, cell.batch)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.bench.counts import Compression, Counted, Shape, plain_flops
 from homerlm.calibration import Calibration
@@ -53,10 +53,11 @@ class Subject(Protocol):
         """The most tokens that run at once."""
 
 
-def subject_for(method: Method, model: PreTrainedModel) -> Subject:
-    """Raises `HomerError` for a method that is not measured, or does not fit the model."""
+def subject_for(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
+    """Raises `HomerError` for a method that is not measured, or does not fit the model. Without a tokenizer no sentence
+    is known, so none is kept whole."""
     if method.is_homer:
-        return HomerSubject(model, Homer(model, config=_calibrated(method, model)))
+        return HomerSubject(model, Homer(model, tokenizer, _calibrated(method, model)))
     if method.base != "plain":
         raise ConfigError(f"method is {method}; the benchmark measures plain, homer and homer-paper")
     return PlainSubject(model)
