@@ -1,5 +1,6 @@
 """Every family of tests/families.py: exact where nothing is dropped, sound where something is, refused by name."""
 
+import copy
 import importlib.util
 import warnings
 from pathlib import Path
@@ -273,6 +274,15 @@ class TestGenerateSettings:
             parts = [ids(2, length, seed=length)[row : row + 1] for length in (5, 80, 4)]
             alone = homer.compress(*parts)
             assert homer.generate(alone, max_new_tokens=NEW, do_sample=False, eos_token_id=None).tolist() == [tokens]
+
+    @pytest.mark.parametrize("guesses", ["prompt_lookup", "assistant"])
+    def test_assisted(self, llama, guesses):
+        """Several tokens a step: guesses from the prompt, or another model's, here a twin's."""
+        homer, context = reduced(llama)
+        lookup = {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}
+        settings = lookup if guesses == "prompt_lookup" else {"assistant_model": copy.deepcopy(llama)}
+        got = homer.generate(context, max_new_tokens=NEW, do_sample=False, eos_token_id=None, **settings)
+        assert got.tolist() == greedy(homer, context, NEW).tolist()
 
     def test_stops_at_the_end_token(self, llama):
         free = self.same(llama, max_new_tokens=NEW, do_sample=False, eos_token_id=None)[0].tolist()

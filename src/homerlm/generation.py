@@ -67,10 +67,20 @@ def _masks_that_fit(model: PreTrainedModel, context: CompactContext) -> Abstract
 
 @contextmanager
 def _first_step_from(model: PreTrainedModel, context: CompactContext, copies: int) -> Iterator[None]:
-    """Inside the block, the model's first forward yields the context's own logits and last keys and values."""
+    """Inside the block, the model's first forward yields the context's own logits and last keys and values.
+
+    Assisted generation (`prompt_lookup_num_tokens`, `assistant_model`) begins with the whole prompt and its guesses,
+    whatever a cache holds: what it does hold is cut off.
+    """
+
+    def cut(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        first.remove()
+        given, held = kwargs["input_ids"].shape[1], kwargs["past_key_values"].get_seq_length()
+        names = ("input_ids", "position_ids") if given > held else ()
+        return args, kwargs | {name: kwargs[name][:, held:] for name in names}
 
     def exchange(_module: nn.Module, _args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        hook.remove()
+        last.remove()
         step = kwargs["input_ids"].shape[1]
         output.logits[:, -step] = context.logits.to(output.logits).repeat_interleave(copies, dim=0)
         cache: Cache = kwargs["past_key_values"]
@@ -80,8 +90,10 @@ def _first_step_from(model: PreTrainedModel, context: CompactContext, copies: in
             layer.values[:, :, at] = values[:, :, -1:].repeat_interleave(copies, dim=0)
         return output
 
-    hook = model.register_forward_hook(exchange, with_kwargs=True)
+    first = model.register_forward_pre_hook(cut, with_kwargs=True)
+    last = model.register_forward_hook(exchange, with_kwargs=True)
     try:
         yield
     finally:
-        hook.remove()
+        first.remove()
+        last.remove()
