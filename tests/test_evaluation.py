@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
+from homerlm.cli.options import parse_methods
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
 from homerlm.evaluation.likelihood import CacheSteps
 from homerlm.evaluation.methods import Method
@@ -69,6 +70,19 @@ def test_a_method_is_read_from_its_name(text, base, settings, rope):
 def test_a_wrong_method_is_refused_by_name(text, why):
     with pytest.raises(ConfigError, match=why):
         Method.parse(text)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["plain pi:2 homer:floor=0.0,pooling=1+yarn:2 homer-paper"],
+        ["plain,pi:2,homer:floor=0.0,pooling=1+yarn:2,homer-paper"],
+        ["plain, pi:2", "homer:floor=0.0,pooling=1+yarn:2", "homer-paper,plain"],
+    ],
+)
+def test_methods_are_listed_by_commas_or_spaces(given):
+    names = ["plain", "plain+pi:2", "homer:floor=0.0,pooling=1+yarn:2", "homer-paper"]
+    assert [str(method) for method in parse_methods(given, ())] == names
 
 
 def test_the_settings_reach_the_config():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import Field, fields
 from enum import StrEnum
@@ -38,20 +39,21 @@ Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2,
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="Calibration file, for the scores that need one (`homer calibrate`).")
 ]
-Methods = Annotated[
-    list[str] | None, typer.Option(help="Methods, by spaces or by repeating the option.", show_default=False)
-]
+Methods = Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)]
 Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+_BETWEEN_METHODS = re.compile(r"\s+|,(?!\w+=)")  # what follows a comma is a method, or another setting of the last one
 
 
 def parse_methods(given: list[str] | None, default: tuple[str, ...]) -> list[Method]:
     """The methods of `--methods`; raises `ConfigError` with the grammar for others."""
     from homerlm.evaluation.methods import Method
 
-    names = [name for item in given or default for name in item.split()]
-    return [Method.parse(name) for name in dict.fromkeys(names)]
+    names = [name for item in given or default for name in _BETWEEN_METHODS.split(item)]
+    return [Method.parse(name) for name in dict.fromkeys(names) if name]
 
 
 def parse_lengths(text: str) -> list[int]:
