@@ -15,8 +15,9 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from torch import Tensor
 
-from homerlm import Homer, HomerConfig, load_model
+from homerlm import Homer, load_model
 from homerlm.adapter import Decoder
 from homerlm.config import VOTERS
 from homerlm.corpora import python_documentation
@@ -24,6 +25,7 @@ from homerlm.documents import read_document
 from homerlm.evaluation.needle import Needle
 from homerlm.evaluation.passkey import Passkey
 from homerlm.evaluation.trials import Bench, token_spots
+from homerlm.homer import voting_layers
 from homerlm.prompt import PromptIds
 from homerlm.significance import SCORES, Attention, pool
 
@@ -34,16 +36,23 @@ NAMES = ("logit", "softmax", "peak_softmax", "mean_square")
 
 
 @torch.no_grad()
-def scores_by_layer(decoder: Decoder, ids: PromptIds, chunk_len: int) -> dict[str, torch.Tensor]:
+def scores_by_layer(decoder: Decoder, ids: PromptIds, chunk_len: int) -> dict[str, Tensor]:
     """(L, C) for each score: every context token, in the chunk that holds it."""
     p, s = ids.prefix.shape[1], ids.suffix.shape[1]
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in NAMES}
+    found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     for part in ids.context.split(chunk_len - p - s, dim=1):
         chunk = torch.cat([ids.prefix, part, ids.suffix], dim=1)
         positions = torch.arange(chunk.shape[1])[None]
-        layers: dict[str, list[torch.Tensor]] = {name: [] for name in NAMES}
+        layers: dict[str, list[Tensor]] = {name: [] for name in NAMES}
 
-        def watch(_layer, queries, keys, scaling, layers=layers, positions=positions):
+        def watch(
+            _layer: int,
+            queries: Tensor,
+            keys: Tensor,
+            scaling: float,
+            layers: dict[str, list[Tensor]] = layers,
+            positions: Tensor = positions,
+        ) -> None:
             attention = Attention(queries[:, :, -s:], keys, positions, scaling)
             for name in NAMES:
                 layers[name].append(SCORES[name](attention)[0, p:-s])
@@ -55,7 +64,7 @@ def scores_by_layer(decoder: Decoder, ids: PromptIds, chunk_len: int) -> dict[st
     return {name: torch.cat(parts, dim=1) for name, parts in found.items()}
 
 
-def judged(scores: torch.Tensor, asked: list[int], others: list[list[int]], pooling: int) -> tuple[list, list]:
+def judged(scores: Tensor, asked: list[int], others: list[list[int]], pooling: int) -> tuple[list, list]:
     """For each row of scores (L, C): the share of tokens above the asked fact's worst one, and whether its best one is
     above the other facts'."""
     pooled = pool(scores, pooling)
@@ -78,7 +87,8 @@ def main() -> None:
     args = parser.parse_args()
     model, tokenizer = load_model(args.model)
     decoder, bench = Decoder(model), Bench(model, tokenizer, None)  # type: ignore[arg-type]
-    voters = {name: Homer(model, None, HomerConfig(voters=name))._voters() for name in VOTERS if name != "last_layer"}
+    depth, warmup = len(decoder.layers), Homer(model).lengths.warmup_layers
+    voters = {name: found for name in VOTERS if (found := voting_layers(name, depth, warmup))}
     prose = read_document(args.text) if args.text else python_documentation()
     rows = []
     for task in (Needle("keys", prose, args.text or "Python documentation"), Passkey()):
