@@ -45,8 +45,8 @@ def folder(tmp_path):
     return write
 
 
-def shown(path):
-    console = Console(file=io.StringIO(), width=200)
+def shown(path, width=200):
+    console = Console(file=io.StringIO(), width=width)
     for table in terminal_tables(path):
         console.print(table)
     return console.file.getvalue()
@@ -62,6 +62,15 @@ def rows(grid):
 )
 def test_wilson_interval_is_the_published_one(right, n, low, high):
     assert wilson(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_narrow_terminal_still_tells_methods_apart(folder):
+    methods = ("homer-paper:readout=recomputed", "homer-paper:readout=reencoded")
+    records = [record(method=method, length=1024 << k) for method in methods for k in range(6)]
+    folded = shown(folder(records), width=70)
+    first_column = "".join(line.split("│")[1].strip() for line in folded.splitlines() if line.startswith("│"))
+    for method in methods:
+        assert method in first_column
 
 
 def test_perplexity_accumulates_over_the_documents_that_reach_a_length():

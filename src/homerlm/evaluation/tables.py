@@ -52,7 +52,7 @@ def to_rich(grid: Grid) -> Table:
     ours = [row for row in grid.rows if row.kind == "ours"]
     used = [k for k in range(len(grid.columns)) if not ours or any(str(row.entries[k]) for row in ours)]
     table = Table(title=Text(grid.title), caption=Text(grid.note), title_justify="left", caption_justify="left")
-    table.add_column(grid.corner)
+    table.add_column(grid.corner, overflow="fold")  # two methods may begin alike
     for heading, below in (grid.columns[k] for k in used):
         table.add_column(f"{heading}\n{below}" if below else heading, justify="right")
     for row in grid.rows:
