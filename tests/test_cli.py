@@ -136,6 +136,9 @@ def test_plan_prints_the_tree_and_the_memory(homer):
     assert code == 0
     assert "├─ layers" in out
     assert "appendix A's bound" in out
+    assert "first chunks run through layers [0, 6), where all vote" in " ".join(out.split())
+    paper = homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper")[1]
+    assert "where all vote" not in paper
     record = json.loads(homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper", "--json")[1])
     # 10 layers, 3 key-value heads of 12 numbers, 4 bytes each
     assert record["plain_kv_bytes"] == 2050 * 10 * 2 * 3 * 12 * 4

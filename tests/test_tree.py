@@ -214,15 +214,14 @@ def test_a_vote_is_carried_up_the_tree(model):
 
     def first_layer_only(attention):
         calls.append(attention.queries.shape)
-        leaf_layers = plan.leaves[0].last_layer - 2
-        is_first = len(calls) <= 2 * leaf_layers and (len(calls) - 1) % leaf_layers == 0
+        is_first = (len(calls) - 1) % len(voters) == 0
         return opinion(attention.position_ids) if is_first else torch.zeros(attention.position_ids.shape)
 
     homer = Homer(model, None, HomerConfig(max_chunk_len=30, target_len=17, warmup_layers=2, readout="merged"))
     prefix, context, suffix = prompt(context=40)
-    plan = homer.plan(4, 40, 5)
+    plan, voters = homer.plan(4, 40, 5), range(2, 10)
     assert plan.height == 1
-    selection = Selection(first_layer_only, queries=5, pooling=1, voters=range(2, 10))
+    selection = Selection(first_layer_only, queries=5, pooling=1, voters=voters)
     tree = Tree(homer.decoder, plan, prefix, context, suffix, selection, keep_kv=False)
     with torch.no_grad(), homer.decoder.session():
         root = tree.run()
@@ -233,6 +232,20 @@ def test_a_vote_is_carried_up_the_tree(model):
     leaves = [best(range(start, start + 20), plan.leaves[0].target - 9) for start in (0, 20)]
     expected = best([*leaves[0], *leaves[1]], 17 - 9)
     assert [i - 4 for i in root.token_indices[0, 4:-5].tolist()] == expected
+
+
+@pytest.mark.parametrize("leaves", [2, 4, 8])
+def test_a_choosing_tree_hears_every_voter_before_it_drops_anything(model, leaves):
+    """The taller the tree, the sooner its first chunks would stop: below the layers that know."""
+    homer = Homer(model, None, HomerConfig(max_chunk_len=30, target_len=20, warmup_layers=2))
+    plan = homer.plan(4, 20 * leaves, 5)
+    voters = voting_layers(homer.config.voters, LAYERS, homer.lengths.warmup_layers)
+    assert len(plan.leaves) == leaves
+    runs, run = [], homer.decoder.run
+    homer.decoder.run = lambda *args, **kwargs: runs.append(args[2:4]) or run(*args, **kwargs)
+    homer.compress(*prompt(context=20 * leaves))
+    second_look, reading = (0, voters.stop), (0, LAYERS)
+    assert runs == [*[(0, voters.stop)] * leaves, second_look, reading]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,11 @@ class HomerConfig:
         default=0.125, metadata={"help": "Default target_len as a share of the model's limit (paper 0.5)."}
     )
     warmup_layers: int | None = field(
-        default=None, metadata={"help": "Layers before the first merge level; default 3/8 of the layers."}
+        default=None,
+        metadata={
+            "help": "Layers before the first merge level; default 3/8 of the layers. A tree that only chooses (readout "
+            "recomputed) runs its first chunks through all layers that vote."
+        },
     )
     max_initial_chunk_len: int | None = field(
         default=None, metadata={"help": "Longest first chunk in tokens; default the longest chunk."}

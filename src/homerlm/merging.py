@@ -25,8 +25,8 @@ class Selection:
     (L, distances) where it needs one, and what becomes of the layers below the one that chooses.
 
     `voters=None` scores at the node's last layer alone, as the paper does; a range of layers makes all of them vote: a
-    token's significance is the sum of what they have given it, in this node or below. A node that must be reduced
-    before any of them has run is scored at its last layer.
+    token's significance is the sum of what they have given it, in this node or below. In a tree that carries keys and
+    values, a node that must be reduced before any of them has run is scored at its last layer.
 
     A match counts for its neighbours too (`pooling`), and, by `sentence_weight`, for the rest of its sentence where
     `sentences` are known: it stands at a sentence's beginning, what it is about at the end. Not in the paper
@@ -216,13 +216,16 @@ class Tree:
 
 
 def last_layer_run(schedule: Schedule, node: Node, voters: range | None, keep_kv: bool) -> int:
-    """Where the node's layers stop. A tree that only chooses (`keep_kv=False`) stops where the last vote has been cast,
-    and does not run a root that has nothing left to choose."""
+    """Where the node's layers stop. A tree that only chooses (`keep_kv=False`) asks all voters in its first chunks and
+    then only ranks: reduced by another layer's word, a chunk may lose what they would have found
+    (docs/experiments.md). A root that has nothing left to choose does not run."""
     if keep_kv:
         return node.last_layer
     if node is schedule.root and node.target == node.length:
         return node.first_layer
-    return node.last_layer if voters is None else min(node.last_layer, voters.stop)
+    if voters is None:
+        return node.last_layer
+    return node.first_layer if node.children else voters.stop
 
 
 def _equal_groups(leaves: tuple[Node, ...], size: int) -> Iterator[list[Node]]:

@@ -37,6 +37,7 @@ def plan(
     settings: HomerConfig,
 ) -> None:
     """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded."""
+    from homerlm.homer import voting_layers
     from homerlm.loading import load_config
 
     config = load_config(None if model == "default" else model, rope=rope)
@@ -60,6 +61,12 @@ def plan(
     out.print("\n".join(lines[:_MAX_LINES]), markup=False)
     if len(lines) > _MAX_LINES:
         out.print(f"... {len(lines) - _MAX_LINES} more nodes (all of them with --json)")
+    voters = voting_layers(settings.voters, schedule.layers, lengths.warmup_layers)
+    if not keeps_kv and voters is not None:
+        out.print(
+            f"\nThis tree only chooses: its first chunks run through layers [0, {voters.stop}), where all vote; "
+            "merged ones are ranked by these votes."
+        )
     out.print(
         f"\nFinal cache: at most {facts['cache_tokens']:,} tokens, {size(facts['cache_bytes'])}. "
         f"Predicted peak of keys and values: {size(facts['peak_kv_bytes'])} "
