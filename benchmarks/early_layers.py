@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 
 KINDS = ("single", "keys", "single-uuid")
 FIRST = 3  # layers before it tell little by themselves, and are left out of maximum and sum
-WAYS = ("that layer alone", "highest of the layers from 3 on", "sum of the layers from 3 on")
+WAYS = ("that layer alone", f"highest of the layers from {FIRST} on", f"sum of the layers from {FIRST} on")
 
 
 @torch.no_grad()

@@ -193,7 +193,7 @@ class Tree:
             last,
             keep_kv=self.keep_kv,
             watch=watch,
-            finish=self.keep_kv or last < (self.schedule.layers if voters is None else voters.stop),
+            finish=self.keep_kv or (voters is None and last < self.schedule.layers),
         )
         return replace(
             chunk,

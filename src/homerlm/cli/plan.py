@@ -62,7 +62,7 @@ def plan(
     if len(lines) > _MAX_LINES:
         out.print(f"... {len(lines) - _MAX_LINES} more nodes (all of them with --json)")
     voters = voting_layers(settings.voters, schedule.layers, lengths.warmup_layers)
-    if not keeps_kv and voters is not None:
+    if not keeps_kv and voters is not None and not settings.by_surprisal(schedule):
         out.print(
             f"\nThis tree only chooses: its first chunks run through layers [0, {voters.stop}), where all vote; "
             "merged ones are ranked by these votes."
