@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from homerlm import Homer, HomerConfig, adapter, merging
 from homerlm.bench import machine
+from homerlm.bench import measure as measuring
 from homerlm.bench import run as bench_run
 from homerlm.bench.cell import PROFILE, Cell, Source
 from homerlm.bench.counts import Compression, Shape, plain_flops
 from homerlm.bench.isolate import run_isolated
+from homerlm.bench.machine import Rates
 from homerlm.bench.measure import measure, run_once
 from homerlm.bench.profile import PARTS, REST, HostClock, Ledger, parts_of_modules, watched
 from homerlm.bench.ratios import ratios
@@ -246,6 +248,15 @@ def test_a_cells_record_is_complete_and_adds_up(here, model, method):
     assert record["n"] == len(record["prefills_s"]) == 2
     assert record["floor_share"] == pytest.approx(record["floor_s"] / record["prefill_s"])
     assert record["flops"]["total"] == sum(v for k, v in record["flops"].items() if k != "total")
+
+
+def test_rates_are_measured_after_each_repeat(here, model, monkeypatch):
+    work, run, rates = [], measuring.run_once, iter((Rates(1, 50, 7), Rates(3, 10, 7), Rates(2, 30, 7)))
+    monkeypatch.setattr(measuring, "run_once", lambda *args: work.append("run") or run(*args))
+    monkeypatch.setattr(measuring, "measure_rates", lambda *_: work.append("rates") or next(rates))
+    record = measure(Cell(method="plain", length=100, new_tokens=(2,), repeats=3))
+    assert work == ["run"] + 3 * ["run", "rates"]  # the first is the warm-up
+    assert record["rates"] == {"matmul": 2, "attention": 30, "copy": 7}
 
 
 def test_a_cell_keeps_sentences_whole_where_its_model_has_a_tokenizer(here, model, monkeypatch):

@@ -213,6 +213,13 @@ def test_wrong_usage_is_exit_code_2(homer, document):
         assert homer(*arguments)[0] == 2
 
 
+def test_the_command_keeps_freed_memory(homer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(main, "keep_freed_memory", lambda: asked.append(True))
+    homer("--version")
+    assert asked == [True]
+
+
 def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypatch, tmp_path):
     from homerlm.merging import Tree
 

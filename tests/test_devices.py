@@ -1,5 +1,7 @@
 """Dtypes, and models spread by accelerate: layers offloaded to disk give what the whole model gives."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from accelerate import dispatch_model
 
 from homerlm import CompactContext, Homer, HomerConfig
-from homerlm.memory import PeakMemory
+from homerlm.memory import PeakMemory, keep_freed_memory
 from tiny import llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2, "pooling": 3}
@@ -48,3 +50,32 @@ def test_peak_memory_sees_what_a_block_takes():
         del block
     assert idle.bytes < 20_000_000
     assert peak.bytes > 180_000_000
+
+
+FAULTS = """
+import resource, sys, torch
+from homerlm.memory import keep_freed_memory
+assert sys.argv[1] == "given back" or keep_freed_memory()
+def faults():  # of a layer's worth of tensors
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(size, dtype=torch.uint8) for size in (6_000_000, 12_000_000, 6_000_000)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+[faults() for _ in range(5)]
+print(sum(faults() for _ in range(20)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator alone is asked to keep memory")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    def faults(memory):
+        done = subprocess.run([sys.executable, "-c", FAULTS, memory], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert faults("kept") < faults("given back") / 20
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_environment_says_of_the_allocator_holds(name, monkeypatch):
+    monkeypatch.setenv(name, "")
+    assert not keep_freed_memory()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class Rates:
     matmul: float
     attention: float
     copy: float
+
+    @classmethod
+    def typical(cls, several: Sequence[Rates]) -> Rates:
+        """The median of each: a shared machine's speed changes from one measurement to the next."""
+        return cls(*(statistics.median(getattr(rates, each.name) for rates in several) for each in fields(cls)))
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)

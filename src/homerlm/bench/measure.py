@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from homerlm.bench.cell import Cell
 from homerlm.bench.counts import Shape
-from homerlm.bench.machine import measure_rates, synchronize
+from homerlm.bench.machine import Rates, measure_rates, synchronize
 from homerlm.bench.subjects import Prefilled, Subject, greedy_steps, random_prompt, subject_for
 from homerlm.bench.tensors import peak_of_tensors
 from homerlm.errors import UnsupportedModelError
@@ -50,11 +51,23 @@ def measure(cell: Cell) -> Record:
     with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
         warm_up(subject, cell)
         record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)
-        runs = [run_once(subject, prompt, max(cell.new_tokens)) for _ in range(cell.repeats)]
+        runs, rates = repeated(subject, prompt, cell)
         if cell.tensors:
             record["tensors_bytes"] = tensors_bytes(subject, prompt)
     record |= _memory(record, runs[0]) | _times(cell, runs)
-    return record | _counted(subject, prompt, record)
+    return record | _counted(subject, prompt, record, rates)
+
+
+def repeated(subject: Subject, prompt: PromptIds, cell: Cell) -> tuple[list[Run], list[Rates]]:
+    """The repeats, and the machine's rates after each of them, where the model's operations can be counted. Not before:
+    what measuring them leaves behind would hide memory that the first repeat takes."""
+    runs: list[Run] = []
+    rates: list[Rates] = []
+    for _ in range(cell.repeats):
+        runs.append(run_once(subject, prompt, max(cell.new_tokens)))
+        with suppress(UnsupportedModelError):
+            rates.append(measure_rates(subject.model, Shape.of(subject.model), subject.chunk_len(prompt)))
+    return runs, rates
 
 
 def vocabulary(model: PreTrainedModel) -> int:
@@ -147,7 +160,7 @@ def _times(cell: Cell, runs: list[Run]) -> Record:
     }
 
 
-def _counted(subject: Subject, prompt: PromptIds, record: Record) -> Record:
+def _counted(subject: Subject, prompt: PromptIds, record: Record, measured: list[Rates]) -> Record:
     """Operations and bytes from the plan, and the time that they alone would take on this machine."""
     try:
         shape = Shape.of(subject.model)
@@ -155,7 +168,7 @@ def _counted(subject: Subject, prompt: PromptIds, record: Record) -> Record:
         return {"not_counted": str(error)}
     counted = subject.counted(shape, prompt, record["kept"])
     flops = counted.flops
-    rates = measure_rates(subject.model, shape, subject.chunk_len(prompt))
+    rates = Rates.typical(measured)
     floor, batch = rates.floor_s(flops) * record["batch"], record["batch"]
     return {
         "flops": asdict(flops * batch) | {"total": flops.total * batch},

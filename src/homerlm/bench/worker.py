@@ -16,6 +16,7 @@ from homerlm.bench.measure import measure
 from homerlm.bench.profile import profile
 from homerlm.errors import HomerError
 from homerlm.evaluation.trials import failure
+from homerlm.memory import keep_freed_memory
 from homerlm.quiet import quiet_transformers
 
 JOBS: dict[str, Callable[[Cell], dict[str, Any]]] = {MEASURE: measure, PROFILE: profile}
@@ -40,4 +41,5 @@ def die_first() -> None:
 
 if __name__ == "__main__":
     die_first()
+    keep_freed_memory()
     print(json.dumps(record_of(Cell.from_dict(json.load(sys.stdin)))))
