@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from homerlm.calibration import Calibration
+    from homerlm.compiling import compile_model
     from homerlm.config import HomerConfig
     from homerlm.context import CompactContext
     from homerlm.errors import HomerError
@@ -26,6 +27,7 @@ _HOMES = {
     "HomerError": "errors",
     "RopeScaling": "rope",
     "Schedule": "schedule",
+    "compile_model": "compiling",
     "load_model": "loading",
     "plan": "schedule",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "HomerError",
     "RopeScaling",
     "Schedule",
+    "compile_model",
     "load_model",
     "plan",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +110,8 @@ class Decoder:
 
         hook = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
         try:
-            self.base(input_ids=input_ids.to(self.device), use_cache=False)
+            with _uncompiled():
+                self.base(input_ids=input_ids.to(self.device), use_cache=False)
         except _FirstLayerReached:
             pass
         finally:
@@ -160,7 +161,8 @@ class Decoder:
         hook = self.norm.register_forward_pre_hook(lambda _module, args: (hidden, *args[1:]))
         try:
             ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=self.device)
-            return self.model(input_ids=ids, use_cache=False).logits
+            with _uncompiled():
+                return self.model(input_ids=ids, use_cache=False).logits
         finally:
             hook.remove()
 
@@ -235,6 +237,12 @@ def _recording(record: Callable[[_Seen], None]) -> Iterator[None]:
         _recorder.reset(token)
 
 
+def _uncompiled() -> AbstractContextManager[None]:
+    """For a forward with our hooks in it: `torch.compile` would compile it anew for each of them."""
+    return torch.compiler.set_stance("force_eager")
+
+
+@torch.compiler.disable  # so that one compilation serves all layers, whose numbers differ
 def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:

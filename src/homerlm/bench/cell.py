@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from homerlm.compiling import compile_model
 from homerlm.errors import ConfigError
 from homerlm.loading import load_model, native_dtype
 from homerlm.rope import RopeScaling, scale_config
@@ -23,7 +24,7 @@ class Source:
 
     model: as `load_model` takes it, None for the bundled one. random: a shape with random weights in its place (see
     `shapes`), cut to its first `layers` if given. dtype "auto": the checkpoint's own; for random weights bfloat16
-    where the device computes in it.
+    where the device computes in it. compiled: through `compile_model`.
     """
 
     model: str | None = None
@@ -32,6 +33,7 @@ class Source:
     device: str = "cpu"
     dtype: str = "auto"
     threads: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.model and self.random:
@@ -51,6 +53,10 @@ class Source:
     def load(self, rope: RopeScaling | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
         """The model, on its device, with the scaling applied, and its tokenizer, which random weights have none of.
         Raises `HomerError`."""
+        model, tokenizer = self._load(rope)
+        return (compile_model(model) if self.compiled else model), tokenizer
+
+    def _load(self, rope: RopeScaling | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
         from homerlm.bench.shapes import random_model, shape_config
 
         if not self.random:
@@ -86,7 +92,8 @@ class Cell:
     def key(self) -> dict[str, Any]:
         """What names its record; one with more repeats takes another's place."""
         source = self.source
-        work = {**asdict(source), "batch": self.batch, "new_tokens": list(self.new_tokens), "job": self.job}
+        shown = {name: value for name, value in asdict(source).items() if name != "compiled" or value}
+        work = {**shown, "batch": self.batch, "new_tokens": list(self.new_tokens), "job": self.job}
         work |= {"tensors": True} if self.tensors else {}
         task = "profile" if self.job == PROFILE else "bench"
         return {"task": task, "method": self.method, "length": self.length, "cell": work}

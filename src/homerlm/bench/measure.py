@@ -48,6 +48,8 @@ def measure(cell: Cell) -> Record:
         subject = subject_for(method, model, tokenizer)
     prompt = random_prompt(vocabulary(model), cell.length, cell.batch)
     record = facts_of(model, chat=False) | {"batch": cell.batch, "weights_bytes": weights_bytes(model)}
+    if cell.source.compiled:
+        record["model"] += ", compiled"
     with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
         warm_up(subject, cell)
         record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,10 @@ Number = Annotated[
     Dtype, typer.Option("--dtype", help="auto: the model's own; for random weights bfloat16 where it is native.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default what torch takes.", show_default=False)]
+Compiled = Annotated[
+    bool,
+    typer.Option("--compile", help="Have torch.compile fuse the model; its warm-up takes minutes."),
+]
 PlainUpTo = Annotated[
     str | None,
     typer.Option(help="Longest prompt for the plain model; default 32k on a CPU, else no limit.", show_default=False),
@@ -99,6 +104,7 @@ def speed(
     device: Device = None,
     dtype: Number = Dtype.auto,
     threads: Threads = None,
+    compiled: Compiled = False,
     timeout: Timeout = 0,
     output: Output = Path("homer-bench/speed"),
 ) -> None:
@@ -106,7 +112,7 @@ def speed(
 
     Measures memory too: with --lengths 4k,8k,16k,32k,64k one run makes tables 5 and 8.
     """
-    source = _source(model, random, layers, device, dtype, threads)
+    source = replace(_source(model, random, layers, device, dtype, threads), compiled=compiled)
     _measure(source, methods, lengths, batch, new_tokens, repeats, plain_up_to, timeout, output)
 
 
