@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = {"committed": ROOT / "results/quick/ratios.json", "here": ROOT / "homer-bench/quick/ratios.json"}
-SHORT, LONG = 2048, 4096
+SHORT, LONG = 4096, 8192
 
 
 @pytest.fixture(params=FILES)
@@ -29,7 +29,7 @@ def test_work_and_time_grow_with_the_prompt_and_not_with_its_square(homer):
 
 def test_reading_costs_less_than_the_plain_models(homer):
     assert homer[LONG]["to_plain"]["flops"] <= 0.75
-    assert homer[LONG]["to_plain"]["prefill"] < 1
+    assert homer[LONG]["to_plain"]["prefill"] < 0.8
     assert homer[LONG]["to_plain"]["tensors"] <= 0.25
 
 
