@@ -238,7 +238,7 @@ def _recording(record: Callable[[_Seen], None]) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[None]:
-    """For a forward with our hooks in it: `torch.compile` would compile it anew for each of them."""
+    """For a forward with our hooks in it, which `torch.compile` would otherwise compile by itself."""
     return torch.compiler.set_stance("force_eager")
 
 
