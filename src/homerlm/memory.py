@@ -22,8 +22,8 @@ _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what tensors free, for the next ones: by default glibc hands the end of its heap back to
-    the system whenever some MB of it are free, and gets it again page by page, thousands of pages a layer, which takes
+    """Let the C library keep what tensors free, for the next ones: by default glibc may hand its heap's end back to
+    the system whenever some MB of it are free, and get it again page by page, thousands of pages a layer, which takes
     a tenth of the time of reading on a CPU. Up to 1 GiB is kept; blocks above 32 MiB are mapped and given back one by
     one, as they always are, so that they leave no holes.
 
