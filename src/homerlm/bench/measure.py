@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,25 +49,29 @@ def measure(cell: Cell) -> Record:
     record = facts_of(model, chat=False) | {"batch": cell.batch, "weights_bytes": weights_bytes(model)}
     if cell.source.compiled:
         record["model"] += ", compiled"
+    try:
+        shape = Shape.of(model)
+    except UnsupportedModelError as error:
+        shape, record["not_counted"] = None, str(error)
     with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
         warm_up(subject, cell)
         record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)
-        runs, rates = repeated(subject, prompt, cell)
+        runs, rates = repeated(subject, prompt, cell, shape)
         if cell.tensors:
             record["tensors_bytes"] = tensors_bytes(subject, prompt)
     record |= _memory(record, runs[0]) | _times(cell, runs)
-    return record | _counted(subject, prompt, record, rates)
+    return record if shape is None else record | _counted(subject, shape, prompt, record, Rates.typical(rates))
 
 
-def repeated(subject: Subject, prompt: PromptIds, cell: Cell) -> tuple[list[Run], list[Rates]]:
+def repeated(subject: Subject, prompt: PromptIds, cell: Cell, shape: Shape | None) -> tuple[list[Run], list[Rates]]:
     """The repeats, and the machine's rates after each of them, where the model's operations can be counted. Not before:
     what measuring them leaves behind would hide memory that the first repeat takes."""
     runs: list[Run] = []
     rates: list[Rates] = []
     for _ in range(cell.repeats):
         runs.append(run_once(subject, prompt, max(cell.new_tokens)))
-        with suppress(UnsupportedModelError):
-            rates.append(measure_rates(subject.model, Shape.of(subject.model), subject.chunk_len(prompt)))
+        if shape is not None:
+            rates.append(measure_rates(subject.model, shape, subject.chunk_len(prompt)))
     return runs, rates
 
 
@@ -162,15 +165,10 @@ def _times(cell: Cell, runs: list[Run]) -> Record:
     }
 
 
-def _counted(subject: Subject, prompt: PromptIds, record: Record, measured: list[Rates]) -> Record:
+def _counted(subject: Subject, shape: Shape, prompt: PromptIds, record: Record, rates: Rates) -> Record:
     """Operations and bytes from the plan, and the time that they alone would take on this machine."""
-    try:
-        shape = Shape.of(subject.model)
-    except UnsupportedModelError as error:
-        return {"not_counted": str(error)}
     counted = subject.counted(shape, prompt, record["kept"])
     flops = counted.flops
-    rates = Rates.typical(measured)
     floor, batch = rates.floor_s(flops) * record["batch"], record["batch"]
     return {
         "flops": asdict(flops * batch) | {"total": flops.total * batch},
