@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from homerlm import Homer, load_model
-from homerlm.chunk import Chunk
-from homerlm.corpora import python_documentation
-from homerlm.documents import read_document
-from homerlm.evaluation.needle import Needle
-from homerlm.evaluation.passkey import Passkey
-from homerlm.evaluation.sample import Task
-from homerlm.evaluation.trials import Bench, token_spots
+from homerlm.documents.reading import read_document
+from homerlm.lab.corpora import python_documentation
+from homerlm.lab.evaluation.needle import Needle
+from homerlm.lab.evaluation.passkey import Passkey
+from homerlm.lab.evaluation.sample import Task
+from homerlm.lab.evaluation.trials import Bench, token_spots
+from homerlm.merge.chunk import Chunk
 from homerlm.prompt import PromptIds
 
 matplotlib.use("Agg")

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from homerlm import Homer, load_model
-from homerlm.adapter import Decoder
 from homerlm.config import VOTERS
-from homerlm.corpora import python_documentation
-from homerlm.documents import read_document
-from homerlm.evaluation.needle import Needle
-from homerlm.evaluation.passkey import Passkey
-from homerlm.evaluation.trials import Bench, token_spots
+from homerlm.documents.reading import read_document
 from homerlm.homer import voting_layers
+from homerlm.lab.corpora import python_documentation
+from homerlm.lab.evaluation.needle import Needle
+from homerlm.lab.evaluation.passkey import Passkey
+from homerlm.lab.evaluation.trials import Bench, token_spots
+from homerlm.model.decoder import Decoder
 from homerlm.prompt import PromptIds
-from homerlm.significance import SCORES, Attention, pool
+from homerlm.score.scores import SCORES, Attention, pool
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

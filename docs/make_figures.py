@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from homerlm.schedule import Node, plan
+from homerlm.merge.schedule import Node, plan
 
 WIDTH, ROW, TOP = 900, 92, 40
 OUT = Path(__file__).parent / "images" / "tree.svg"

@@ -5,8 +5,8 @@ import torch
 
 from homerlm import Homer, HomerConfig
 from homerlm.errors import InputError, NumericalError, OutOfMemoryError
-from homerlm.kept import LevelTrace, kept_passages, passages
 from homerlm.prompt import affixes
+from homerlm.trace import LevelTrace, kept_passages, passages
 from tiny import llama, prompt
 from words import tokenizer_of
 

@@ -13,31 +13,33 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from typer.testing import CliRunner
 
-from homerlm import Homer, HomerConfig, adapter, merging
-from homerlm.bench import machine
-from homerlm.bench import measure as measuring
-from homerlm.bench import run as bench_run
-from homerlm.bench.cell import PROFILE, Cell, Source
-from homerlm.bench.counts import Compression, Shape, plain_flops
-from homerlm.bench.isolate import run_isolated
-from homerlm.bench.machine import Rates
-from homerlm.bench.measure import measure, run_once
-from homerlm.bench.profile import PARTS, REST, HostClock, Ledger, parts_of_modules, watched
-from homerlm.bench.ratios import ratios
-from homerlm.bench.report import terminal_tables, write_report
-from homerlm.bench.sections import sections
-from homerlm.bench.shapes import SHAPES, random_model, shape_config
-from homerlm.bench.subjects import AFFIX_LEN, greedy_steps, random_prompt, subject_for
-from homerlm.bench.tensors import peak_of_tensors
-from homerlm.bench.worker import record_of
-from homerlm.calibration import Calibration
-from homerlm.chunk import Chunk
+from homerlm import Homer, HomerConfig
 from homerlm.cli import bench as bench_command
 from homerlm.cli.main import app
 from homerlm.errors import ConfigError, HomerError, ScheduleError, UnsupportedModelError
-from homerlm.evaluation.methods import Method
-from homerlm.evaluation.records import RecordFile, read_records
-from homerlm.sentences import Sentences
+from homerlm.lab.bench import machine
+from homerlm.lab.bench import measure as measuring
+from homerlm.lab.bench import run as bench_run
+from homerlm.lab.bench.cell import PROFILE, Cell, Source
+from homerlm.lab.bench.counts import Compression, Shape, plain_flops
+from homerlm.lab.bench.isolate import run_isolated
+from homerlm.lab.bench.machine import Rates
+from homerlm.lab.bench.measure import measure, run_once
+from homerlm.lab.bench.profile import PARTS, REST, HostClock, Ledger, parts_of_modules, watched
+from homerlm.lab.bench.ratios import ratios
+from homerlm.lab.bench.report import terminal_tables, write_report
+from homerlm.lab.bench.sections import sections
+from homerlm.lab.bench.shapes import SHAPES, random_model, shape_config
+from homerlm.lab.bench.subjects import AFFIX_LEN, greedy_steps, random_prompt, subject_for
+from homerlm.lab.bench.tensors import peak_of_tensors
+from homerlm.lab.bench.worker import record_of
+from homerlm.lab.evaluation.methods import Method
+from homerlm.lab.evaluation.records import RecordFile, read_records
+from homerlm.merge import tree as merging
+from homerlm.merge.chunk import Chunk
+from homerlm.model import decoder as adapter
+from homerlm.score.calibration import Calibration
+from homerlm.score.sentences import Sentences
 from tiny import HEAD_DIM, KV_HEADS, LAYERS, VOCAB, llama, prompt
 from words import tokenizer_of
 

@@ -5,7 +5,7 @@ import torch
 
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.errors import ConfigError, CorruptFileError, InputError, MismatchError
-from homerlm.rope import RopeScaling, scale_config
+from homerlm.model.rope import RopeScaling, scale_config
 from tiny import LAYERS, LIMIT, llama, prompt
 from words import tokenizer_of
 

@@ -221,7 +221,7 @@ def test_the_command_keeps_freed_memory(homer, monkeypatch):
 
 
 def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypatch, tmp_path):
-    from homerlm.merging import Tree
+    from homerlm.merge.tree import Tree
 
     def fail_with(error):
         def run(self):

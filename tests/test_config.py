@@ -7,9 +7,9 @@ import pytest
 from homerlm import HomerConfig
 from homerlm.config import READOUTS, REFINEMENT_NAMES, SCORE_NAMES, Lengths
 from homerlm.errors import ConfigError
-from homerlm.readout import READOUT_FUNCTIONS
-from homerlm.refinement import REFINEMENTS
-from homerlm.significance import CALIBRATED_SCORES, SCORES
+from homerlm.merge.readout import READOUT_FUNCTIONS
+from homerlm.merge.refinement import REFINEMENTS
+from homerlm.score.scores import CALIBRATED_SCORES, SCORES
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from safetensors import safe_open
 
 from homerlm import CompactContext, Homer, HomerConfig, HomerError
 from homerlm.errors import CorruptFileError, InputError, MismatchError
-from homerlm.rope import RopeScaling, scale_config
+from homerlm.model.rope import RopeScaling, scale_config
 from tiny import LIMIT, llama, prompt
 from words import tokenizer_of
 

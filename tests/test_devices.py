@@ -9,7 +9,7 @@ import torch
 from accelerate import dispatch_model
 
 from homerlm import CompactContext, Homer, HomerConfig
-from homerlm.memory import PeakMemory, keep_freed_memory
+from homerlm.model.memory import PeakMemory, keep_freed_memory
 from tiny import llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2, "pooling": 3}
@@ -54,7 +54,7 @@ def test_peak_memory_sees_what_a_block_takes():
 
 FAULTS = """
 import ctypes, resource, sys, torch
-from homerlm.memory import keep_freed_memory
+from homerlm.model.memory import keep_freed_memory
 for name in -1, -3:  # all of it given back at once, as glibc does by default where the heap happens to end there
     ctypes.CDLL(None).mallopt(name, 1 << 16)
 assert sys.argv[1] == "given back" or keep_freed_memory()

@@ -15,8 +15,8 @@ import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
-from homerlm import documents
-from homerlm.documents import read_document, read_documents
+from homerlm.documents import reading as documents
+from homerlm.documents.reading import read_document, read_documents
 from homerlm.errors import DocumentError, HomerError
 
 Saver = Callable[[str, bytes | str], Path]
@@ -523,7 +523,7 @@ def test_no_documents_and_one_bad_among_several(save: Saver, tmp_path: Path):
 
 def test_readers_are_imported_only_when_needed(save: Saver):
     code = (
-        "import sys; from homerlm.documents import read_document; read_document(sys.argv[1]); "
+        "import sys; from homerlm.documents.reading import read_document; read_document(sys.argv[1]); "
         "print([m for m in ('bs4', 'pypdf', 'docx', 'lxml', 'torch') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code, save("a.txt", "x")], capture_output=True, text=True)

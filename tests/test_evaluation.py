@@ -11,20 +11,20 @@ from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.cli.options import parse_methods
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
-from homerlm.evaluation.likelihood import CacheSteps
-from homerlm.evaluation.methods import Method
-from homerlm.evaluation.needle import KINDS, Needle, hide
-from homerlm.evaluation.passkey import Passkey
-from homerlm.evaluation.perplexity import AFFIX, WindowsJob, rotations
-from homerlm.evaluation.quality import Item, Quality, load_quality
-from homerlm.evaluation.readers import SINKS, reader_for
-from homerlm.evaluation.records import RecordFile, read_records
-from homerlm.evaluation.run import SampleJob, run
-from homerlm.evaluation.sample import Question, Sample, count_tokens, first_integer, first_letter, share_held
-from homerlm.evaluation.suites import ABLATION, sweep
-from homerlm.evaluation.trials import Bench, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.lab.evaluation.likelihood import CacheSteps
+from homerlm.lab.evaluation.methods import Method
+from homerlm.lab.evaluation.needle import KINDS, Needle, hide
+from homerlm.lab.evaluation.passkey import Passkey
+from homerlm.lab.evaluation.perplexity import AFFIX, WindowsJob, rotations
+from homerlm.lab.evaluation.quality import Item, Quality, load_quality
+from homerlm.lab.evaluation.readers import SINKS, reader_for
+from homerlm.lab.evaluation.records import RecordFile, read_records
+from homerlm.lab.evaluation.run import SampleJob, run
+from homerlm.lab.evaluation.sample import Question, Sample, count_tokens, first_integer, first_letter, share_held
+from homerlm.lab.evaluation.suites import ABLATION, sweep
+from homerlm.lab.evaluation.trials import Bench, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.model.rope import RopeScaling
 from homerlm.prompt import PromptIds
-from homerlm.rope import RopeScaling
 from tiny import LIMIT, VOCAB, llama, prompt
 
 TEXT = " ".join(f"Sentence w{i % 90} stands here." for i in range(3000))

@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, LlamaCon
 
 import families
 from homerlm import CompactContext, Homer, HomerConfig
-from homerlm.adapter import Decoder
 from homerlm.errors import UnsupportedModelError
-from homerlm.support import verify_layer_loop
+from homerlm.model.decoder import Decoder
+from homerlm.model.support import verify_layer_loop
 
 ROOT = Path(__file__).parents[1]
 PREFIX, CONTEXT, SUFFIX, NEW = 5, 37, 7, 6

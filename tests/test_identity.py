@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from homerlm import identity
 from homerlm.errors import CorruptFileError
-from homerlm.identity import ModelIdentity, tokenizer_fingerprint, weights_fingerprint
+from homerlm.model import identity
+from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint, weights_fingerprint
 
 SIZES = {
     "vocab_size": 96,

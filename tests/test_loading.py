@@ -18,12 +18,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from homerlm import loading
 from homerlm.errors import ConfigError, ModelLoadError
-from homerlm.filecache import cache_folder, derived_folder, is_intact
-from homerlm.loading import load_model
-from homerlm.quiet import quiet_transformers
-from homerlm.rope import RopeScaling
+from homerlm.model import loading
+from homerlm.model.filecache import cache_folder, derived_folder, is_intact
+from homerlm.model.loading import load_model
+from homerlm.model.rope import RopeScaling
+from homerlm.model.transformers_logging import quiet_transformers
 
 WORDS = ["<unk>", "<s>", "</s>", "the", "grass", "is", "green"]
 PIECES = ["<unk>", "<s>", "</s>", "t", "h", "th", "hh"]

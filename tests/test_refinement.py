@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from homerlm import Homer, HomerConfig
-from homerlm.chunk import Chunk
 from homerlm.config import REFINEMENT_NAMES
 from homerlm.errors import InputError
-from homerlm.merging import Tree
-from homerlm.refinement import random
+from homerlm.merge.chunk import Chunk
+from homerlm.merge.refinement import random
+from homerlm.merge.tree import Tree
 from test_tree import rotate
 from tiny import HEAD_DIM, HEADS, KV_HEADS, LAYERS, VOCAB, llama
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from homerlm.errors import ConfigError
-from homerlm.rope import METHODS, RopeScaling, rope_settings, scale_config
+from homerlm.model.rope import METHODS, RopeScaling, rope_settings, scale_config
 
 LIMIT = 4096
 SIZES = {

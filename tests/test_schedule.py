@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homerlm.errors import ScheduleError
-from homerlm.schedule import plan
+from homerlm.merge.schedule import plan
 
 LENGTHS = {"max_chunk_len": 16, "target_len": 16, "warmup_layers": 2, "layers": 12}
 

@@ -5,8 +5,8 @@ import torch
 
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError, ScheduleError
-from homerlm.kept import LevelTrace
-from homerlm.significance import SCORES, Attention, pool
+from homerlm.score.scores import SCORES, Attention, pool
+from homerlm.trace import LevelTrace
 from tiny import LAYERS, llama, prompt
 
 SIZES = {"max_chunk_len": 60, "target_len": 40, "warmup_layers": 2, "pooling": 3, "recap_len": 0}

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from homerlm import Homer, HomerConfig
-from homerlm.chunk import Chunk
-from homerlm.merging import Selection
-from homerlm.sentences import Sentences
-from homerlm.significance import SCORES, pool_within
+from homerlm.merge.chunk import Chunk
+from homerlm.merge.tree import Selection
+from homerlm.score.scores import SCORES, pool_within
+from homerlm.score.sentences import Sentences
 from tiny import VOCAB, llama, prompt
 
 

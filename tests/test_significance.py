@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from homerlm.chunk import Chunk
-from homerlm.merging import Selection
-from homerlm.significance import SCORES, Attention, keep_most_significant, pool
+from homerlm.merge.chunk import Chunk
+from homerlm.merge.tree import Selection
+from homerlm.score.scores import SCORES, Attention, keep_most_significant, pool
 
 B, H, K, Q, S, D = 2, 6, 3, 4, 11, 5
 

@@ -6,8 +6,8 @@ import torch
 import families
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError
-from homerlm.significance import SCORES, Attention, pool
-from homerlm.surprisal import LEAD, NEIGHBOURS, Surprisal
+from homerlm.score.scores import SCORES, Attention, pool
+from homerlm.score.surprisal import LEAD, NEIGHBOURS, Surprisal
 from tiny import LAYERS, llama, prompt
 
 SIZES = {"max_chunk_len": 300, "target_len": 40, "warmup_layers": 2, "pooling": 3}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from homerlm import Calibration, Homer, HomerConfig
-from homerlm.adapter import Decoder
 from homerlm.homer import voting_layers
-from homerlm.merging import Selection, Tree
+from homerlm.merge.tree import Selection, Tree
+from homerlm.model.decoder import Decoder
 from tiny import LAYERS, LIMIT, llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "warmup_layers": 2}

@@ -6,30 +6,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from homerlm.calibration import Calibration
-    from homerlm.compiling import compile_model
     from homerlm.config import HomerConfig
     from homerlm.context import CompactContext
     from homerlm.errors import HomerError
     from homerlm.homer import Homer
-    from homerlm.loading import load_model
-    from homerlm.rope import RopeScaling
-    from homerlm.schedule import Schedule, plan
+    from homerlm.merge.schedule import Schedule, plan
+    from homerlm.model.compiling import compile_model
+    from homerlm.model.loading import load_model
+    from homerlm.model.rope import RopeScaling
+    from homerlm.score.calibration import Calibration
 
 __version__ = "0.1.0"
 
 # Names are imported when first used, so that the schedule and the command line start without loading torch.
 _HOMES = {
-    "Calibration": "calibration",
+    "Calibration": "score.calibration",
     "CompactContext": "context",
     "Homer": "homer",
     "HomerConfig": "config",
     "HomerError": "errors",
-    "RopeScaling": "rope",
-    "Schedule": "schedule",
-    "compile_model": "compiling",
-    "load_model": "loading",
-    "plan": "schedule",
+    "RopeScaling": "model.rope",
+    "Schedule": "merge.schedule",
+    "compile_model": "model.compiling",
+    "load_model": "model.loading",
+    "plan": "merge.schedule",
 }
 
 __all__ = [

@@ -13,12 +13,12 @@ from transformers import TextStreamer
 
 from homerlm import prompt
 from homerlm.errors import InputError
-from homerlm.memory import PeakMemory
+from homerlm.model.memory import PeakMemory
 
 if TYPE_CHECKING:
     from homerlm.context import CompactContext
     from homerlm.homer import Homer
-    from homerlm.merging import Observer
+    from homerlm.merge.tree import Observer
 
 OnText = Callable[[str], None]
 

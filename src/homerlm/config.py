@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from homerlm.errors import ConfigError
-from homerlm.schedule import Schedule, plan
+from homerlm.merge.schedule import Schedule, plan
 
 if TYPE_CHECKING:
-    from homerlm.calibration import Calibration
+    from homerlm.score.calibration import Calibration
 
 SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "logit", "random")
 VOTERS = ("middle_layers", "upper_half", "all_layers", "last_layer")

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import storage
 from homerlm.errors import CorruptFileError, InputError, MismatchError
-from homerlm.identity import ModelIdentity, tokenizer_fingerprint
+from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 
 KIND = "compact context"
 VERSION = 1

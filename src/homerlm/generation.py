@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from homerlm.adapter import Decoder
 from homerlm.context import CompactContext
 from homerlm.errors import InputError
+from homerlm.model.decoder import Decoder
 
 
 def score(model: PreTrainedModel, context: CompactContext, input_ids: Tensor) -> Tensor:

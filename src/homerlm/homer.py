@@ -13,24 +13,24 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import generation
-from homerlm.adapter import Decoder
 from homerlm.answer import Answer, ask, ask_stream, read
-from homerlm.calibration import Calibration
 from homerlm.config import HomerConfig, Lengths
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
-from homerlm.identity import ModelIdentity, tokenizer_fingerprint
-from homerlm.memory import out_of_memory_explained
-from homerlm.merging import Event, Observer, Selection, Tree
+from homerlm.merge.readout import READOUT_FUNCTIONS, exchange_suffix
+from homerlm.merge.refinement import REFINEMENTS
+from homerlm.merge.schedule import Schedule
+from homerlm.merge.tree import Event, Observer, Selection, Tree
+from homerlm.model.decoder import Decoder
+from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
+from homerlm.model.memory import out_of_memory_explained
+from homerlm.model.support import verify_layer_loop
 from homerlm.prompt import NEUTRAL_QUESTION
-from homerlm.readout import READOUT_FUNCTIONS, exchange_suffix
-from homerlm.refinement import REFINEMENTS
-from homerlm.schedule import Schedule
-from homerlm.second_look import SecondLook, focus
-from homerlm.sentences import Sentences
-from homerlm.significance import CALIBRATED_SCORES, SCORES
-from homerlm.support import verify_layer_loop
-from homerlm.surprisal import Surprisal
+from homerlm.score.calibration import Calibration
+from homerlm.score.scores import CALIBRATED_SCORES, SCORES
+from homerlm.score.sentences import Sentences
+from homerlm.score.surprisal import Surprisal
+from homerlm.select.rerank import SecondLook, focus
 
 MIDDLE_END = 0.6  # of the layers: where those that match the question's words to the text end (docs/experiments.md)
 LATER_SHARE = 0.5  # of the limit: what of a document must be kept where no question chooses (docs/experiments.md)

@@ -12,7 +12,7 @@ from homerlm.cli.console import err, out, print_json, reading
 from homerlm.cli.options import CalibrationFile, Json, Model, Rope, with_config
 from homerlm.config import HomerConfig
 from homerlm.errors import InputError
-from homerlm.units import size
+from homerlm.formatting import size
 
 EXAMPLES = """
 Examples:
@@ -62,7 +62,7 @@ def ask(
     """Answer a question about documents far longer than the model can read."""
     files, question = inputs[:-1], inputs[-1]
     _check(files, context, html)
-    from homerlm.documents import read_documents
+    from homerlm.documents.reading import read_documents
 
     document = read_documents(files) if files else ""
     homer = open_homer(model, rope, calibration, settings)
@@ -147,14 +147,14 @@ def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:
 def _record(answer: Any, homer: Any, show_kept: bool, save: Path | None, html: Path | None) -> dict[str, Any]:
     record: dict[str, Any] = answer.to_dict()
     if show_kept:
-        from homerlm.kept import kept_passages
+        from homerlm.trace import kept_passages
 
         record["kept"] = [{"start": p.start, "text": p.text} for p in kept_passages(homer.tokenizer, answer.context)]
     return record | {"saved": str(save) if save else None, "html": str(html) if html else None}
 
 
 def _print_kept(homer: Any, answer: Any) -> None:
-    from homerlm.kept import kept_passages
+    from homerlm.trace import kept_passages
 
     for passage in kept_passages(homer.tokenizer, answer.context):
         out.print(f"[{passage.start:,}]", style="cyan", end=" ", markup=False)

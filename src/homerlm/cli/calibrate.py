@@ -70,8 +70,8 @@ def calibrate(
 
 
 def _texts(names: list[str] | None) -> list[str]:
-    from homerlm.corpora import python_documentation, wikitext103
-    from homerlm.documents import read_document
+    from homerlm.documents.reading import read_document
+    from homerlm.lab.corpora import python_documentation, wikitext103
 
     if not names:
         return wikitext103()

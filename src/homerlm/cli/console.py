@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from homerlm.merging import Event
+    from homerlm.merge.tree import Event
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -40,7 +40,7 @@ class ReadingProgress:
     """Observer of one compression: a bar over the document's tokens as the chunks are read, and their fate."""
 
     def __init__(self, progress: Progress, label: str) -> None:
-        from homerlm.kept import LevelTrace
+        from homerlm.trace import LevelTrace
 
         self.trace = LevelTrace()
         self._progress = progress

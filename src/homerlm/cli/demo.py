@@ -13,7 +13,7 @@ from homerlm.cli.ask import open_homer, summary
 from homerlm.cli.console import err, out, print_json, reading
 from homerlm.cli.options import Json, Model, with_config
 from homerlm.config import HomerConfig
-from homerlm.corpora import python_documentation
+from homerlm.lab.corpora import python_documentation
 
 EXAMPLES = """
 Examples:
@@ -40,7 +40,7 @@ def demo(
     settings: HomerConfig,
 ) -> None:
     """Hide a number in Python's documentation, several times longer than the model's limit, and ask for it."""
-    from homerlm.evaluation.needle import Needle
+    from homerlm.lab.evaluation.needle import Needle
 
     seed = random.randrange(10**6) if seed is None else seed
     homer = open_homer(model, None, None, settings)
@@ -78,9 +78,9 @@ def demo(
 
 def _ask_plain(homer: Any, sample: Any) -> dict[str, Any]:
     """The same prompt to the plain model, the document's middle cut out so that it fits the limit."""
-    from homerlm.evaluation.methods import Method
-    from homerlm.evaluation.readers import reader_for
-    from homerlm.evaluation.trials import Bench
+    from homerlm.lab.evaluation.methods import Method
+    from homerlm.lab.evaluation.readers import reader_for
+    from homerlm.lab.evaluation.trials import Bench
 
     bench = Bench(homer.model, homer.tokenizer, reader_for(Method("truncate"), homer.model, homer.tokenizer))
     (question,) = sample.questions

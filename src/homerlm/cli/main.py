@@ -11,7 +11,7 @@ from homerlm import __version__
 from homerlm.cli import ask, bench, calibrate, demo, eval, plan
 from homerlm.cli.console import err
 from homerlm.errors import HomerError, OutOfMemoryError
-from homerlm.memory import keep_freed_memory
+from homerlm.model.memory import keep_freed_memory
 
 EXIT_ERROR, EXIT_MEMORY, EXIT_INTERRUPTED = 1, 3, 130
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from homerlm.errors import InputError
-from homerlm.kept import LevelTrace, passages
+from homerlm.trace import LevelTrace, passages
 
 _STYLE = """
 :root { color-scheme: light; }

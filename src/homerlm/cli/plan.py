@@ -11,7 +11,7 @@ from homerlm.cli.console import out, print_json
 from homerlm.cli.options import Json, Rope, with_config
 from homerlm.config import HomerConfig
 from homerlm.errors import InputError
-from homerlm.units import size
+from homerlm.formatting import size
 
 EXAMPLES = """
 Examples:
@@ -38,7 +38,7 @@ def plan(
 ) -> None:
     """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded."""
     from homerlm.homer import voting_layers
-    from homerlm.loading import load_config
+    from homerlm.model.loading import load_config
 
     config = load_config(None if model == "default" else model, rope=rope)
     lengths = settings.resolve(config.max_position_embeddings, config.num_hidden_layers)

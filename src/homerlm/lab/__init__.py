@@ -1,0 +1,1 @@
+"""Measuring: answers, perplexity, memory and speed."""

@@ -1,0 +1,1 @@
+"""HOMER as published: the tree walk that merges chunks (paper section 3)."""

@@ -1,0 +1,1 @@
+"""All that knows transformers: loading, the decoder driven layer by layer, memory, identity."""

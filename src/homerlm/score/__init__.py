@@ -1,0 +1,1 @@
+"""Scores of tokens: attention, neighbours and sentences, surprisal, calibration."""

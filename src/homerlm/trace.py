@@ -1,0 +1,67 @@
+"""What became of each token of a document: how far up the tree it came, and the passages that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from homerlm.context import CompactContext
+from homerlm.merge.tree import Event
+
+
+class LevelTrace:
+    """An observer of `compress` (batch of one): for each token of the prompt, at how many levels it was kept.
+
+    `levels`: (prompt tokens,) 0 for a token that its first chunk dropped, up to the highest number, the
+    tree's height + 1 (and one more after a second look), for one that is in the final cache.
+    """
+
+    def __init__(self) -> None:
+        self.levels = torch.zeros(0, dtype=torch.uint8)
+
+    def __call__(self, event: Event) -> None:
+        kept = event.kept[0].cpu()
+        missing = int(kept.max()) + 1 - len(self.levels)
+        if missing > 0:
+            self.levels = torch.cat([self.levels, self.levels.new_zeros(missing)])
+        self.levels[kept] = event.node.height + event.look
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A run of neighbouring document tokens with one fate: its text, first token and level."""
+
+    text: str
+    start: int
+    level: int
+
+
+def passages(tokenizer: PreTrainedTokenizerBase, document: str, levels: Tensor) -> Iterator[Passage]:
+    """The document cut where the level (tokens,) changes; the texts joined are the document again."""
+    encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    starts = [start for start, _ in encoded["offset_mapping"]]
+    runs = [
+        (level, [i for i, _ in run]) for level, run in groupby(enumerate(levels.tolist()), key=lambda pair: pair[1])
+    ]
+    cuts = [starts[tokens[0]] for _, tokens in runs][1:]
+    for (level, tokens), begin, end in zip(runs, [0, *cuts], [*cuts, len(document)], strict=True):
+        yield Passage(document[begin:end], tokens[0], level)
+
+
+def kept_passages(tokenizer: PreTrainedTokenizerBase, context: CompactContext) -> Iterator[Passage]:
+    """The document's kept passages in order, from the context alone (its first row): neighbours in the prompt are one.
+
+    `start` counts from the document's first token.
+    """
+    document = slice(context.prefix_len, len(context) - context.suffix_len)
+    indices, ids = (tokens[0, document].tolist() for tokens in (context.token_indices, context.input_ids))
+    kept = sorted(set(zip(indices, ids, strict=True)))  # a passage that is read twice is one
+    for _, run in groupby(enumerate(kept), key=lambda pair: pair[1][0] - pair[0]):
+        tokens = [token for _, token in run]
+        text = tokenizer.decode([token_id for _, token_id in tokens])
+        yield Passage(str(text), tokens[0][0] - context.prefix_len, 1)
