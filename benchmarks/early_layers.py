@@ -21,10 +21,10 @@ from torch import Tensor
 from homerlm import Homer, load_model
 from homerlm.documents.reading import read_document
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.evaluation.needle import Needle
-from homerlm.lab.evaluation.passkey import Passkey
-from homerlm.lab.evaluation.sample import Task
-from homerlm.lab.evaluation.trials import Bench, token_spots
+from homerlm.lab.needle import Needle
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.questions import Bench, token_spots
+from homerlm.lab.samples import Task
 from homerlm.merge.chunk import Chunk
 from homerlm.prompt import PromptIds
 

@@ -22,9 +22,9 @@ from homerlm.config import VOTERS
 from homerlm.documents.reading import read_document
 from homerlm.homer import voting_layers
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.evaluation.needle import Needle
-from homerlm.lab.evaluation.passkey import Passkey
-from homerlm.lab.evaluation.trials import Bench, token_spots
+from homerlm.lab.needle import Needle
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.questions import Bench, token_spots
 from homerlm.model.decoder import Decoder
 from homerlm.prompt import PromptIds
 from homerlm.score.scores import SCORES, Attention, pool

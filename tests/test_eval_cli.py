@@ -69,7 +69,7 @@ def test_a_stopped_run_is_resumed_by_the_same_command(homer, tmp_path):
 
 
 def records_of_lines(folder):
-    from homerlm.lab.evaluation.records import read_records
+    from homerlm.lab.records import read_records
 
     return read_records(folder)[0]
 
@@ -130,7 +130,7 @@ def test_passkey_perplexity(homer, tmp_path):
 
 
 def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, monkeypatch):
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
     monkeypatch.setattr(suites, "ABLATION", {"default preset": HOMER, "default, no recap": f"{HOMER},recap_len=0"})
     out = homer("ablation", "--lengths", 400, "--samples", 1, "-o", tmp_path / "a")

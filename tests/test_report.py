@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from homerlm.errors import ConfigError, InputError
-from homerlm.lab.evaluation import report
-from homerlm.lab.evaluation.records import read_records
-from homerlm.lab.evaluation.report import terminal_tables, write_report
-from homerlm.lab.evaluation.sections import sections
-from homerlm.lab.evaluation.summary import summarise, wilson
+from homerlm.lab import report
+from homerlm.lab.records import read_records
+from homerlm.lab.report import terminal_tables, write_report
+from homerlm.lab.sections import sections
+from homerlm.lab.summary import summarise, wilson
 
 plotting = pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed")
 

@@ -15,7 +15,7 @@ from homerlm.cli.options import Lengths, Methods, Model, Output, parse_lengths, 
 from homerlm.errors import InputError
 
 if TYPE_CHECKING:
-    from homerlm.lab.bench.cell import Cell, Source
+    from homerlm.lab.case import Cell, Source
 
 app = typer.Typer(
     help="Measure memory and speed beside the plain model's, on this machine: the paper's tables 5 and 8, figure 1.",
@@ -132,7 +132,7 @@ def profile(
     output: Output = Path("homer-bench/profile"),
 ) -> None:
     """Where the time of reading goes: attention, projections, MLP, scoring, merging copies, Python."""
-    from homerlm.lab.bench import suites
+    from homerlm.lab import bench_suites as suites
 
     source = _source(model, random, layers, device, dtype, threads)
     chosen = parse_methods(methods, suites.PROFILED)
@@ -149,8 +149,8 @@ def _source(
     model: str | None, random: str | None, layers: int | None, device: str | None, dtype: Dtype, threads: int | None
 ) -> Source:
     """Refuses what no cell could run, before any is started."""
-    from homerlm.lab.bench.cell import Source
-    from homerlm.lab.bench.shapes import shape_config
+    from homerlm.lab.case import Source
+    from homerlm.lab.shapes import shape_config
 
     if random:
         shape_config(random, layers)
@@ -184,7 +184,7 @@ def _measure(
     *,
     tensors: bool = False,
 ) -> None:
-    from homerlm.lab.bench import suites
+    from homerlm.lab import bench_suites as suites
 
     on_cpu = suites.CPU_PLAIN_UP_TO if source.device == "cpu" else None
     cells = suites.cells(
@@ -213,8 +213,8 @@ def _numbers(name: str, text: str) -> list[int]:
 
 def _run(cells: list[Cell], timeout: float, output: Path) -> None:
     """Run cells under a progress bar, then report; stopping it keeps what was recorded."""
-    from homerlm.lab.bench.run import run
-    from homerlm.lab.evaluation.records import RecordFile
+    from homerlm.lab.bench_run import run
+    from homerlm.lab.records import RecordFile
 
     records = RecordFile(output)
     note_command(output)
@@ -224,7 +224,7 @@ def _run(cells: list[Cell], timeout: float, output: Path) -> None:
 
 
 def _report(folder: Path) -> None:
-    from homerlm.lab.bench.report import terminal_tables, write_report
+    from homerlm.lab.bench_report import terminal_tables, write_report
 
     for table in terminal_tables(folder):
         out.print(table)

@@ -14,7 +14,7 @@ from homerlm.cli.console import err, note_command, out, progress_bar
 from homerlm.cli.options import Lengths, Methods, Model, Output, parse_lengths, parse_methods
 
 if TYPE_CHECKING:
-    from homerlm.lab.evaluation.run import Plan
+    from homerlm.lab.run import Plan
 
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
@@ -69,8 +69,8 @@ def passkey(
     chat: Chat = False,
 ) -> None:
     """Table 1: a five-digit key hidden in repeated filler."""
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.passkey import Passkey
+    from homerlm.lab import suites
+    from homerlm.lab.passkey import Passkey
 
     plan = suites.retrieval(
         [Passkey()], parse_methods(methods, suites.RETRIEVAL_METHODS), parse_lengths(lengths), samples, seed
@@ -96,7 +96,7 @@ def needle(
     chat: Chat = False,
 ) -> None:
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
     kinds = [str(k) for k in kind or (Kind.single, Kind.keys)]
     tasks = suites.needles(kinds, *_text(text), ask=str(ask))
@@ -125,8 +125,8 @@ def qa(
     chat: Chat = False,
 ) -> None:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.quality import Quality, load_quality
+    from homerlm.lab import suites
+    from homerlm.lab.quality import Quality, load_quality
 
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
     _evaluate(
@@ -149,8 +149,8 @@ def perplexity(
     calibration: Calibrations = None,
 ) -> None:
     """Table 3 and figure 5: perplexity of long text, accumulated, with all before each window compressed."""
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.perplexity import rotations
+    from homerlm.lab import suites
+    from homerlm.lab.perplexity import rotations
     from homerlm.model.loading import load_config
 
     texts, name = _documents(text or ["python"])
@@ -175,7 +175,7 @@ def passkey_perplexity(
     chat: Chat = False,
 ) -> None:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
     chosen = parse_methods(methods, ("homer-paper", "homer"))
     _evaluate(
@@ -201,7 +201,7 @@ def ablation(
     chat: Chat = False,
 ) -> None:
     """Tables 4a and 4b, and what each part of the default preset is worth."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
     rows = suites.ablation_rows(row or [])
     plan = suites.variants("ablation", rows, _tasks(task, kind, text), parse_lengths(lengths), samples, seed)
@@ -224,7 +224,7 @@ def sensitivity(
     chat: Chat = False,
 ) -> None:
     """Chunk length, target length, warm-up and retention swept: answers, tokens kept, memory, time."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
     from homerlm.model.loading import load_config
 
     config = load_config(model)
@@ -241,8 +241,8 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of records, as gi
 
 def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool, calibrations: list[Path] | None) -> None:
     """Run a plan under a progress bar, then report; stopping it keeps what was recorded."""
-    from homerlm.lab.evaluation.records import RecordFile
-    from homerlm.lab.evaluation.run import run
+    from homerlm.lab.records import RecordFile
+    from homerlm.lab.run import run
     from homerlm.model.loading import load_model
 
     records = RecordFile(output)
@@ -260,7 +260,7 @@ def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool, calibrati
 
 
 def _report(folder: Path) -> None:
-    from homerlm.lab.evaluation.report import terminal_tables, write_report
+    from homerlm.lab.report import terminal_tables, write_report
 
     for table in terminal_tables(folder):
         out.print(table)
@@ -287,8 +287,8 @@ def _documents(names: list[str]) -> tuple[list[str], str]:
 
 
 def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.passkey import Passkey
+    from homerlm.lab import suites
+    from homerlm.lab.passkey import Passkey
 
     made: dict[str, Callable[[], list[Any]]] = {
         "passkey": lambda: [Passkey()],

@@ -17,7 +17,7 @@ from homerlm.config import HomerConfig
 from homerlm.errors import InputError
 
 if TYPE_CHECKING:
-    from homerlm.lab.evaluation.methods import Method
+    from homerlm.lab.methods import Method
 
 
 class Preset(StrEnum):
@@ -50,7 +50,7 @@ _BETWEEN_METHODS = re.compile(r"\s+|,(?!\w+=)")  # what follows a comma is a met
 
 def parse_methods(given: list[str] | None, default: tuple[str, ...]) -> list[Method]:
     """The methods of `--methods`; raises `ConfigError` with the grammar for others."""
-    from homerlm.lab.evaluation.methods import Method
+    from homerlm.lab.methods import Method
 
     names = [name for item in given or default for name in _BETWEEN_METHODS.split(item)]
     return [Method.parse(name) for name in dict.fromkeys(names) if name]

@@ -1,0 +1,174 @@
+"""A method bound to a model: from a prompt's ids to a reading that can be continued, judged and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm.context import CompactContext
+from homerlm.errors import MismatchError
+from homerlm.homer import Homer
+from homerlm.lab.likelihood import CacheSteps
+from homerlm.lab.methods import Method
+from homerlm.prompt import PromptIds
+from homerlm.score.calibration import Calibration
+from homerlm.score.scores import CALIBRATED_SCORES
+
+SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
+CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
+
+
+# What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
+Use = Literal["answer", "other questions", "go on"]
+
+
+class Reading(Protocol):
+    """What a method made of a prompt. `token_indices` (tokens,): the prompt's tokens that are left."""
+
+    @property
+    def token_indices(self) -> Tensor: ...
+
+    def generate(self, max_new_tokens: int) -> list[int]:
+        """Greedy continuation ids, without what ends them."""
+
+    def log_probs(self, input_ids: Tensor) -> Tensor:
+        """(S,) float32 log-probabilities of a continuation (1, S), in nats."""
+
+    def ask_again(self, suffix_ids: Tensor) -> Reading:
+        """The same document with another suffix (1, S)."""
+
+
+class Reader(Protocol):
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> Reading:
+        """`room`: how many tokens are to follow the prompt."""
+
+
+def reader_for(
+    method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibrations: Sequence[Path] = ()
+) -> Reader:
+    """The reader of a method, on a model that was loaded with the method's RoPE scaling.
+
+    `calibrations`: files of which the model's own is taken, for scores that need one. Raises `HomerError` for a method
+    that does not fit the model.
+    """
+    if method.is_homer:
+        calibration = _own_calibration(calibrations, model) if method.config().score in CALIBRATED_SCORES else None
+        return HomerReader(Homer(model, tokenizer, replace(method.config(), calibration=calibration)))
+    if method.base == "plain":
+        return PlainReader(model)
+    limit = model.config.get_text_config(decoder=True).max_position_embeddings
+    share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
+    budget = dict(method.settings).get("budget", int(limit * share))
+    return PlainReader(model, budget=budget, sinks=SINKS if method.base == "streaming" else None)
+
+
+def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
+    for path in paths:
+        try:
+            return Calibration.load(path, model)
+        except MismatchError:  # another model's, or another scaling's
+            continue
+    return None
+
+
+@dataclass(frozen=True)
+class HomerReader:
+    homer: Homer
+
+    @cached_property
+    def _later(self) -> Homer:
+        return self.homer.for_later()
+
+    @cached_property
+    def _going_on(self) -> Homer:
+        return self.homer.for_later(chosen_by="attention")
+
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
+        homer = self.homer if use == "answer" else self._later if use == "other questions" else self._going_on
+        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+
+
+@dataclass(frozen=True)
+class HomerReading:
+    homer: Homer
+    context: CompactContext
+
+    @property
+    def token_indices(self) -> Tensor:
+        return self.context.token_indices[0]
+
+    def generate(self, max_new_tokens: int) -> list[int]:
+        new = self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)
+        return new[0].tolist()
+
+    def log_probs(self, input_ids: Tensor) -> Tensor:
+        steps = CacheSteps.after(self.context, self.homer.model)
+        return steps.score(self.context.logits, input_ids).log_probs
+
+    def ask_again(self, suffix_ids: Tensor) -> HomerReading:
+        return HomerReading(self.homer, self.homer.focus(self.context, suffix_ids))
+
+
+@dataclass(frozen=True)
+class PlainReader:
+    """The model as it is; with a `budget` in tokens, on the prompt's first and last tokens, half and half, or on
+    `sinks` first and the most recent ones. What is left is read anew, at contiguous positions."""
+
+    model: PreTrainedModel
+    budget: int | None = None
+    sinks: int | None = None
+
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
+        ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
+        length = ids.shape[1]
+        kept = torch.arange(length)
+        if self.budget is not None and length + room > self.budget:
+            keep = max(self.budget - room, prompt.prefix.shape[1] + prompt.suffix.shape[1])
+            head = min(self.sinks if self.sinks is not None else keep // 2, keep)
+            kept = torch.cat([kept[:head], kept[length - (keep - head) :]])
+        return PlainReading(self.model, ids[:, kept].to(self.model.device), kept, prompt.suffix.shape[1], length)
+
+
+@dataclass(frozen=True)
+class PlainReading:
+    """Nothing has run yet: the model reads its prompt (1, tokens) when it is asked for something."""
+
+    model: PreTrainedModel
+    input_ids: Tensor
+    token_indices: Tensor
+    suffix_len: int
+    prompt_len: int
+
+    @torch.no_grad()
+    def generate(self, max_new_tokens: int) -> list[int]:
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        mask = torch.ones_like(self.input_ids)
+        output: Any = self.model.generate(self.input_ids, attention_mask=mask, **settings)
+        return output[0, self.input_ids.shape[1] :].tolist()
+
+    def log_probs(self, input_ids: Tensor) -> Tensor:
+        steps = CacheSteps(self.model, DynamicCache(config=self.model.config), 0)
+        return steps.score(steps.read(self.input_ids), input_ids).log_probs
+
+    def ask_again(self, suffix_ids: Tensor) -> PlainReading:
+        body, new = self.input_ids.shape[1] - self.suffix_len, suffix_ids.shape[1]
+        tail = torch.arange(new) + self.prompt_len - self.suffix_len
+        return PlainReading(
+            self.model,
+            torch.cat([self.input_ids[:, :body], suffix_ids.to(self.input_ids.device)], dim=1),
+            torch.cat([self.token_indices[:body], tail]),
+            new,
+            self.prompt_len - self.suffix_len + new,
+        )
+
+
+def indices_kept(tokens: Sequence[int], kept: Tensor) -> float | None:
+    """Share of the prompt's `tokens` (indices) that are among those kept; None for no tokens."""
+    return torch.isin(torch.tensor(tokens), kept.cpu()).float().mean().item() if tokens else None

@@ -1,0 +1,130 @@
+"""Which methods and samples make which table: the plan of each `homer eval` command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from homerlm.errors import InputError
+from homerlm.lab.methods import Method
+from homerlm.lab.needle import KINDS, QUESTIONS_LATER, Needle
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.perplexity import WindowsJob
+from homerlm.lab.quality import Quality
+from homerlm.lab.questions import answered, likelihood_of_answer
+from homerlm.lab.run import Job, Plan, SampleJob
+
+RETRIEVAL_METHODS = ("plain", "homer-paper", "homer")
+QA_METHODS = ("truncate", "truncate+pi:2", "truncate+ntk:2", "truncate+yarn:2", "homer-paper", "homer")
+PERPLEXITY_METHODS = ("plain", "pi:2", "ntk:2", "yarn:2", "homer-paper", "homer")
+
+ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on the paper's preset, then our own
+    "score: random": "homer-paper:score=random",
+    "score: attention": "homer-paper:score=logit",
+    "score: attention+calibration": "homer-paper",
+    "refinement: none": "homer-paper:refinement=none",
+    "refinement: random": "homer-paper:refinement=random",
+    "refinement: layer-wise top-k": "homer-paper:refinement=per_layer_top_k",
+    "refinement: propagative": "homer-paper",
+    "default preset": "homer",
+    "default, no second look": "homer:second_look=never",
+    "default, no recap": "homer:recap_len=0",
+    "default, no floor": "homer:floor=0",
+    "default, sentences cut": "homer:sentence_weight=0",
+    "default, neither recap nor floor": "homer:recap_len=0,floor=0",
+    "default, re-encoded": "homer:readout=reencoded",
+    "default, merged": "homer:readout=merged",
+    "default, upper half votes": "homer:voters=upper_half",
+    "default, all layers vote": "homer:voters=all_layers",
+    "default, last layer scores": "homer:voters=last_layer",
+    "default, last token asks": "homer:scoring_queries=1",
+    "default, no pooling": "homer:pooling=1",
+    "default, pooling 7": "homer:pooling=7",
+    "default, peak of suffix": "homer:score=peak_softmax",
+    "default, mean over suffix": "homer:score=softmax",
+    "default, calibrated logits": "homer:score=calibrated_logit",
+    "default, paper's lengths": "homer:chunk_share=0.5,target_share=0.5",
+}
+
+
+def ablation_rows(beginnings: list[str]) -> dict[str, str]:
+    """The rows of `ABLATION` whose names begin with any of these; all of them for none. Raises `InputError`."""
+    for start in beginnings:
+        if not any(label.startswith(start) for label in ABLATION):
+            raise InputError(f"no row of the ablation begins with {start!r}; they are: {', '.join(ABLATION)}")
+    return {
+        label: method for label, method in ABLATION.items() if not beginnings or label.startswith(tuple(beginnings))
+    }
+
+
+def retrieval(
+    tasks: list[Passkey | Needle], methods: list[Method], lengths: list[int], samples: int, seed: int, ask: str = "now"
+) -> Plan:
+    """Every task at every length, `samples` each (documents, where each is asked several times). Sample by sample, so
+    that a run that is stopped has as many of every length."""
+    jobs: list[Job] = []
+    for index in range(samples):
+        for task in tasks:
+            judge, questions = answered(task.max_new_tokens), getattr(task, "questions", 1)
+            jobs += [SampleJob(task, length, index, seed, judge, ask, questions) for length in lengths]
+    return [(method, jobs) for method in methods]
+
+
+def needles(variants: list[str], prose: str, text: str, ask: str) -> list[Passkey | Needle]:
+    """The needle tasks by name; asked later, each document has five keys and a question for each."""
+    for_each = QUESTIONS_LATER if ask == "later" else 1
+    return [Needle(name, prose, "filler" if KINDS[name].haystack == "filler" else text, for_each) for name in variants]
+
+
+def qa(quality: Quality, methods: list[Method], samples: int, seed: int) -> Plan:
+    count = min(samples, len(quality.items))
+    jobs: list[Job] = [SampleJob(quality, 0, i, seed, answered(quality.max_new_tokens)) for i in range(count)]
+    return [(method, jobs) for method in methods]
+
+
+def perplexity(documents: list[str], text: str, methods: list[Method], length: int, limit: int) -> Plan:
+    jobs: list[Job] = [WindowsJob(document, i, length, limit, text) for i, document in enumerate(documents)]
+    return [(method, jobs) for method in methods]
+
+
+def passkey_perplexity(methods: list[Method], lengths: list[int], samples: int, seed: int) -> Plan:
+    """How likely the right key is, in place of whether it is said (table 9, figure 6)."""
+    task = Passkey()
+    row = ("passkey-perplexity", "")
+    jobs: list[Job] = [
+        SampleJob(task, length, index, seed, likelihood_of_answer, row=row)
+        for length in lengths
+        for index in range(samples)
+    ]
+    return [(method, jobs) for method in methods]
+
+
+def variants(
+    name: str, rows: dict[str, str], tasks: list[Passkey | Needle], lengths: list[int], samples: int, seed: int
+) -> Plan:
+    """The same samples under changed settings: `rows` maps a report's row to the method that it stands for."""
+    plan: Plan = []
+    for label, method in rows.items():
+        for task in tasks:
+            prefix = f"{task.name} {task.variant}".strip() + ", " if task.variant or len(tasks) > 1 else ""
+            judge = answered(task.max_new_tokens)
+            job = SampleJob(task, 0, 0, seed, judge, row=(name, prefix + label))
+            jobs: list[Job] = [replace(job, length=length, index=i) for length in lengths for i in range(samples)]
+            plan.append((Method.parse(method), jobs))
+    return plan
+
+
+def sweep(method: str, limit: int, layers: int) -> dict[str, str]:
+    """The sensitivity rows for a model: each length, the warm-up and the share kept, one at a time."""
+    base = Method.parse(method)
+    values: dict[str, list[float]] = {
+        "max_chunk_len": [limit // n for n in (16, 8, 4, 2)],
+        "target_len": [limit // n for n in (32, 16, 8, 4, 2)],
+        "warmup_layers": sorted({round(layers * share) for share in (0.1, 0.25, 0.375, 0.5, 0.6)}),
+        "retention": [0.125, 0.25, 0.5, 0.75, 1.0],
+    }
+    rows = {}
+    for name, choices in values.items():
+        for value in choices:
+            changed = replace(base, settings=(*base.settings, (name, value)))
+            rows[f"{name}={value}"] = str(changed)
+    return rows
