@@ -23,7 +23,7 @@ from homerlm.documents.reading import read_document
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.needle import Needle
 from homerlm.lab.passkey import Passkey
-from homerlm.lab.questions import Bench, token_spots
+from homerlm.lab.questions import Setup, token_spots
 from homerlm.lab.samples import Task
 from homerlm.merge.chunk import Chunk
 from homerlm.prompt import PromptIds
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/early_layers"))
     args = parser.parse_args()
     model, tokenizer = load_model(args.model)
-    homer, bench = Homer(model, tokenizer), Bench(model, tokenizer, None)  # type: ignore[arg-type]
+    homer, bench = Homer(model, tokenizer), Setup(model, tokenizer, None)  # type: ignore[arg-type]
     texts = {"Python documentation": python_documentation()} | {name: read_document(name) for name in args.text}
     tasks: list[Task] = [Passkey(), *(Needle(kind, text, name) for name, text in texts.items() for kind in KINDS)]
     rows = []

@@ -24,7 +24,7 @@ from homerlm.homer import voting_layers
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.needle import Needle
 from homerlm.lab.passkey import Passkey
-from homerlm.lab.questions import Bench, token_spots
+from homerlm.lab.questions import Setup, token_spots
 from homerlm.model.decoder import Decoder
 from homerlm.prompt import PromptIds
 from homerlm.score.scores import SCORES, Attention, pool
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/layer_ranks"))
     args = parser.parse_args()
     model, tokenizer = load_model(args.model)
-    decoder, bench = Decoder(model), Bench(model, tokenizer, None)  # type: ignore[arg-type]
+    decoder, bench = Decoder(model), Setup(model, tokenizer, None)  # type: ignore[arg-type]
     depth, warmup = len(decoder.layers), Homer(model).lengths.warmup_layers
     voters = {name: found for name in VOTERS if (found := voting_layers(name, depth, warmup))}
     prose = read_document(args.text) if args.text else python_documentation()

@@ -32,7 +32,7 @@ from homerlm.lab.profile import PARTS, REST, HostClock, Ledger, parts_of_modules
 from homerlm.lab.rates import Rates
 from homerlm.lab.ratios import ratios
 from homerlm.lab.records import RecordFile, read_records
-from homerlm.lab.shapes import SHAPES, random_model, shape_config
+from homerlm.lab.random_weights import SHAPES, random_model, shape_config
 from homerlm.lab.tensors import peak_of_tensors
 from homerlm.lab.worker import record_of
 from homerlm.merge import tree as merging

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import Field, fields
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from homerlm.config import HomerConfig
-from homerlm.errors import InputError
-
-if TYPE_CHECKING:
-    from homerlm.lab.methods import Method
 
 
 class Preset(StrEnum):
@@ -39,36 +34,7 @@ Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2,
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="Calibration file, for the scores that need one (`homer calibrate`).")
 ]
-Methods = Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)]
-Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
-
-_BETWEEN_METHODS = re.compile(r"\s+|,(?!\w+=)")  # what follows a comma is a method, or another setting of the last one
-
-
-def parse_methods(given: list[str] | None, default: tuple[str, ...]) -> list[Method]:
-    """The methods of `--methods`; raises `ConfigError` with the grammar for others."""
-    from homerlm.lab.methods import Method
-
-    names = [name for item in given or default for name in _BETWEEN_METHODS.split(item)]
-    return [Method.parse(name) for name in dict.fromkeys(names) if name]
-
-
-def parse_lengths(text: str) -> list[int]:
-    """`8k, 16384, 1M` as numbers; raises `InputError`."""
-    units = {"k": 1 << 10, "m": 1 << 20}
-    try:
-        found = [
-            int(item[:-1]) * units[item[-1].lower()] if item[-1].isalpha() else int(item)
-            for item in text.replace(",", " ").split()
-        ]
-    except (KeyError, ValueError):
-        found = []
-    if not found or min(found) < 1:
-        raise InputError(f"length is {text!r}; it must be token counts such as 8192 or 8k, by commas")
-    return found
 
 
 def flag(field: Field[Any]) -> str:

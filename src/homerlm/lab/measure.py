@@ -1,35 +1,36 @@
-"""One cell measured: time, memory and operations of reading one prompt and of the tokens after it."""
+"""One case measured: time, memory and operations of reading one prompt and of the tokens after it."""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import psutil
 import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
 from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
-from homerlm.lab.case import Cell
+from homerlm.lab.case import WARM_UP_LEN, Case
+from homerlm.lab.cost import bench_reader, cost_of, random_prompt
+from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import Shape
 from homerlm.lab.methods import Method
-from homerlm.lab.prefill import Prefilled, Subject, greedy_steps, random_prompt, subject_for
-from homerlm.lab.questions import facts_of
-from homerlm.lab.rates import Rates, measure_rates, synchronize
-from homerlm.lab.tensors import peak_of_tensors
+from homerlm.lab.rates import Rates, measure_rates
+from homerlm.lab.readers import Reader
 from homerlm.model.memory import PeakMemory, out_of_memory_explained
 from homerlm.prompt import PromptIds
 
-WARM_UP_LEN = 512  # tokens of the prompt that is read first, so that libraries and kernels are ready
-Record = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class Run:
-    """One repeat: seconds until the prompt was read, and until each new token was known; what it held."""
+class Repeat:
+    """Seconds until the prompt was read, and until each new token was known; what that held."""
 
     prefill_s: float
     token_s: tuple[float, ...]
@@ -38,150 +39,147 @@ class Run:
     kept: int
 
 
-def measure(cell: Cell) -> Record:
-    """The record of a cell. Raises `HomerError` for a cell that cannot run, out of memory among them."""
-    method = Method.parse(cell.method)
-    before = bytes_in_use(torch.device(cell.source.device))
+def measure(case: Case) -> Outcome:
+    """The record of a case. Raises `HomerError` for one that cannot run, out of memory among them."""
+    method = Method.parse(case.method)
+    before = bytes_in_use(torch.device(case.device))
     with out_of_memory_explained("loading the model", "Take a smaller model"):
-        model, tokenizer = cell.source.load(method.rope)
-        subject = subject_for(method, model, tokenizer)
-    prompt = random_prompt(vocabulary(model), cell.length, cell.batch)
-    record = facts_of(model, chat=False) | {"batch": cell.batch, "weights_bytes": weights_bytes(model)}
-    if cell.source.compiled:
+        model, tokenizer = case.load(method.rope)
+        reader = bench_reader(method, model, tokenizer)
+    prompt = random_prompt(model, case.length, case.batch)
+    record = facts_of(model, chat=False) | {"batch": case.batch, "weights_bytes": weights_bytes(model)}
+    if case.compiled:
         record["model"] += ", compiled"
     try:
         shape = Shape.of(model)
     except UnsupportedModelError as error:
         shape, record["not_counted"] = None, str(error)
-    with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
-        warm_up(subject, cell)
+    with out_of_memory_explained(f"reading {case.length} tokens", "Lower the length or the batch"):
+        warm_up(reader, case)
         record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)
-        runs, rates = repeated(subject, prompt, cell, shape)
-        if cell.tensors:
-            record["tensors_bytes"] = tensors_bytes(subject, prompt)
-    record |= _memory(record, runs[0]) | _times(cell, runs)
-    return record if shape is None else record | _counted(subject, shape, prompt, record, Rates.typical(rates))
+        repeats, rates = repeated(reader, prompt, case, shape)
+        if case.tensors:
+            record["tensors_bytes"] = tensors_bytes(reader, prompt)
+    record |= _memory(record, repeats[0]) | _times(case, repeats)
+    return record if shape is None else record | _floors(reader, shape, prompt, record, Rates.typical(rates))
 
 
-def repeated(subject: Subject, prompt: PromptIds, cell: Cell, shape: Shape | None) -> tuple[list[Run], list[Rates]]:
+def repeated(reader: Reader, prompt: PromptIds, case: Case, shape: Shape | None) -> tuple[list[Repeat], list[Rates]]:
     """The repeats, and the machine's rates after each of them, where the model's operations can be counted. Not before:
     what measuring them leaves behind would hide memory that the first repeat takes."""
-    runs: list[Run] = []
+    repeats: list[Repeat] = []
     rates: list[Rates] = []
-    for _ in range(cell.repeats):
-        runs.append(run_once(subject, prompt, max(cell.new_tokens)))
+    for _ in range(case.repeats):
+        repeats.append(run_once(reader, prompt, max(case.new_tokens)))
         if shape is not None:
-            rates.append(measure_rates(subject.model, shape, subject.chunk_len(prompt)))
-    return runs, rates
+            rates.append(measure_rates(reader.model, shape, cost_of(reader, shape, prompt).chunk_len))
+    return repeats, rates
 
 
-def vocabulary(model: PreTrainedModel) -> int:
-    return model.get_input_embeddings().weight.shape[0]
+def run_once(reader: Reader, prompt: PromptIds, new_tokens: int) -> Repeat:
+    """Read the prompt and write `new_tokens`, the clock read only when the device has caught up."""
+    gc.collect()
+    device = reader.model.device
+    moments: list[float] = []
+
+    def note() -> None:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        moments.append(time.perf_counter())
+
+    with PeakMemory(device) as peak:
+        note()
+        reading = reader.read(prompt, new_tokens)
+        kept, prefill = len(reading.token_indices), reading.prefill()
+        del reading
+        note()
+        prefill.likeliest(new_tokens, note)
+    prefill_s, *token_s = (moment - moments[0] for moment in moments[1:])
+    return Repeat(prefill_s, tuple(token_s), peak.bytes, prefill.kv_bytes, kept)
+
+
+def warm_up(reader: Reader, case: Case) -> None:
+    """Read a short prompt and write a few tokens. What stays then, above the weights, any prompt brings: Python's
+    modules, libraries' rearranged copies of weights, their workspaces. (A CPU's weights are read from their file when
+    they are first used, so memory right after loading would say nothing.)"""
+    run_once(reader, random_prompt(reader.model, min(case.length, WARM_UP_LEN), case.batch), 3)
+    gc.collect()
 
 
 def weights_bytes(model: PreTrainedModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def warm_up(subject: Subject, cell: Cell) -> None:
-    """Read a short prompt and write a few tokens. What stays then, above the weights, any prompt brings: Python's
-    modules, libraries' rearranged copies of weights, their workspaces. (A CPU's weights are read from their file when
-    they are first used, so memory right after loading would say nothing.)"""
-    prompt = random_prompt(vocabulary(subject.model), min(cell.length, WARM_UP_LEN), cell.batch)
-    run_once(subject, prompt, 3)
-    gc.collect()
+def bytes_in_use(device: torch.device) -> int:
+    """Of the device's allocator, or the process's resident set."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
-def tensors_bytes(subject: Subject, prompt: PromptIds) -> int:
+def tensors_bytes(reader: Reader, prompt: PromptIds) -> int:
     """Of tensors alive at once while the prompt is read. On CUDA the allocator's own peak is just that."""
-    if subject.model.device.type == "cpu":
-        return peak_of_tensors(lambda: subject.prefill(prompt))
-    with PeakMemory(subject.model.device) as peak:
-        subject.prefill(prompt)
+    if reader.model.device.type == "cpu":
+        return peak_of_tensors(lambda: reader.read(prompt, 0).prefill())
+    with PeakMemory(reader.model.device) as peak:
+        reader.read(prompt, 0).prefill()
     return peak.bytes
 
 
-def bytes_in_use(device: torch.device) -> int:
-    """Of the device's allocator, or the process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return psutil.Process().memory_info().rss
+def peak_of_tensors(work: Callable[[], object]) -> int:
+    """Bytes of CPU tensors alive at once, at most, during `work`, beyond those alive before.
+
+    Unlike the resident set it repeats to the byte: memory that the process kept for later, or that libraries took by
+    themselves, is not in it. Recording slows the work by a few percent, and itself takes memory.
+    """
+    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    recorder: Any = recorded.profiler
+    events = [event for event in recorder.kineto_results.events() if event.name() == "[memory]"]
+    sizes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(accumulate(sizes), default=0)
 
 
-def run_once(subject: Subject, prompt: PromptIds, new_tokens: int) -> Run:
-    """Read the prompt and write `new_tokens`, the clock read only when the device has caught up."""
-    gc.collect()
-    device = subject.model.device
-    peak, marks = PeakMemory(device), _Marks(device)
-    with peak:
-        marks.start()
-        read: Prefilled = subject.prefill(prompt)
-        marks.note()
-        greedy_steps(subject.model, read, new_tokens, marks.note)
-    prefill_s, *token_s = marks.seconds
-    return Run(prefill_s, tuple(token_s), peak.bytes, read.kv_bytes, read.kept)
-
-
-class _Marks:
-    """Seconds since `start` at each `note`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: list[float] = []
-        self._device = device
-
-    def start(self) -> None:
-        self._started = self._now()
-
-    def note(self) -> None:
-        self.seconds.append(self._now() - self._started)
-
-    def _now(self) -> float:
-        synchronize(self._device)
-        return time.perf_counter()
-
-
-def _memory(record: Record, run: Run) -> Record:
+def _memory(record: Outcome, first: Repeat) -> Outcome:
     """The first repeat's peak, which finds nothing that an earlier one left to use again."""
     return {
-        "kept": run.kept,
-        "peak_bytes": run.peak_bytes,
-        "kv_bytes": run.kv_bytes,
-        "transient_bytes": max(run.peak_bytes - run.kv_bytes, 0),
-        "total_bytes": record["weights_bytes"] + record["constant_bytes"] + run.peak_bytes,
+        "kept": first.kept,
+        "peak_bytes": first.peak_bytes,
+        "kv_bytes": first.kv_bytes,
+        "transient_bytes": max(first.peak_bytes - first.kv_bytes, 0),
+        "total_bytes": record["weights_bytes"] + record["constant_bytes"] + first.peak_bytes,
     }
 
 
-def _times(cell: Cell, runs: list[Run]) -> Record:
+def _times(case: Case, repeats: list[Repeat]) -> Outcome:
     """Medians over the repeats. `seconds` by number of new tokens, the prompt's reading included (table 8)."""
-    ends = {count: statistics.median(run.token_s[count - 1] for run in runs) for count in cell.new_tokens}
-    steps = max(max(cell.new_tokens) - 1, 1)
+    ends = {str(n): statistics.median(one.token_s[n - 1] for one in repeats) for n in case.new_tokens}
+    steps = max(max(case.new_tokens) - 1, 1)
     return {
-        "n": len(runs),
-        "prefill_s": statistics.median(run.prefill_s for run in runs),
-        "first_token_s": statistics.median(run.token_s[0] for run in runs),
-        "step_s": statistics.median((run.token_s[-1] - run.token_s[0]) / steps for run in runs),
-        "seconds": {str(count): seconds for count, seconds in ends.items()},
-        "prefills_s": [run.prefill_s for run in runs],
+        "n": len(repeats),
+        "prefill_s": statistics.median(one.prefill_s for one in repeats),
+        "first_token_s": statistics.median(one.token_s[0] for one in repeats),
+        "step_s": statistics.median((one.token_s[-1] - one.token_s[0]) / steps for one in repeats),
+        "seconds": ends,
+        "prefills_s": [one.prefill_s for one in repeats],
     }
 
 
-def _counted(subject: Subject, shape: Shape, prompt: PromptIds, record: Record, rates: Rates) -> Record:
-    """Operations and bytes from the plan, and the time that they alone would take on this machine."""
-    counted = subject.counted(shape, prompt, record["kept"])
-    flops = counted.flops
-    floor, batch = rates.floor_s(flops) * record["batch"], record["batch"]
+def _floors(reader: Reader, shape: Shape, prompt: PromptIds, record: Outcome, rates: Rates) -> Outcome:
+    """Operations and bytes from the plan, and the time that they alone would take on this machine. Of a new token it
+    is the time in which every weight, key and value is read once."""
+    cost, batch = cost_of(reader, shape, prompt, record["kept"]), record["batch"]
+    flops, floor = cost.flops, rates.floor_s(cost.flops) * batch
     return {
-        "flops": asdict(flops * batch) | {"total": flops.total * batch},
-        "counted_kv_bytes": counted.kv_bytes * batch,
-        "kv_bound_bytes": counted.bound_bytes and counted.bound_bytes * batch,
-        "rates": rates.to_dict(),
+        "flops": {name: count * batch for name, count in (flops._asdict() | {"total": flops.total}).items()},
+        "counted_kv_bytes": cost.kv_bytes * batch,
+        "kv_bound_bytes": cost.bound_bytes and cost.bound_bytes * batch,
+        "rates": rates._asdict(),
         "floor_s": floor,
         "floor_share": floor / record["prefill_s"],
-        "step_floor_s": rates.step_floor_s(_read_bytes(subject.model, record), record["kv_bytes"]),
+        "step_floor_s": (_read_bytes(reader.model, record) + record["kv_bytes"]) / rates.copy,
     }
 
 
-def _read_bytes(model: PreTrainedModel, record: Record) -> int:
+def _read_bytes(model: PreTrainedModel, record: Outcome) -> int:
     """The weights that one new token needs: all but a table of embeddings that is not the output head's too."""
     table = model.get_input_embeddings().weight
     tied = table.data_ptr() == model.get_output_embeddings().weight.data_ptr()

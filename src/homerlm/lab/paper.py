@@ -11,18 +11,23 @@ from typing import Any
 LIMIT = 4096  # of Llama-2: to compare at the same multiple of a model's limit
 CHAT = "paper, Llama-2-7b-chat"
 BASE = "paper, Llama-2-7b"
-
 ABLATION_LENGTH = 16384
+
+_BY_LENGTH = {  # task: whose numbers, where the file has them, and the table's name
+    "passkey": (CHAT, ("passkey_accuracy", "Llama-2-7b-chat"), "table 1"),
+    "perplexity": (BASE, ("pg19_perplexity", "Llama-2-7b"), "table 3"),
+    "passkey-perplexity": (CHAT, ("passkey_perplexity",), "table 9"),
+    "memory": (f"{BASE}, A100", ("peak_memory_gb_a100_llama2_7b",), "table 5, everything in use"),
+}
 
 
 @dataclass(frozen=True)
 class PaperTable:
     """`rows` by method as the paper names it, a value for each of `lengths`, `None` where it prints NaN or nothing."""
 
-    number: str
-    who: str
+    heading: str
     lengths: tuple[int, ...]
-    rows: dict[str, tuple[float | None, ...]]
+    rows: dict[str, list[float | None]]
 
 
 @cache
@@ -34,27 +39,19 @@ def results() -> dict[str, Any]:
 
 def paper_table(task: str) -> PaperTable | None:
     """What the paper has by length for this task, or `None`."""
-    tables = results()
-    if task == "passkey":
-        found = tables["passkey_accuracy"]
-        return PaperTable("table 1", CHAT, tuple(found["lengths"]), _rows(found["Llama-2-7b-chat"]))
-    if task == "perplexity":
-        found = tables["pg19_perplexity"]
-        return PaperTable("table 3", BASE, tuple(found["lengths"]), _rows(found["Llama-2-7b"]))
-    if task == "passkey-perplexity":
-        found = dict(tables["passkey_perplexity"])
-        return PaperTable("table 9", CHAT, tuple(found.pop("lengths")), _rows(found))
-    if task == "memory":
-        found = dict(tables["peak_memory_gb_a100_llama2_7b"])
-        return PaperTable("table 5, everything in use", f"{BASE}, A100", tuple(found.pop("lengths")), _rows(found))
-    return None
+    if task not in _BY_LENGTH:
+        return None
+    who, (name, *model), number = _BY_LENGTH[task]
+    found = results()[name]
+    rows = found[model[0]] if model else _without_lengths(found)
+    return PaperTable(f"{who}, {number} (limit {LIMIT:,})", tuple(found["lengths"]), rows)
 
 
 def seconds() -> dict[int, PaperTable]:
     """Table 8: seconds of a request by the number of new tokens."""
-    found = dict(results()["seconds_a100_llama2_7b"])
-    lengths = tuple(found.pop("lengths"))
-    return {int(new): PaperTable("table 8", f"{BASE}, A100", lengths, _rows(rows)) for new, rows in found.items()}
+    found = results()["seconds_a100_llama2_7b"]
+    heading, lengths = f"{BASE}, A100, table 8", tuple(found["lengths"])
+    return {int(new): PaperTable(heading, lengths, rows) for new, rows in _without_lengths(found).items()}
 
 
 def quality() -> dict[str, float]:
@@ -70,5 +67,5 @@ def ablation() -> dict[str, float]:
     return {f"{kind}: {name}": value for kind, table in kinds.items() for name, value in table.items()}
 
 
-def _rows(found: dict[str, list[float | None]]) -> dict[str, tuple[float | None, ...]]:
-    return {name: tuple(values) for name, values in found.items()}
+def _without_lengths(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in found.items() if name != "lengths"}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
 
-from homerlm.lab.likelihood import CacheSteps
-from homerlm.lab.questions import Bench, Outcome, measured
+from homerlm.lab.facts import Outcome, measured
+from homerlm.lab.likelihood import Prefill
+from homerlm.lab.questions import Setup
 from homerlm.lab.readers import PlainReader
 from homerlm.prompt import PromptIds, token_ids
 
@@ -19,7 +20,7 @@ AFFIX = 100  # tokens: the document's first are the prefix, those before the win
 
 
 @dataclass(frozen=True)
-class WindowsJob:
+class WindowsWork:
     """Document `index`, scored up to `length` tokens: first a window of the model's unscaled limit by the plain
     model, then windows of half of that. A record is a window, under the length at which it ends."""
 
@@ -40,37 +41,35 @@ class WindowsJob:
         key = {"task": self.name, "variant": "", "ask": "now", "sample": self.index, "seed": 0, "text": self.text}
         return [key | {"length": end} for end in self.ends]
 
-    def run(self, bench: Bench, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:
-        ids = token_ids(bench.tokenizer, self.document)[:, : self.length]
+    def run(self, setup: Setup, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:
+        ids = token_ids(setup.tokenizer, self.document)[:, : self.length]
         bounds = [(a, b) for a, b in pairwise([0, *self.ends]) if b <= ids.shape[1]]
-        plain = isinstance(bench.reader, PlainReader) and bench.reader.budget is None
-        score = self._running(bench, ids) if plain else self._compressed
+        plain = isinstance(setup.reader, PlainReader) and setup.reader.budget is None
+        score = self._running(setup) if plain else partial(self._compressed, setup)
         for place, (start, stop) in enumerate(bounds):
             if plain or place not in done:
                 outcome: Outcome = {"tokens": start, "count": stop - max(start, 1)}
-                with measured(outcome, bench.model.device):
-                    outcome |= score(bench, ids, start, stop)
+                with measured(outcome, setup.model.device):
+                    outcome |= score(ids, start, stop)
                 yield place, outcome
 
-    def _compressed(self, bench: Bench, ids: Tensor, start: int, stop: int) -> Outcome:
+    def _compressed(self, setup: Setup, ids: Tensor, start: int, stop: int) -> Outcome:
         if start == 0:
-            return self._running(bench, ids)(bench, ids, start, stop)
+            return self._running(setup)(ids, start, stop)
         prompt = PromptIds(ids[:, :AFFIX], ids[:, AFFIX : start - AFFIX], ids[:, start - AFFIX : start])
-        reading = bench.reader.read(prompt, stop - start, "go on")
-        nll = -reading.log_probs(ids[:, start:stop]).sum().item()
+        reading = setup.reader.read(prompt, stop - start, "go on")
+        nll = -reading.prefill().score(ids[:, start:stop]).total
         return {"nll": nll, "kept": len(reading.token_indices)}
 
-    def _running(self, bench: Bench, ids: Tensor) -> Any:
+    def _running(self, setup: Setup) -> Callable[[Tensor, int, int], Outcome]:
         """The plain model, which reads on from window to window over its growing cache."""
-        steps = CacheSteps(bench.model, DynamicCache(config=bench.model.config), 0)
-        last: list[Tensor] = []
+        read: list[Prefill] = []
 
-        def score(_bench: Bench, _ids: Tensor, start: int, stop: int) -> Outcome:
-            first = start or 1  # nothing predicts the first token
-            if not last:
-                last.append(steps.read(ids[:, :1]))
-            scored = steps.score(last[0], ids[:, first:stop])
-            last[0] = steps.read(ids[:, stop - 1 : stop])
+        def score(ids: Tensor, start: int, stop: int) -> Outcome:
+            if not read:
+                read.append(Prefill.of(setup.model, ids[:, :1]))  # nothing predicts the first token
+            scored = read[0].score(ids[:, start or 1 : stop])
+            read[0].read(ids[:, stop - 1 : stop])
             return {"nll": -scored.total, "kept": stop}
 
         return score

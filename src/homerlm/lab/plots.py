@@ -1,210 +1,294 @@
-"""Plots of one evaluation, drawn from its records; needs matplotlib."""
+"""Plots of a report, drawn from its records with seaborn."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homerlm.lab.canvas import (
-    Figure,
-    Style,
-    length_axis,
-    length_label,
-    log_axis,
-    panels,
-    save,
-    spread_out,
-    styles,
-)
-from homerlm.lab.matrix import grouped
-from homerlm.lab.sections import Section
-from homerlm.lab.summary import PERPLEXITY_TASKS, Cell, cells_of, merged_variants, method_rank
-from homerlm.lab.sweeps import sweep
+import pandas as pd
 
-DEPTH_BINS = 10
-_ACROSS = 3  # panels beside each other
+from homerlm.errors import ConfigError
+from homerlm.lab.eval_tables import labelled, swept
+from homerlm.lab.profile import PARTS
+from homerlm.lab.summary import PERPLEXITY_TASKS, method_rank, summarise
+from homerlm.lab.tables import Section
+
+DPI = 160
 _SHORT = {"now": "asked at once", "later": "asked later"}
+_MARKERS = "osD^vPX"
+SHARE, PERPLEXITY, MEMORY, SECONDS = "share right", "perplexity", "peak memory (GB)", "seconds per request"
+_BENCH = {  # file: its caption, and (axis, field, scale) of its panels
+    "memory": (
+        "Peak memory by prompt length (the paper's figure 1).",
+        ("peak memory, everything in use (GB)", "total_bytes", 1e-9),
+        ("peak memory above the model (GB)", "peak_bytes", 1e-9),
+    ),
+    "time": (
+        "Reading and writing by prompt length, medians.",
+        ("time to first token (s)", "first_token_s", 1),
+        ("time of each new token (ms)", "step_s", 1e3),
+    ),
+}
+_INTERVALS = "bands: Wilson's 95% interval."
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """What a panel's upright axis shows; `band` for a share with its interval."""
+class Figure:
+    """A file that was drawn and what it shows."""
 
-    label: str
-    value: Callable[[Cell], float | None]
-    band: bool = False
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Lines by name, each over (place, cell); `ticks` names the places, or they are lengths."""
-
-    title: str
-    quantity: Quantity
-    lines: dict[str, list[tuple[float, Cell]]]
-    across: str = "prompt length (tokens)"
-    ticks: tuple[str, ...] = ()
-
-    @property
-    def drawable(self) -> bool:
-        return any(len(points) > 1 for points in map(self.points, self.lines))
-
-    def points(self, name: str) -> list[tuple[float, float, Cell]]:
-        """(place, value, cell) where there is a value."""
-        values = ((x, self.quantity.value(cell), cell) for x, cell in self.lines.get(name, ()))
-        return [(x, y, cell) for x, y, cell in values if y is not None and math.isfinite(y)]
+    path: Path
+    caption: str
 
 
-_SCORE = Quantity("share right", lambda cell: cell.score, band=True)
-_PERPLEXITY = Quantity("perplexity", lambda cell: cell.perplexity)
-_MEMORY = Quantity("peak memory (GB)", lambda cell: cell.peak_bytes / 1e9 if cell.peak_bytes else None)
-_SECONDS = Quantity("seconds per request", lambda cell: cell.seconds or None)
+def plotting() -> tuple[Any, Any]:
+    """pyplot, with the backend that needs no screen, and seaborn. Raises `ConfigError` where one is not installed."""
+    try:
+        import matplotlib
+        import seaborn
+    except ImportError as error:
+        raise ConfigError(f"plots need {error.name}, which is not installed: pip install 'homerlm[eval]'") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    seaborn.set_theme(style="ticks", palette="colorblind", font_scale=0.8, rc={"axes.grid.axis": "y"})
+    return matplotlib.pyplot, seaborn
 
 
-def draw(section: Section, directory: Path, style: Style) -> list[Figure]:
-    """Writes the section's plots as `directory`/TASK-*.png: what the records hold and no more."""
-    if section.task == "ablation":
+def draw(section: Section, folder: Path) -> list[Figure]:
+    """Writes the section's plots as `folder`/*.png: what the records hold and no more."""
+    if section.task == "profile":
+        return _bars(section.records, folder / "profile.png")
+    if section.task in _BENCH:
+        caption, *quantities = _BENCH[section.task]
+        return _lines(_bench_points(section.records, quantities), folder / f"{section.task}.png", caption)
+    if section.task in ("ablation", "counts"):
         return []
-    if section.task == "sensitivity":
-        swept, style = _sweeps(section)
-        return draw_panels(
-            swept, directory / "sensitivity.png", style, "One setting at a time; bands: Wilson's 95% interval."
+    return _eval_plots(section, folder)
+
+
+def _eval_plots(section: Section, folder: Path) -> list[Figure]:
+    task, records = section.task, section.records
+    if task == "sensitivity":
+        return _lines(_swept_points(records), folder / "sensitivity.png", f"One setting at a time; {_INTERVALS}", 3)
+    summary = labelled(summarise(records), _SHORT)
+    if task in PERPLEXITY_TASKS:
+        what = "of the right answer" if task.startswith("passkey") else "of everything up to a length"
+        figures = _lines(
+            _points(summary, PERPLEXITY, summary["perplexity"]),
+            folder / f"{task}.png",
+            f"Perplexity {what}; lower is better.",
         )
-    path = directory / section.task
-    groups = grouped(cells_of(section.records), _SHORT)
-    if section.task in PERPLEXITY_TASKS:
-        what = "of the right answer" if section.task.startswith("passkey") else "of everything up to a length"
-        shown = [_by_length(title, _PERPLEXITY, cells) for title, cells in groups]
-        figures = draw_panels(shown, Path(f"{path}.png"), style, f"Perplexity {what}; lower is better.")
     else:
-        shown = [_by_length(title, _SCORE, cells) for title, cells in groups]
-        figures = draw_panels(shown, Path(f"{path}-accuracy.png"), style, "Share right; bands: Wilson's 95% interval.")
-        figures += _heat_maps(section, Path(f"{path}-depth.png"))
-    costs = grouped(cells_of(merged_variants(section.records)), _SHORT)
-    shown = [_by_length(title, what, cells) for title, cells in costs for what in (_MEMORY, _SECONDS)]
+        figures = _lines(
+            _points(summary, SHARE, summary["score"]), folder / f"{task}-accuracy.png", f"Share right; {_INTERVALS}"
+        )
+        figures += _heat_maps(records, folder / f"{task}-depth.png")
+    summary = labelled(summarise(records.assign(variant="")), _SHORT)
+    costs = [_points(summary, MEMORY, summary["peak_bytes"] / 1e9), _points(summary, SECONDS, summary["seconds"])]
     caption = "Highest memory above what was in use before, and median time of a request."
-    return figures + draw_panels(shown, Path(f"{path}-cost.png"), style, caption)
+    return figures + _lines(pd.concat(costs), folder / f"{task}-cost.png", caption, 2)
 
 
-def _by_length(title: str, quantity: Quantity, cells: Sequence[Cell]) -> Panel:
-    lines: dict[str, list[tuple[float, Cell]]] = {}
-    for cell in cells:
-        lines.setdefault(cell.method, []).append((cell.length, cell))
-    return Panel(title, quantity, lines)
+def _points(summary: pd.DataFrame, quantity: str, values: pd.Series) -> pd.DataFrame:
+    """What `_lines` draws: a value for each method at each place of a panel."""
+    named = {"quantity": quantity, "panel": summary["group"] + ": " + quantity}
+    return summary.assign(value=values.where(values > 0) if quantity != SHARE else values, **named).rename(
+        columns={"length": "x"}
+    )
 
 
-def _sweeps(section: Section) -> tuple[list[Panel], Style]:
+def _swept_points(records: pd.DataFrame) -> pd.DataFrame:
     """For each swept setting its accuracy, memory and time, evenly spaced values."""
-    names: dict[str, list[Cell]] = {}
-    for cell in sorted(cells_of(section.records), key=lambda cell: sweep(cell.variant)):
-        names.setdefault(sweep(cell.variant)[0], []).append(cell)
-    made: list[Panel] = []
-    for name, cells in names.items():
-        ticks = tuple(dict.fromkeys(sweep(cell.variant)[2] for cell in cells))
-        lines: dict[str, list[tuple[float, Cell]]] = {}
-        for cell in cells:
-            label = f"{cell.method}, {length_label(cell.length)}{', asked later' if cell.ask == 'later' else ''}"
-            lines.setdefault(label, []).append((ticks.index(sweep(cell.variant)[2]), cell))
-        made += [Panel("", quantity, lines, name, ticks) for quantity in (_SCORE, _MEMORY, _SECONDS)]
-    return made, styles(label for panel in made for label in panel.lines)
+    rows = swept(summarise(records)).sort_values(["setting", "number"], kind="stable")
+    rows = rows.assign(value_text=rows["value"])
+    where = [
+        f", {length_label(n)}{', asked later' * (ask == 'later')}"
+        for n, ask in zip(rows["length"], rows["ask"], strict=True)
+    ]
+    rows = rows.assign(method=rows["method"] + where, length=rows.groupby("setting")["value"].transform(_codes))
+    quantities = {SHARE: rows["score"], MEMORY: rows["peak_bytes"] / 1e9, SECONDS: rows["seconds"]}
+    made = [_points(rows.assign(group=rows["setting"]), name, values) for name, values in quantities.items()]
+    return pd.concat(made).sort_values("setting", kind="stable")
 
 
-def draw_panels(shown: Sequence[Panel], path: Path, style: Style, caption: str) -> list[Figure]:
-    """One file of all panels that have a line to show; none if no panel has."""
-    shown = [panel for panel in shown if panel.drawable]
-    if not shown:
+def _codes(values: pd.Series) -> Any:
+    return pd.factorize(values)[0]
+
+
+def _bench_points(records: pd.DataFrame, quantities: Sequence[tuple[str, str, float]]) -> pd.DataFrame:
+    done = records[records["error"].isna()]
+    several = records["batch"].nunique() > 1
+    done = done.assign(method=done["method"] + (", batch " + done["batch"].astype(str) if several else ""), group="")
+    return pd.concat([_points(done, label, done[name].astype(float) * scale) for label, name, scale in quantities])
+
+
+def _lines(points: pd.DataFrame, path: Path, caption: str, across: int = 3) -> list[Figure]:
+    """One file with a panel for each group and quantity that has a line to show; none if none has."""
+    points = points[points["value"].notna()]
+    sizes = points.groupby(["panel", "method"]).size().groupby("panel").max()
+    points = points[points["panel"].isin(sizes[sizes > 1].index)].reset_index(drop=True)
+    if not len(points):
         return []
-    names = [name for name in style if any(panel.points(name) for panel in shown)]
-    across = 3 if shown[0].ticks else 2 if shown[0].quantity is _MEMORY else min(len(shown), _ACROSS)
-    columns = max(1, int(max(3.1 * across, 6.4) / (0.8 + 0.085 * max(map(len, names)))))
-    figure, axes = panels(len(shown), across, math.ceil(len(names) / columns))
-    handles: dict[str, Any] = {}
-    for axis, panel in zip(axes, shown, strict=True):
-        for name in panel.lines:
-            if points := panel.points(name):
-                handles[name] = _line(axis, points, panel.quantity.band, style[name])
-        _dress(axis, panel)
-    entries = [handles[name] for name in names]
-    figure.legend(entries, names, loc="outside upper left", ncols=columns, fontsize=9, frameon=False)
-    return [save(figure, path, caption)]
+    _, seaborn = plotting()
+    across = min(across, points["panel"].nunique())
+    methods = sorted(points["method"].unique(), key=method_rank)
+    grid = seaborn.relplot(
+        points,
+        kind="line",
+        x="x",
+        y="value",
+        hue="method",
+        style="method",
+        **_styles(methods, seaborn),
+        col="panel",
+        col_wrap=across,
+        estimator=None,
+        errorbar=None,
+        height=3,
+        aspect=max(3.1 * across, 6.4) / across / 3,
+        facet_kws={"sharex": False, "sharey": False, "legend_out": False},
+    )
+    grid.set_titles("")
+    for panel, axis in grid.axes_dict.items():
+        _dress(axis, points[points["panel"] == panel], grid.legend)
+    grid.tight_layout()
+    columns = max(1, int(max(3.1 * across, 6.4) / (0.8 + 0.085 * max(map(len, methods)))))
+    seaborn.move_legend(grid, "lower left", bbox_to_anchor=(0, 1), ncol=columns, title=None, frameon=False)
+    return [_save(grid.figure, path, caption)]
 
 
-def _line(axis: Any, points: Sequence[tuple[float, float, Cell]], band: bool, look: dict[str, Any]) -> Any:
-    xs, ys, cells = zip(*points, strict=True)
-    size = 6 if len(points) <= 12 else 0
-    (handle,) = axis.plot(xs, ys, **look, markersize=size, markeredgecolor="white", linewidth=1.8, clip_on=False)
-    if band:
-        low, high = [cell.low for cell in cells], [cell.high for cell in cells]
-        axis.fill_between(xs, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    return handle
+def _styles(methods: Sequence[str], seaborn: Any) -> dict[str, Any]:
+    """HOMER's lines are whole, the others' broken: they let through what is under them."""
+    colours = seaborn.color_palette("colorblind", len(methods))
+    return {
+        "hue_order": methods,
+        "style_order": methods,
+        "palette": dict(zip(methods, colours, strict=True)),
+        "markers": {method: _MARKERS[k % len(_MARKERS)] for k, method in enumerate(methods)},
+        "dashes": {method: "" if method.startswith("homer") else (4, 2) for method in methods},
+    }
 
 
-def _dress(axis: Any, panel: Panel) -> None:
-    """Axes, units and the number of samples."""
-    points = [point for name in panel.lines for point in panel.points(name)]
-    counts = [cell.n for _, _, cell in points]
-    n = f"n = {min(counts)}" if min(counts) == max(counts) else f"n = {min(counts)} to {max(counts)}"
-    axis.set_title(f"{panel.title} ({n})" if panel.title else n, loc="left", fontsize=9)
-    axis.set_xlabel(panel.across, fontsize=9)
-    axis.set_ylabel(panel.quantity.label, fontsize=9)
-    axis.tick_params(labelsize=9)
-    axis.grid(axis="y", color="#e2e2e2", linewidth=0.8)
-    axis.spines[["top", "right"]].set_visible(False)
-    if panel.ticks:
-        axis.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=15 if max(map(len, panel.ticks)) > 6 else 0)
+def _dress(axis: Any, points: pd.DataFrame, legend: Any) -> None:
+    """Axes, units, intervals and the number of samples."""
+    group, quantity = points["group"].iloc[0], points["quantity"].iloc[0]
+    is_sweep = "setting" in points
+    counts = points["n"].astype(int)
+    n = f"n = {counts.min()}" if counts.nunique() == 1 else f"n = {counts.min()} to {counts.max()}"
+    axis.set_title(f"{group} ({n})" if group and not is_sweep else n, loc="left")
+    axis.set(xlabel=group if is_sweep else "prompt length (tokens)", ylabel=quantity)
+    axis.grid(axis="y", color="#e2e2e2")
+    if is_sweep:
+        ticks = points.drop_duplicates("x").sort_values("x")
+        axis.set_xticks(ticks["x"], ticks["value_text"], rotation=15 if ticks["value_text"].str.len().max() > 6 else 0)
     else:
-        length_axis(axis, sorted({int(x) for x, _, _ in points}))
-    values = [y for _, y, _ in points]
-    if panel.quantity.band:
+        _length_axis(axis, sorted(points["x"].unique()))
+    low, high = points["value"].min(), points["value"].max()
+    if quantity == SHARE:
         axis.set(ylim=(-0.02, 1.02), yticks=(0, 0.25, 0.5, 0.75, 1))
-    elif panel.ticks:
-        axis.set_ylim(0, 1.15 * max(values))
-    elif panel.quantity is not _PERPLEXITY or max(values) > 10 * min(values):
-        log_axis(axis, min(values), max(values))
+        colours = dict(zip((text.get_text() for text in legend.texts), legend.legend_handles, strict=False))
+        for method, line in points.groupby("method"):
+            band = line.sort_values("x")
+            axis.fill_between(band["x"], band["low"], band["high"], color=colours[method].get_color(), alpha=0.12, lw=0)
+    elif is_sweep:
+        axis.set_ylim(0, 1.15 * high)
+    elif quantity != PERPLEXITY or high > 10 * low:
+        _log_axis(axis, low, high)
 
 
-def _heat_maps(section: Section, path: Path) -> list[Figure]:
+def _length_axis(axis: Any, lengths: Sequence[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.minorticks_off()
+    chosen = spread_out(lengths)
+    axis.set_xticks(chosen, [length_label(n) for n in chosen])
+
+
+def _log_axis(axis: Any, low: float, high: float) -> None:
+    """Over at least one power of ten, with plain numbers."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    middle, half = (low * high) ** 0.5, max((high / low) ** 0.5 * 1.25, 10**0.5)
+    axis.set(yscale="log", ylim=(middle / half, middle * half))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if half < 15 else (1,)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.minorticks_off()
+
+
+def _heat_maps(records: pd.DataFrame, path: Path) -> list[Figure]:
     """Share right by length and depth, a panel for each method and way of asking, all variants together."""
-    shares: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = {}
-    for record in section.records:
-        depth, score = record.get("depth"), record.get("score")
-        if isinstance(depth, (int, float)) and isinstance(score, (int, float)):
-            panel = shares.setdefault((str(record.get("ask") or ""), str(record.get("method"))), {})
-            place = (min(int(depth * DEPTH_BINS), DEPTH_BINS - 1), record["length"])
-            panel.setdefault(place, []).append(float(score))
-    if not shares:
+    scored = records[records["score"].notna() & records["depth"].notna()]
+    if not len(scored):
         return []
-    lengths = sorted({length for panel in shares.values() for _, length in panel})
-    figure, axes = panels(len(shares), min(len(shares), _ACROSS))
-    order = sorted(shares, key=lambda key: (key[0] == "later", method_rank(key[1])))
-    for axis, (ask, method) in zip(axes, order, strict=True):
-        label = method if len({ask for ask, _ in shares}) == 1 else f"{method}, {_SHORT.get(ask, ask)}"
-        image = _heat_map(axis, shares[ask, method], lengths, label)
-    figure.colorbar(image, ax=axes, label="share right", shrink=0.8, pad=0.02, aspect=25)
-    counts = [len(cell) for panel in shares.values() for cell in panel.values()]
-    n = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    variants = len({str(record.get("variant")) for record in section.records})
+    pyplot, seaborn = plotting()
+    several = scored["ask"].nunique() > 1
+    names = scored["method"] + (", " + scored["ask"].replace(_SHORT) if several else "")
+    scored = scored.assign(panel=names, tenth=(scored["depth"] * 10).astype(int).clip(upper=9))
+    order = scored.drop_duplicates("panel").sort_values(
+        ["ask", "method"],
+        key=lambda column: column.map(lambda v: (v == "later",) if column.name == "ask" else method_rank(v)),
+    )["panel"]
+    lengths = sorted(scored["length"].unique())
+
+    def heat_map(data: pd.DataFrame, **_: Any) -> None:
+        shares = data.pivot_table(index="tenth", columns="length", values="score").reindex(range(10), columns=lengths)
+        axis = seaborn.heatmap(shares, vmin=0, vmax=1, cmap="cividis", cbar=False)
+        axis.patch.set(facecolor="white", edgecolor="#c4c4c4", hatch="////")
+        chosen = spread_out(lengths)
+        axis.set_xticks([lengths.index(n) + 0.5 for n in chosen], [length_label(n) for n in chosen], rotation=0)
+        axis.set_yticks([0, 5, 10], ["0%", "50%", "100%"], rotation=0)
+
+    across = min(len(order), 3)
+    grid = seaborn.FacetGrid(scored, col="panel", col_order=order, col_wrap=across, height=3, aspect=1.1)
+    grid.map_dataframe(heat_map).set_titles("{col_name}").set_axis_labels("prompt length (tokens)", "depth of the fact")
+    pyplot.colorbar(grid.axes.flat[0].collections[0], ax=list(grid.axes.flat), label="share right", shrink=0.8)
+    counts = scored.groupby(["panel", "tenth", "length"]).size()
+    n = f"{counts.min()}" if counts.nunique() == 1 else f"{counts.min()} to {counts.max()}"
+    variants = records["variant"].nunique()
     together = f", all {variants} variants together" if variants > 1 else ""
     caption = (
         f"Share right by where the fact stands; n = {n} in each field{together}; hatched: no sample, or all failed."
     )
-    return [save(figure, path, caption)]
+    return [_save(grid.figure, path, caption)]
 
 
-def _heat_map(axis: Any, found: dict[tuple[int, int], list[float]], lengths: list[int], label: str) -> Any:
-    means = {place: sum(scores) / len(scores) for place, scores in found.items()}
-    rows = [[means.get((depth, length), math.nan) for length in lengths] for depth in range(DEPTH_BINS)]
-    axis.patch.set(facecolor="white", edgecolor="#c4c4c4", hatch="////")
-    image = axis.imshow(rows, vmin=0, vmax=1, cmap="cividis", aspect="auto", interpolation="nearest")
-    axis.set_title(label, loc="left", fontsize=9)
-    chosen = spread_out(lengths)
-    axis.set_xticks([lengths.index(n) for n in chosen], [length_label(n) for n in chosen])
-    axis.set_yticks([-0.5, DEPTH_BINS / 2 - 0.5, DEPTH_BINS - 0.5], ["0%", "50%", "100%"])
-    axis.set_xlabel("prompt length (tokens)", fontsize=9)
-    axis.set_ylabel("depth of the fact", fontsize=9)
-    axis.tick_params(labelsize=9)
-    axis.spines[:].set_visible(False)
-    return image
+def _bars(records: pd.DataFrame, path: Path) -> list[Figure]:
+    """One bar for each method and length, its parts side by side in it."""
+    done = records[records["error"].isna()]
+    if not len(done):
+        return []
+    plotting()
+    labels = [f"{row.method}, {row.length:,}" for row in done.itertuples()]
+    parts = pd.DataFrame(list(done["parts"]), index=labels, columns=list(PARTS))
+    axis = parts.plot.barh(stacked=True, figsize=(6.4, 1.6 + 0.5 * len(parts)), width=0.6)
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds of one reading")
+    axis.legend(loc="lower left", bbox_to_anchor=(-0.1, 1.02), ncols=4, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    counts = ", ".join(map(str, sorted(done["n"].unique())))
+    return [_save(axis.figure, path, f"Where the time of reading goes; medians of {counts} repeats.")]
+
+
+def _save(figure: Any, path: Path, caption: str) -> Figure:
+    figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches="tight")
+    plotting()[0].close(figure)
+    return Figure(path, caption)
+
+
+def length_label(tokens: int) -> str:
+    for unit, size in (("M", 1 << 20), ("k", 1 << 10)):
+        if tokens and tokens % size == 0:
+            return f"{tokens // size}{unit}"
+    return f"{tokens:,}"
+
+
+def spread_out(lengths: Sequence[int]) -> list[int]:
+    """Of rising lengths those to label: the first, and each that is at least a seventh of a logarithmic axis away from
+    the one before it."""
+    chosen = [lengths[0]]
+    apart = (lengths[-1] / lengths[0]) ** (1 / 7)
+    for n in lengths[1:]:
+        if n >= 0.99 * apart * chosen[-1]:
+            chosen.append(n)
+    return chosen

@@ -1,116 +1,52 @@
 """Where the time of reading one prompt goes: every moment belongs to exactly one part.
 
-The clock is read where a part begins and ends, through hooks on the model's modules and wrappers around homerlm's own
-functions, both only inside a `with` block. On CUDA the marks are events in the stream of work, so that the device is
-never waited for: a part's time is then what lies between its marks on the device, waiting for Python included.
+torch's profiler records named ranges around the model's modules and homerlm's own functions, both only inside a `with`
+block; what a range has beyond the ranges within it is its part's own. On CUDA it is the time of the kernels, and what
+the device waits for Python is the rest.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Any, Protocol
+from pkgutil import resolve_name
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import profile as torch_profile
 from transformers import PreTrainedModel
 
-from homerlm.lab.case import Cell
+from homerlm.lab.case import WARM_UP_LEN, Case
+from homerlm.lab.cost import bench_reader, random_prompt
+from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import attention_linears
-from homerlm.lab.measure import WARM_UP_LEN, Record, vocabulary
 from homerlm.lab.methods import Method
-from homerlm.lab.prefill import Subject, random_prompt, subject_for
-from homerlm.lab.questions import facts_of
-from homerlm.lab.rates import synchronize
-from homerlm.merge import tree as merging
-from homerlm.merge.chunk import Chunk
-from homerlm.merge.tree import Selection
-from homerlm.model import decoder as adapter
+from homerlm.lab.readers import Reader
 from homerlm.model.decoder import Decoder
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.prompt import PromptIds
-from homerlm.select import rerank as second_look
 
 ATTENTION, PROJECTIONS, MLP, NORMS = "attention", "projections", "MLP", "norms and rotary"
 SCORING, MERGING, HEAD, REST = "scoring", "merging copies", "embedding and head", "rest (Python)"
 PARTS = (ATTENTION, PROJECTIONS, MLP, NORMS, SCORING, MERGING, HEAD, REST)
 
-FUNCTIONS: tuple[tuple[Any, str, str], ...] = (  # owner, name, part
-    (adapter, "_recording_attention", ATTENTION),
-    (Selection, "judge", SCORING),
-    (merging, "keep_most_significant", SCORING),
-    (second_look, "keep_most_significant", SCORING),
-    (Selection, "worth", SCORING),
-    (second_look, "with_recap", SCORING),
-    (Chunk, "select", MERGING),
-    (Chunk, "merge", MERGING),
-    (Chunk, "rows", MERGING),
-)
-
-
-class Clock(Protocol):
-    """Marks moments; `seconds` gives the time between each mark and the one before it."""
-
-    def mark(self) -> None: ...
-    def seconds(self) -> list[float]: ...
-
-
-class HostClock:
-    def __init__(self) -> None:
-        self._marks: list[float] = []
-
-    def mark(self) -> None:
-        self._marks.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
-
-
-class CudaClock:
-    def __init__(self) -> None:
-        self._marks: list[torch.cuda.Event] = []
-
-    def mark(self) -> None:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._marks.append(event)
-
-    def seconds(self) -> list[float]:
-        torch.cuda.synchronize()
-        return [a.elapsed_time(b) / 1e3 for a, b in zip(self._marks, self._marks[1:], strict=False)]
-
-
-class Ledger:
-    """Which part each span between two marks belongs to: the innermost that had begun."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._open = [REST]
-        self._spans: list[str] = []
-        clock.mark()
-
-    def begin(self, part: str) -> None:
-        self._mark()
-        self._open.append(part)
-
-    def end(self) -> None:
-        self._mark()
-        self._open.pop()
-
-    def totals(self) -> dict[str, float]:
-        """Seconds by part, to be read once; their sum is the time between the first mark and now."""
-        self._mark()
-        totals = dict.fromkeys(PARTS, 0.0)
-        for part, seconds in zip(self._spans, self._clock.seconds(), strict=True):
-            totals[part] += seconds
-        return totals
-
-    def _mark(self) -> None:
-        self._spans.append(self._open[-1])
-        self._clock.mark()
+FUNCTIONS = {  # of the library, by where they are looked up
+    "homerlm.model.decoder._recording_attention": ATTENTION,
+    "homerlm.merge.tree.Selection.judge": SCORING,
+    "homerlm.merge.tree.keep_most_significant": SCORING,
+    "homerlm.select.rerank.keep_most_significant": SCORING,
+    "homerlm.merge.tree.Selection.worth": SCORING,
+    "homerlm.select.rerank.with_recap": SCORING,
+    "homerlm.merge.chunk.Chunk.select": MERGING,
+    "homerlm.merge.chunk.Chunk.merge": MERGING,
+    "homerlm.merge.chunk.Chunk.rows": MERGING,
+}
 
 
 def parts_of_modules(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
@@ -131,50 +67,73 @@ def parts_of_modules(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
 
 
 @contextmanager
-def watched(model: PreTrainedModel, ledger: Ledger) -> Iterator[None]:
-    """Inside the block the ledger hears of every part; after it, model and library are as they were."""
+def parts_recorded(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block the profiler sees every part as a range; after it, model and library are as they were."""
     with ExitStack() as undo:
         for module, part in parts_of_modules(model):
-            begin = module.register_forward_pre_hook(lambda *_, part=part: ledger.begin(part), prepend=True)
-            undo.callback(begin.remove)
-            undo.callback(module.register_forward_hook(lambda *_: ledger.end()).remove)
-        for owner, name, part in FUNCTIONS:
-            undo.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, _timed(getattr(owner, name), part, ledger))
+            undo.enter_context(patch.object(module, "forward", _in_range(module.forward, part)))
+        for name, part in FUNCTIONS.items():
+            owner, _, attribute = name.rpartition(".")
+            found = getattr(resolve_name(owner), attribute)
+            undo.enter_context(patch(name, _in_range(found, part)))
         yield
 
 
-def _timed(function: Callable[..., Any], part: str, ledger: Ledger) -> Callable[..., Any]:
+def _in_range(function: Callable[..., Any], part: str) -> Callable[..., Any]:
     @wraps(function)
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        ledger.begin(part)
-        try:
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        with record_function(part):
             return function(*args, **kwargs)
-        finally:
-            ledger.end()
 
-    return timed
+    return recorded
 
 
-def profile_once(subject: Subject, prompt: PromptIds) -> dict[str, float]:
+def profile_once(reader: Reader, prompt: PromptIds) -> dict[str, float]:
     """Seconds by part of one reading. The plain model's attention, too, goes through the adapter's function, which is
     torch's own kernel in both cases."""
-    synchronize(subject.model.device)
-    ledger = Ledger(CudaClock() if subject.model.device.type == "cuda" else HostClock())
-    with watched(subject.model, ledger), Decoder(subject.model).session():
-        subject.prefill(prompt)
-    return ledger.totals()
+    model = reader.model
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])]
+    with parts_recorded(model), Decoder(model).session(), torch_profile(activities=activities) as seen:  # noqa: SIM117
+        with record_function(REST):  # closed before the profiler is
+            reader.read(prompt, 0).prefill()
+            if model.device.type != "cpu":
+                torch.accelerator.synchronize(model.device)
+    return own_seconds(seen.events(), on_device=model.device.type == "cuda")
 
 
-def profile(cell: Cell) -> Record:
-    """The record of a cell: `parts` in seconds, the medians over its repeats."""
-    method = Method.parse(cell.method)
+def own_seconds(events: Any, on_device: bool = False) -> dict[str, float]:
+    """Seconds by part: what each range has beyond the ranges within it; their sum is the outermost range's time."""
+    totals = dict.fromkeys(PARTS, 0.0)
+    ranges = [event for event in events if event.name in totals and event.device_type == DeviceType.CPU]
+    for event in ranges:
+        within = sum(_seconds(inner, on_device) for inner in _ranges_within(event))
+        totals[event.name] += _seconds(event, on_device) - within
+    if on_device:
+        totals[REST] += max(_seconds(event, False) - _seconds(event, True) for event in ranges if event.name == REST)
+    return totals
+
+
+def _seconds(event: Any, on_device: bool) -> float:
+    return (event.device_time_total if on_device else event.cpu_time_total) / 1e6
+
+
+def _ranges_within(event: Any) -> Iterator[Any]:
+    for child in event.cpu_children:
+        if child.name in PARTS:
+            yield child
+        else:
+            yield from _ranges_within(child)
+
+
+def profile(case: Case) -> Outcome:
+    """The record of a case: `parts` in seconds, the medians over its repeats."""
+    method = Method.parse(case.method)
     with out_of_memory_explained("loading the model", "Take a smaller model"):
-        model, tokenizer = cell.source.load(method.rope)
-    subject = subject_for(method, model, tokenizer)
-    with out_of_memory_explained(f"reading {cell.length} tokens", "Lower the length or the batch"):
-        subject.prefill(random_prompt(vocabulary(model), min(cell.length, WARM_UP_LEN), cell.batch))
-        prompt = random_prompt(vocabulary(model), cell.length, cell.batch)
-        runs = [profile_once(subject, prompt) for _ in range(cell.repeats)]
+        model, tokenizer = case.load(method.rope)
+    reader = bench_reader(method, model, tokenizer)
+    with out_of_memory_explained(f"reading {case.length} tokens", "Lower the length or the batch"):
+        reader.read(random_prompt(model, min(case.length, WARM_UP_LEN), case.batch), 0).prefill()
+        prompt = random_prompt(model, case.length, case.batch)
+        runs = [profile_once(reader, prompt) for _ in range(case.repeats)]
     parts = {part: statistics.median(run[part] for run in runs) for part in PARTS}
-    return facts_of(model, chat=False) | {"batch": cell.batch, "n": len(runs), "parts": parts}
+    return facts_of(model, chat=False) | {"batch": case.batch, "n": len(runs), "parts": parts}

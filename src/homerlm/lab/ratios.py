@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+RATIOS = "ratios.json"
 Record = dict[str, Any]
 COMPARED = {
     "prefill": "prefill_s",
@@ -22,7 +23,7 @@ def ratios(records: Iterable[Record]) -> list[Record]:
     model's. `growth`: the same at twice the length, divided by those here. Either is left out where its other cell is
     missing; a single number is None where it was not measured, or is zero.
     """
-    done = {_place(record): record for record in records if record["task"] == "bench" and not record.get("error")}
+    done = {_place(record): record for record in records if not record.get("error")}
     made = []
     for (method, length, batch), record in done.items():
         entry: Record = {"method": method, "length": length, "batch": batch}
@@ -48,4 +49,4 @@ def _value(record: Record, field: str) -> float | None:
 
 
 def _quotient(value: float | None, base: float | None) -> float | None:
-    return round(value / base, 4) if value is not None and base else None
+    return round(value / base, 4) if value is not None and value == value and base else None

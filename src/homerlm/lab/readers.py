@@ -10,12 +10,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.context import CompactContext
 from homerlm.errors import MismatchError
 from homerlm.homer import Homer
-from homerlm.lab.likelihood import CacheSteps
+from homerlm.lab.likelihood import Prefill
 from homerlm.lab.methods import Method
 from homerlm.prompt import PromptIds
 from homerlm.score.calibration import Calibration
@@ -23,7 +23,6 @@ from homerlm.score.scores import CALIBRATED_SCORES
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
-
 
 # What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
 Use = Literal["answer", "other questions", "go on"]
@@ -35,32 +34,41 @@ class Reading(Protocol):
     @property
     def token_indices(self) -> Tensor: ...
 
+    def prefill(self) -> Prefill:
+        """The prompt's cache, to be used once."""
+
     def generate(self, max_new_tokens: int) -> list[int]:
         """Greedy continuation ids, without what ends them."""
-
-    def log_probs(self, input_ids: Tensor) -> Tensor:
-        """(S,) float32 log-probabilities of a continuation (1, S), in nats."""
 
     def ask_again(self, suffix_ids: Tensor) -> Reading:
         """The same document with another suffix (1, S)."""
 
 
 class Reader(Protocol):
+    @property
+    def model(self) -> PreTrainedModel: ...
+
     def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> Reading:
         """`room`: how many tokens are to follow the prompt."""
 
 
 def reader_for(
-    method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibrations: Sequence[Path] = ()
+    method: Method,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    calibrations: Sequence[Path] = (),
 ) -> Reader:
-    """The reader of a method, on a model that was loaded with the method's RoPE scaling.
+    """The reader of a method, on a model that was loaded with the method's RoPE scaling. Without a tokenizer no
+    sentence is known, so none is kept whole.
 
     `calibrations`: files of which the model's own is taken, for scores that need one. Raises `HomerError` for a method
     that does not fit the model.
     """
     if method.is_homer:
-        calibration = _own_calibration(calibrations, model) if method.config().score in CALIBRATED_SCORES else None
-        return HomerReader(Homer(model, tokenizer, replace(method.config(), calibration=calibration)))
+        config = method.config()
+        if config.score in CALIBRATED_SCORES:
+            config = replace(config, calibration=_own_calibration(calibrations, model))
+        return HomerReader(Homer(model, tokenizer, config))
     if method.base == "plain":
         return PlainReader(model)
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
@@ -82,16 +90,17 @@ def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibrati
 class HomerReader:
     homer: Homer
 
-    @cached_property
-    def _later(self) -> Homer:
-        return self.homer.for_later()
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.homer.model
 
     @cached_property
-    def _going_on(self) -> Homer:
-        return self.homer.for_later(chosen_by="attention")
+    def _compressors(self) -> dict[Use, Homer]:
+        later, going_on = self.homer.for_later(), self.homer.for_later(chosen_by="attention")
+        return {"answer": self.homer, "other questions": later, "go on": going_on}
 
     def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
-        homer = self.homer if use == "answer" else self._later if use == "other questions" else self._going_on
+        homer = self.homer if use == "answer" else self._compressors[use]
         return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
 
 
@@ -104,13 +113,11 @@ class HomerReading:
     def token_indices(self) -> Tensor:
         return self.context.token_indices[0]
 
-    def generate(self, max_new_tokens: int) -> list[int]:
-        new = self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)
-        return new[0].tolist()
+    def prefill(self) -> Prefill:
+        return Prefill.after(self.context, self.homer.model)
 
-    def log_probs(self, input_ids: Tensor) -> Tensor:
-        steps = CacheSteps.after(self.context, self.homer.model)
-        return steps.score(self.context.logits, input_ids).log_probs
+    def generate(self, max_new_tokens: int) -> list[int]:
+        return self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
         return HomerReading(self.homer, self.homer.focus(self.context, suffix_ids))
@@ -138,13 +145,16 @@ class PlainReader:
 
 @dataclass(frozen=True)
 class PlainReading:
-    """Nothing has run yet: the model reads its prompt (1, tokens) when it is asked for something."""
+    """Nothing has run yet: the model reads its prompt (B, tokens) when it is asked for something."""
 
     model: PreTrainedModel
     input_ids: Tensor
     token_indices: Tensor
     suffix_len: int
     prompt_len: int
+
+    def prefill(self) -> Prefill:
+        return Prefill.of(self.model, self.input_ids)
 
     @torch.no_grad()
     def generate(self, max_new_tokens: int) -> list[int]:
@@ -153,22 +163,9 @@ class PlainReading:
         output: Any = self.model.generate(self.input_ids, attention_mask=mask, **settings)
         return output[0, self.input_ids.shape[1] :].tolist()
 
-    def log_probs(self, input_ids: Tensor) -> Tensor:
-        steps = CacheSteps(self.model, DynamicCache(config=self.model.config), 0)
-        return steps.score(steps.read(self.input_ids), input_ids).log_probs
-
     def ask_again(self, suffix_ids: Tensor) -> PlainReading:
         body, new = self.input_ids.shape[1] - self.suffix_len, suffix_ids.shape[1]
-        tail = torch.arange(new) + self.prompt_len - self.suffix_len
-        return PlainReading(
-            self.model,
-            torch.cat([self.input_ids[:, :body], suffix_ids.to(self.input_ids.device)], dim=1),
-            torch.cat([self.token_indices[:body], tail]),
-            new,
-            self.prompt_len - self.suffix_len + new,
-        )
-
-
-def indices_kept(tokens: Sequence[int], kept: Tensor) -> float | None:
-    """Share of the prompt's `tokens` (indices) that are among those kept; None for no tokens."""
-    return torch.isin(torch.tensor(tokens), kept.cpu()).float().mean().item() if tokens else None
+        length = self.prompt_len - self.suffix_len
+        ids = torch.cat([self.input_ids[:, :body], suffix_ids.to(self.input_ids.device)], dim=1)
+        kept = torch.cat([self.token_indices[:body], torch.arange(new) + length])
+        return PlainReading(self.model, ids, kept, new, length + new)

@@ -1,127 +1,84 @@
-"""The report of one evaluation: Markdown and one self-contained page, with plots."""
+"""The report of a folder of records: Markdown, and the same as one page with its plots inside."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
-from html import escape
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+import jinja2
+from markdown_it import MarkdownIt
+from rich.table import Table as RichTable
 
 from homerlm.errors import InputError
-from homerlm.lab.canvas import SCALE, Figure, pyplot, styles
-from homerlm.lab.plots import draw
+from homerlm.lab.bench_tables import bench_sections
+from homerlm.lab.eval_tables import eval_sections
+from homerlm.lab.plots import DPI, draw, plotting
+from homerlm.lab.ratios import RATIOS, ratios
 from homerlm.lab.records import read_records
-from homerlm.lab.sections import Section, sections
-from homerlm.lab.tables import to_html, to_markdown, to_rich
+from homerlm.lab.summary import frame_of
+from homerlm.lab.tables import Section, to_rich
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --soft: #5d5d66; --paper: #fff; --line: #d9d9de; --band: #f3f3f6;
-        --bad: #a3260c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8ec; --soft: #a5a5b0; --paper: #17171b; --line: #3a3a42;
-        --band: #222228; --bad: #ff9d80; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem;
-       margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; padding-top: .8rem;
-       border-top: 2px solid var(--line); } h3 { font-size: .95rem; margin: 1.5rem 0 .4rem; }
-nav a { margin-right: 1rem; color: inherit; } .note, figcaption { color: var(--soft); font-size: .85rem;
-       margin: .4rem 0; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: 9rem minmax(0, 1fr); gap: .15rem 1rem; font-size: .9rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; } code { font-size: .85em; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: separate; border-spacing: 0; font-size: .875rem; font-variant-numeric: tabular-nums;
-        min-width: 100%; }
-th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; font-weight: 500; }
-thead th { font-weight: 600; } tbody th, tbody td { border-top: 1px solid var(--line); }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-.group th:first-child { position: static; background: var(--band); font-weight: 600; }
-.group span { position: sticky; left: .7rem; }
-.paper th:first-child, .paper td { color: var(--soft); font-weight: 400; font-style: italic; }
-.below, .detail, .failed { display: block; font-size: .75rem; font-weight: 400; color: var(--soft); }
-.failed { color: var(--bad); }
-figure { margin: 1.5rem 0; } figure .scroll { background: #fff; width: fit-content; max-width: 100%; }
-figure img { display: block; }
-@media (prefers-color-scheme: dark) { figure .scroll { filter: brightness(.88); border: 0; } }
-@media (max-width: 40rem) { dl { display: block; } dd { margin-bottom: .4rem; } th, td { padding: .3rem .5rem; }
-       th:first-child { min-width: 5rem; max-width: 9.5rem; white-space: normal; overflow-wrap: break-word; }
-       .group th:first-child { max-width: none; white-space: nowrap; } }
-@media print { .scroll { overflow: visible; } }
-"""
+_BENCH_TASKS = ("bench", "profile")
+_LABELS = {"Model": "model", "Device": "device", "Numbers": "dtype", "Threads": "threads", "Texts": "text"}
 
 
-def terminal_tables(directory: Path) -> list[Table]:
-    """The tables of the records in `directory`, without the paper's rows. Raises `InputError` if there are none."""
-    return [to_rich(grid) for section in sections(read_records(directory)[0]) for grid in section.grids]
+def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
+    """What the records hold: what was evaluated, task by task, then what was benchmarked."""
+    evaluated = [record for record in records if record["task"] not in _BENCH_TASKS]
+    benched = [record for record in records if record["task"] in _BENCH_TASKS]
+    return (eval_sections(frame_of(evaluated)) if evaluated else []) + (bench_sections(benched) if benched else [])
 
 
-def write_report(directory: Path, *, plots: bool = True) -> Path:
-    """Writes report.md, report.html and the plots beside the records in `directory`; the page's path.
+def terminal_tables(folder: Path) -> list[RichTable]:
+    """The tables of the records in a folder, without the paper's rows. Raises `InputError` if there are none."""
+    return [to_rich(table) for section in sections(read_records(folder)[0]) for table in section.tables]
 
-    Raises `InputError` for a directory without records or one that cannot be written, and `ConfigError` before
-    anything is written if matplotlib is missing; `plots=False` does without.
+
+def write_report(folder: Path, *, plots: bool = True) -> Path:
+    """Writes report.md, report.html, the plots and, of a benchmark, ratios.json beside the records; the page's path.
+
+    Raises `InputError` for a folder without records or one that cannot be written, and `ConfigError` before anything
+    is written if seaborn is missing; `plots=False` does without.
     """
-    records, notes = read_records(directory)
+    records, notes = read_records(folder)
     if plots:
-        pyplot()
+        plotting()
     parts = sections(records)
-    style = styles(str(record.get("method")) for part in parts for record in part.records)
-    return write_pages(
-        directory,
-        "HOMER evaluation",
-        parts,
-        lambda part: draw(part, directory, style) if plots else [],
-        what_was_run(records, directory),
-        notes,
-    )
-
-
-def write_pages(
-    directory: Path,
-    title: str,
-    parts: Sequence[Section],
-    draw_part: Callable[[Section], list[Figure]],
-    facts: list[tuple[str, str]],
-    notes: list[str],
-) -> Path:
-    """Writes report.md and report.html of these parts into `directory`; the page's path. Raises `InputError`."""
-    page = directory / "report.html"
+    title = "HOMER benchmark" if records[0]["task"] in _BENCH_TASKS else "HOMER evaluation"
+    page = folder / "report.html"
     try:
-        figures = {part.task: draw_part(part) for part in parts}
-        page.with_suffix(".md").write_text(_markdown(title, parts, figures, facts, notes), encoding="utf-8")
-        page.write_text(_page(title, parts, figures, facts, notes), encoding="utf-8")
+        drawn = [(part, draw(part, folder) if plots else []) for part in parts]
+        text = _rendered("report.md.j2", title=title, facts=what_was_run(records, folder), notes=notes, parts=drawn)
+        page.with_suffix(".md").write_text(text, encoding="utf-8")
+        page.write_text(_rendered("report.html.j2", title=title, body=_html(text, folder)), encoding="utf-8")
+        for part in parts:
+            if part.task == "memory":
+                compared = ratios(part.records.to_dict("records"))
+                (folder / RATIOS).write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"the report could not be written into {directory}: {error.strerror}") from error
+        raise InputError(f"the report could not be written into {folder}: {error.strerror}") from error
     return page
 
 
-def what_was_run(records: Sequence[dict[str, Any]], directory: Path) -> list[tuple[str, str]]:
+def what_was_run(records: Sequence[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
     """(name, value) of what a number needs to be read: model, machine, versions, settings, command."""
-    facts = []
-    limits = sorted({str(limit) for record in records if (limit := record.get("limit"))}, key=len)
-    for label, name in (("Model", "model"), ("Device", "device"), ("Numbers", "dtype"), ("Threads", "threads")):
-        facts.append((label, _listed(record.get(name) for record in records)))
-    facts.insert(1, ("Model's limit", f"{', '.join(limits)} tokens" if limits else ""))
-    facts.append(("Texts", _listed(record.get("text") for record in records)))
-    facts.append(
-        ("Chat template", _listed({"True": "yes", "False": "no"}.get(str(record.get("chat"))) for record in records))
-    )
-    versions = _listed(_compact(record.get("versions")) for record in records)
+    facts = [(label, _listed(record.get(name) for record in records)) for label, name in _LABELS.items()]
+    limits = sorted({record["limit"] for record in records if record.get("limit")})
+    facts.insert(1, ("Model's limit", f"{', '.join(map(str, limits))} tokens" if limits else ""))
+    chats = {"True": "yes", "False": "no"}
     failed = sum(bool(record.get("error")) for record in records)
-    facts += [("Versions", versions), ("Records", f"{len(records):,}, of which {failed:,} failed")]
-    by_settings: dict[str, dict[str, None]] = {}
-    for record in records:
-        if settings := _compact(record.get("settings")):
-            by_settings.setdefault(settings, {})[str(record.get("method"))] = None
-    for settings, methods in by_settings.items():
-        facts.append(("Settings", f"{settings}: {', '.join(methods)}"))
-    command = directory / "command.txt"
+    facts += [
+        ("Chat template", _listed(chats.get(str(record.get("chat"))) for record in records)),
+        ("Versions", _listed(_compact(record.get("versions")) for record in records)),
+        ("Records", f"{len(records):,}, of which {failed:,} failed"),
+    ]
+    command = folder / "command.txt"
     if command.is_file():
-        lines = command.read_text(encoding="utf-8", errors="replace").splitlines()
-        facts.append(("Command", " && ".join(lines)))
+        facts.append(("Command", " && ".join(command.read_text(encoding="utf-8", errors="replace").splitlines())))
     return [(name, value) for name, value in facts if value]
 
 
@@ -130,63 +87,35 @@ def _listed(values: Iterable[Any]) -> str:
 
 
 def _compact(found: Any) -> str:
-    if not isinstance(found, dict):
-        return ""
-    return ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items() if v is not None)
+    return ", ".join(f"{name} {value}" for name, value in found.items()) if isinstance(found, dict) else ""
 
 
-def _markdown(
-    title: str,
-    parts: Sequence[Section],
-    figures: dict[str, list[Figure]],
-    facts: list[tuple[str, str]],
-    notes: list[str],
-) -> str:
-    lines = [f"# {title}", "", *(f"- {name}: `{' '.join(value.split())}`" for name, value in facts), ""]
-    lines += [f"> {note}\n" for note in notes]
-    for part in parts:
-        lines += [
-            f"## {part.title}",
-            "",
-            *([part.note, ""] if part.note else []),
-            *(to_markdown(grid) for grid in part.grids),
-        ]
-        lines += [f"![{figure.caption}]({figure.path.name})\n\n{figure.caption}\n" for figure in figures[part.task]]
-    return "\n".join(lines)
+def _rendered(template: str, **values: Any) -> str:
+    return _ENVIRONMENT.get_template(template).render(values).rstrip() + "\n"
 
 
-def _page(
-    title: str,
-    parts: Sequence[Section],
-    figures: dict[str, list[Figure]],
-    facts: list[tuple[str, str]],
-    notes: list[str],
-) -> str:
-    links = "".join(f'<a href="#{escape(part.task)}">{escape(part.title)}</a>' for part in parts)
-    nav = f"<nav>{links}</nav>" if len(parts) > 1 else ""
-    run = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
-    warned = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    body = "\n".join(_html_section(part, figures[part.task]) for part in parts)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{_STYLE}</style></head>
-<body><h1>{title}</h1>{nav}<dl>{run}</dl>{warned}
-<main>{body}</main></body></html>
-"""
+def _for_markdown(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return " ".join(re.sub(r"([\\|*_`<])", r"\\\1", text).split())
 
 
-def _html_section(part: Section, figures: Sequence[Figure]) -> str:
-    grids = [to_html(grid) for grid in part.grids]
-    pictures = "".join(_html_figure(figure) for figure in figures)
-    note = f'<p class="note">{escape(part.note)}</p>' if part.note else ""
-    shown = [grids[0], pictures, *grids[1:]] if grids else [pictures]
-    return f'<section id="{escape(part.task)}"><h2>{escape(part.title)}</h2>{note}{"".join(shown)}</section>'
+def _html(markdown: str, folder: Path) -> str:
+    """Markdown as HTML, its pictures inside, as wide as a page shows them: their own width is in their header."""
+
+    def inlined(found: re.Match[str]) -> str:
+        png = (folder / found[1]).read_bytes()
+        data = base64.b64encode(png).decode("ascii")
+        return f'<img width="{round(int.from_bytes(png[16:20]) * 96 / DPI)}" src="data:image/png;base64,{data}"'
+
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
+    return re.sub(r'<img src="([\w-]+\.png)"', inlined, html)
 
 
-def _html_figure(figure: Figure) -> str:
-    png = figure.path.read_bytes()
-    width = round(int.from_bytes(png[16:20]) * SCALE)  # the picture's own width, from its header
-    data = base64.b64encode(png).decode("ascii")
-    caption = escape(figure.caption)
-    image = f'<img width="{width}" alt="{caption}" src="data:image/png;base64,{data}">'
-    return f'<figure><div class="scroll" tabindex="0">{image}</div><figcaption>{caption}</figcaption></figure>'
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("homerlm.lab"),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_ENVIRONMENT.filters["md"] = _for_markdown

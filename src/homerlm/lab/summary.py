@@ -1,180 +1,122 @@
-"""Records of one evaluation (JSON lines), and the cells that the tables and plots show."""
+"""Records of an evaluation summarised: one row of numbers for each method and length."""
 
 from __future__ import annotations
 
-import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from homerlm.lab.records import Record, unique
+import numpy as np
+import pandas as pd
+
+from homerlm.lab.records import OUT_OF_MEMORY
 
 PERPLEXITY_TASKS = ("perplexity", "passkey-perplexity")
 MOST_LENGTHS = 12  # a table with more columns than this is not read
+TEXTS = ("task", "variant", "ask", "method", "error", "model", "dtype", "device", "chat", "text")
+MEANS = ("score", "likelihood_score", "tokens", "kept", "needle_kept")
+NUMBERS = (*MEANS, "nll", "count", "depth", "prefill_s", "seconds", "peak_bytes", "limit")
+ROW = ["variant", "ask", "method", "length"]
 _Z95 = 1.959964
 _FAMILIES = ("plain", "truncate", "streaming", "pi", "ntk", "yarn")
+_SETUP = ("model", "dtype", "device", "chat")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """All samples of one method at one length. `None`: no record holds the quantity."""
-
-    task: str
-    variant: str
-    ask: str
-    method: str
-    length: int
-    n: int  # scored samples; for perplexity, documents
-    errors: int
-    out_of_memory: int  # of the errors
-    first_error: str | None
-    score: float | None  # mean share right
-    low: float | None  # Wilson's 95% interval of `score`
-    high: float | None
-    likelihood_score: float | None
-    perplexity: float | None
-    tokens: float | None  # means over the samples that did not fail
-    kept: float | None
-    needle_kept: float | None
-    prefill_s: float | None  # medians
-    seconds: float | None
-    peak_bytes: int | None  # highest
-
-    @property
-    def failed(self) -> str:
-        """`oom 3/50`, `error 1/50`, both, or nothing."""
-        kinds = {"oom": self.out_of_memory, "error": self.errors - self.out_of_memory}
-        return ", ".join(f"{kind} {k}/{self.n + self.errors}" for kind, k in kinds.items() if k)
+def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Records as a table with a column for each known field; what is no finite number where one belongs is NaN."""
+    frame = pd.DataFrame(list(records), dtype=object)
+    frame = frame.reindex(columns=[*TEXTS, *NUMBERS, "length", "sample", "seed", "versions", "settings"])
+    for name in NUMBERS:
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+    frame["length"] = frame["length"].astype(int)
+    frame["error"] = frame["error"].where(frame["error"].astype(bool), None)
+    filled = {"variant": "", "ask": "", "method": "", "sample": 0, "seed": 0}
+    return frame.fillna(filled).astype(dict.fromkeys(("task", "variant", "ask", "method"), str))
 
 
-def one_setup(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One task's records, with what differs (model, device, chat template ...) behind the method: nothing is mixed."""
-    made = [dict(record) for record in records]
-    differing = [k for k in ("model", "dtype", "device", "chat") if len({str(record.get(k)) for record in made}) > 1]
-    texts: dict[Any, set[str]] = {}
-    for record in made:
-        texts.setdefault(record.get("variant"), set()).add(str(record.get("text")))
-    for record in made:
-        names = [*differing, *(("text",) if len(texts[record.get("variant")]) > 1 else ())]
-        if names:
-            record["method"] = f"{record.get('method')} ({', '.join(_short(name, record.get(name)) for name in names)})"
-    return made
-
-
-def _short(name: str, value: Any) -> str:
-    if name == "chat":
-        return "chat template" if value else "plain text"
-    return str(value).rstrip("/").rsplit("/", 1)[-1]
-
-
-def rounded_lengths(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Lengths raised to a power of two where there are too many to tell apart, as with real documents.
-
-    A length of 0 means that the document was not made to measure: its tokens count.
+def summarise(records: pd.DataFrame) -> pd.DataFrame:
+    """One row for each variant, way of asking, method and length of one task's records: means over the samples that
+    did not fail, medians of times, the highest memory. `n`: scored samples (documents, of perplexity); `low` and
+    `high`: Wilson's 95% interval of the score; `failed`: `oom 3/50`, `error 1/50`, both or nothing.
     """
-    made = [{**record, "length": record["length"] or int(record.get("tokens") or 0)} for record in records]
-    if len({record["length"] for record in made}) > MOST_LENGTHS:
-        made = [{**record, "length": 1 << max(record["length"] - 1, 0).bit_length()} for record in made]
-    return made
+    task = records["task"].iloc[0]
+    task = records["task"].iloc[0]
+    done = records[records["error"].isna()]
+    aggregates: dict[str, Any] = {name: (name, "mean") for name in MEANS}
+    aggregates |= {name: (name, "median") for name in ("prefill_s", "seconds")}
+    aggregates |= {"peak_bytes": ("peak_bytes", "max"), "scores": ("score", "count"), "samples": ("score", "size")}
+    aggregates |= {"likelihoods": ("nll", "count"), "nll": ("nll", "sum"), "count": ("count", "sum")}
+    rows = done.groupby(ROW).agg(**aggregates).join(_failures(records), how="outer")
+    rows["n"] = rows["scores"].where(rows["scores"] > 0, rows["samples"])
+    rows["perplexity"] = np.nan
+    if task == "passkey-perplexity":
+        rows["n"], rows["perplexity"] = rows["likelihoods"], _perplexity(rows["nll"], rows["count"])
+    elif task == "perplexity":
+        by_method = [_accumulated(windows) for _, windows in records.groupby(ROW[:-1])]
+        rows = rows.drop(columns=by_method[0].columns, errors="ignore").join(pd.concat(by_method))
+    counts = ["n", "errors", "out_of_memory"]
+    rows[counts] = rows[counts].fillna(0).astype(int)
+    rows["low"], rows["high"] = wilson(rows["score"], rows["n"])
+    rows["failed"] = [_failed(row.n, row.errors, row.out_of_memory) for row in rows.itertuples()]
+    return _in_order(rows.reset_index().assign(task=task), records)
 
 
-def merged_variants(records: Iterable[Record]) -> list[dict[str, Any]]:
-    return [{**record, "variant": ""} for record in records]
-
-
-def summarise(records: Iterable[Record]) -> list[Cell]:
-    """One cell for each task, variant, ask, method and length, in the records' order but methods by family."""
-    return cells_of(unique(records))
-
-
-def cells_of(records: Iterable[Record]) -> list[Cell]:
-    """`summarise` for records that are already unique, or were made alike on purpose."""
-    groups: dict[tuple[str, str, str, str], dict[int, list[Record]]] = {}
-    for record in records:
-        key = (str(record["task"]), *(str(record.get(name) or "") for name in ("variant", "ask", "method")))
-        groups.setdefault(key, {}).setdefault(record["length"], []).append(record)  # type: ignore[arg-type]
-    order = {key: place for place, key in enumerate({group[:3]: None for group in groups})}
-    cells = []
-    for group in sorted(groups, key=lambda g: (order[g[:3]], method_rank(g[3]))):
-        by_length = groups[group]
-        for length in sorted(by_length):
-            cells.append(_cell(group, length, by_length))
-    return cells
-
-
-def _cell(group: tuple[str, str, str, str], length: int, by_length: Mapping[int, list[Record]]) -> Cell:
-    here = by_length[length]
-    failures = [record for record in here if record.get("error")]
-    done = [record for record in here if not record.get("error")]
-    scores = _numbers(done, "score")
-    n, perplexity = len(scores), None
-    if group[0] == "perplexity":
-        n, failures, perplexity = _accumulated(by_length, length)
-    elif group[0] == "passkey-perplexity":
-        n, perplexity = len(_numbers(done, "nll")), _perplexity(done)
-    elif not scores:
-        n = len(done)  # a task without scores: memory and time
-    low, high = wilson(statistics.fmean(scores), len(scores)) if scores else (None, None)
-    peaks = _numbers(done, "peak_bytes")
-    return Cell(
-        *group,
-        length=length,
-        n=n,
-        errors=len(failures),
-        out_of_memory=sum(str(record["error"]).startswith("out of memory") for record in failures),
-        first_error=str(failures[0]["error"]) if failures else None,
-        score=_mean(done, "score"),
-        low=low,
-        high=high,
-        likelihood_score=_mean(done, "likelihood_score"),
-        perplexity=perplexity,
-        tokens=_mean(done, "tokens"),
-        kept=_mean(done, "kept"),
-        needle_kept=_mean(done, "needle_kept"),
-        prefill_s=_median(done, "prefill_s"),
-        seconds=_median(done, "seconds"),
-        peak_bytes=int(max(peaks)) if peaks else None,
+def _failures(records: pd.DataFrame) -> pd.DataFrame:
+    failed = records[records["error"].notna()]
+    failed = failed.assign(out_of_memory=failed["error"].astype(str).str.startswith(OUT_OF_MEMORY))
+    return failed.groupby(ROW).agg(
+        errors=("error", "size"), out_of_memory=("out_of_memory", "sum"), first_error=("error", "first")
     )
 
 
-def _accumulated(by_length: Mapping[int, list[Record]], length: int) -> tuple[int, list[Record], float | None]:
-    """(Documents, failures, perplexity) of all windows that end at or before `length`.
-
-    A document counts if it reaches `length` without a failure; one that failed on the way is a failure here too.
-    """
-    documents: dict[Any, list[Record]] = {}
-    for end in sorted(by_length):
-        for record in by_length[end]:
-            documents.setdefault((record.get("sample"), record.get("seed")), []).append(record)
-    whole, failures = [], []
-    for windows in documents.values():
-        before = [record for record in windows if record["length"] <= length]
-        if failure := next((record for record in before if record.get("error")), None):
-            failures.append(failure)
-        elif windows[-1]["length"] >= length:
-            whole.append(before)
-    return len(whole), failures, _perplexity([record for windows in whole for record in windows])
+def _failed(n: int, errors: int, out_of_memory: int) -> str:
+    kinds = {"oom": out_of_memory, "error": errors - out_of_memory}
+    return ", ".join(f"{kind} {k}/{n + errors}" for kind, k in kinds.items() if k)
 
 
-def _perplexity(records: Iterable[Record]) -> float | None:
-    pairs = [
-        (record["nll"], record["count"]) for record in records if record.get("count") and _numbers([record], "nll")
-    ]
-    if not pairs:
-        return None
-    mean = sum(nll for nll, _ in pairs) / sum(count for _, count in pairs)
-    return math.exp(mean) if mean < 700 else math.inf
+def _in_order(rows: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """Variants and ways of asking as the records have them, the later ones last; methods by family; lengths rising."""
+    order = {pair: k for k, pair in enumerate(dict.fromkeys(zip(records["variant"], records["ask"], strict=True)))}
+    place = {
+        row.Index: (row.ask == "later", order[row.variant, row.ask], method_rank(row.method), row.length)
+        for row in rows.itertuples()
+    }
+    return rows.loc[sorted(rows.index, key=place.__getitem__)]
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def _accumulated(windows: pd.DataFrame) -> pd.DataFrame:
+    """By length, of one method: documents that reach it without a failure, those that fail on the way, and the
+    perplexity of all windows up to it of the former."""
+    windows = windows.drop_duplicates(["length", "sample", "seed"], keep="last")
+    by_document = {
+        name: windows.assign(end=windows["length"]).pivot(index="length", columns=["sample", "seed"], values=name)
+        for name in ("end", "error", "nll", "count")
+    }
+    errors = by_document["error"]
+    first = errors.where(errors.notna().cumsum() == 1).ffill()
+    whole = by_document["end"].bfill().notna() & first.isna()
+    used = by_document["nll"].notna() & (by_document["count"] > 0)
+    nll, count = ((by_document[name].where(used, 0).cumsum() * whole).sum(axis=1) for name in ("nll", "count"))
+    found = pd.DataFrame({"n": whole.sum(axis=1), "errors": first.notna().sum(axis=1)})
+    found["out_of_memory"] = [sum(str(text).startswith(OUT_OF_MEMORY) for text in row) for row in first.to_numpy()]
+    found["first_error"] = first.bfill(axis=1).iloc[:, 0]
+    found["perplexity"] = _perplexity(nll, count)
+    keys = windows[ROW[:-1]].iloc[0]
+    return pd.concat({tuple(keys): found}, names=ROW[:-1])
+
+
+def _perplexity(nll: pd.Series, count: pd.Series) -> pd.Series:
+    with np.errstate(over="ignore"):
+        return np.exp(nll.where(count > 0) / count)
+
+
+def wilson(share: Any, n: Any) -> tuple[Any, Any]:
     """Wilson's 95% interval of a share among n > 0 samples. For shares of a sample (2 of 4 names) it is wider than
     need be."""
     spread = _Z95**2 / n
     middle = share + spread / 2
-    half = _Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max((middle - half) / (1 + spread), 0.0), min((middle + half) / (1 + spread), 1.0)
+    half = _Z95 * np.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return np.maximum((middle - half) / (1 + spread), 0.0), np.minimum((middle + half) / (1 + spread), 1.0)
 
 
 def method_rank(method: str) -> tuple[int, int, float, str]:
@@ -184,16 +126,33 @@ def method_rank(method: str) -> tuple[int, int, float, str]:
     return "homer" in method, max(families, default=-1), float(numbers[-1]) if numbers else 0.0, method
 
 
-def _numbers(records: Iterable[Record], name: str) -> list[float]:
-    values = (record.get(name) for record in records)
-    return [float(value) for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+def one_setup(records: pd.DataFrame) -> pd.DataFrame:
+    """One task's records, with what differs (model, device, chat template ...) behind the method: nothing is mixed."""
+    differing = [name for name in _SETUP if records[name].map(str).nunique() > 1]
+    texts = records["text"].map(str).groupby(records["variant"]).transform("nunique") > 1
+    methods = []
+    for row, several in zip(records.to_dict("records"), texts, strict=True):
+        behind = ", ".join(_short(name, row[name]) for name in [*differing, *(["text"] if several else [])])
+        methods.append(f"{row['method']} ({behind})" if behind else row["method"])
+    return records.assign(method=methods)
 
 
-def _mean(records: Iterable[Record], name: str) -> float | None:
-    values = _numbers(records, name)
-    return statistics.fmean(values) if values else None
+def _short(name: str, value: Any) -> str:
+    if name == "chat":
+        return "chat template" if value else "plain text"
+    return str(value).rstrip("/").rsplit("/", 1)[-1]
 
 
-def _median(records: Iterable[Record], name: str) -> float | None:
-    values = _numbers(records, name)
-    return statistics.median(values) if values else None
+def rounded_lengths(records: pd.DataFrame) -> pd.DataFrame:
+    """Lengths raised to a power of two where there are too many to tell apart, as with real documents. A length of 0
+    means that the document was not made to measure: its tokens count."""
+    lengths = records["length"].where(records["length"] > 0, records["tokens"].fillna(0)).astype(int)
+    if lengths.nunique() > MOST_LENGTHS:
+        lengths = lengths.map(lambda n: 1 << max(n - 1, 0).bit_length())
+    return records.assign(length=lengths)
+
+
+def limit_of(records: pd.DataFrame) -> int | None:
+    """The model's own limit: the lowest of a record, as scaled RoPE raises it; `None` for several models."""
+    limits = records["limit"].dropna()
+    return int(limits.min()) if len(limits) and records["model"].map(str).nunique() == 1 else None

@@ -1,122 +1,109 @@
-"""A table as a value, and its three forms: terminal, Markdown, HTML."""
+"""A table of texts, filled from a summary of records; the terminal's form of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from typing import Any
 
-from rich.table import Table
+import pandas as pd
+from rich.table import Table as RichTable
 from rich.text import Text
 
+from homerlm.lab.paper import PaperTable
+
 DASH = "–"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell: what is read first, what qualifies it, and what failed."""
-
-    main: str = ""
-    detail: str = ""
-    failed: str = ""
-
-    def __str__(self) -> str:
-        return ", ".join(part for part in (f"{self.main} {self.detail}".strip(), self.failed) if part)
-
-
-@dataclass(frozen=True)
-class Row:
-    """`kind`: `ours`, `paper` (another's numbers) or `group` (a heading over the rows that follow)."""
-
-    label: str
-    entries: tuple[Entry, ...] = ()
-    kind: str = "ours"
+Show = Callable[[Any], str]  # of a row of a summary
 
 
 @dataclass
-class Grid:
-    """`corner` names the rows; `columns` are (heading, smaller print under it)."""
+class Table:
+    """The first of `columns` names the rows. A row that is a label alone is a heading over those that follow."""
 
     title: str
-    corner: str
-    columns: list[tuple[str, str]]
-    rows: list[Row] = field(default_factory=list)
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
     note: str = ""
 
-    def add_group(self, label: str) -> None:
-        if label:
-            self.rows.append(Row(label, kind="group"))
+    @property
+    def filled(self) -> bool:
+        return any(any(row[1:]) for row in self.rows)
+
+    def add_heading(self, *parts: str) -> None:
+        if label := ", ".join(filter(None, parts)):
+            self.rows.append([label])
+
+    def add_methods(self, summary: pd.DataFrame, show: Show, lengths: Sequence[int], heading: str = "") -> None:
+        """A row for each method, an entry for each length, under the `group` of the summary's rows."""
+        for group, members in summary.groupby("group", sort=False):
+            self.add_heading(heading, str(group))
+            members = members.drop_duplicates(["method", "length"], keep="last")
+            entries = members.assign(entry=[show(row) for row in members.itertuples()])
+            wide = entries.pivot(index="method", columns="length", values="entry")
+            wide = wide.reindex(index=members["method"].unique(), columns=list(lengths)).fillna("")
+            self.rows += [[method or "(none)", *row] for method, row in zip(wide.index, wide.to_numpy(), strict=True)]
+
+    def add_paper(self, table: PaperTable, lengths: Sequence[int], show: Callable[[str, int, float], str]) -> None:
+        """The paper's rows under ours, at the same lengths; `show` makes entries of a row's name, a length, a value."""
+        self.add_heading(table.heading)
+        for name, values in table.rows.items():
+            known = dict(zip(table.lengths, values, strict=True))
+            shown = {n: DASH if value is None else show(name, n, value) for n, value in known.items()}
+            self.rows.append([f"paper: {name}", *(shown.get(n, "") for n in lengths)])
 
 
-def to_rich(grid: Grid) -> Table:
-    """For the terminal, which has no room for the paper's rows: those, and columns of theirs alone, are left out."""
-    ours = [row for row in grid.rows if row.kind == "ours"]
-    used = [k for k in range(len(grid.columns)) if not ours or any(str(row.entries[k]) for row in ours)]
-    table = Table(title=Text(grid.title), caption=Text(grid.note), title_justify="left", caption_justify="left")
-    table.add_column(grid.corner, overflow="fold")  # two methods may begin alike
-    for heading, below in (grid.columns[k] for k in used):
-        table.add_column(f"{heading}\n{below}" if below else heading, justify="right")
-    for row in grid.rows:
-        if row.kind == "group" and not row.label.startswith("paper"):
-            table.add_row(Text(row.label, style="bold"))
-        elif row.kind == "ours":
-            table.add_row(Text(row.label), *(_rich_entry(row.entries[k]) for k in used))
+@dataclass
+class Section:
+    """One task of a report: its records (or a summary of them), ready to be drawn, and its tables."""
+
+    task: str
+    title: str
+    records: pd.DataFrame
+    tables: list[Table] = field(default_factory=list)
+    note: str = ""
+
+
+def by_length(
+    title: str,
+    summary: pd.DataFrame,
+    show: Show,
+    lengths: Sequence[int],
+    limit: int | None,
+    note: str = "",
+    corner: str = "method",
+) -> Table:
+    """Methods as rows, lengths as columns, each beside its multiple of the model's limit."""
+    table = Table(title, [corner, *length_columns(lengths, limit)], note=note)
+    table.add_methods(summary, show, lengths)
     return table
 
 
-def _rich_entry(entry: Entry) -> Text:
-    parts = ((entry.main, ""), (entry.detail, "dim"), (entry.failed, "red"))
-    return Text("\n").join(Text(text, style=style) for text, style in parts if text)
+def length_columns(lengths: Sequence[int], limit: int | None) -> list[str]:
+    return [f"{n:,} ({n / limit:.2g}× limit)" if limit else f"{n:,}" for n in lengths]
 
 
-def to_markdown(grid: Grid) -> str:
-    headings = [grid.corner, *(f"{heading} ({below})" if below else heading for heading, below in grid.columns)]
-    lines = [f"**{_plain(grid.title)}**", "", _line(headings), "|---|" + "---:|" * len(grid.columns)]
-    for row in grid.rows:
-        if row.kind == "group":
-            lines.append(_line([f"**{_plain(row.label)}**", *([""] * len(grid.columns))], ready=True))
-        else:
-            lines.append(_line([row.label, *map(str, row.entries)]))
-    return "\n".join([*lines, *(["", _plain(grid.note)] if grid.note else [])]) + "\n"
+def failures(summary: pd.DataFrame) -> str:
+    """The first words of what failed, for a table's note."""
+    failed = summary[summary["first_error"].notna()]
+    messages: dict[str, list[str]] = {}
+    for row in failed.itertuples():
+        messages.setdefault(" ".join(str(row.first_error).split())[:160], []).append(f"{row.method} at {row.length:,}")
+    parts = []
+    for message, where in list(messages.items())[:3]:
+        more = " and more" if len(where) > 3 else ""
+        parts.append(f"Failed: {', '.join(dict.fromkeys(where[:3]))}{more}: “{message}”")
+    if len(messages) > 3:
+        parts.append(f"{len(messages) - 3} more messages are in the records.")
+    return " ".join(parts)
 
 
-def _line(cells: list[str], ready: bool = False) -> str:
-    return "| " + " | ".join(cell if ready else _plain(cell) for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is."""
-    for mark in "\\|*_`<":
-        text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
-
-
-def to_html(grid: Grid) -> str:
-    heads = "".join(
-        f'<th scope="col">{escape(heading)}{_small(below, "below")}</th>' for heading, below in grid.columns
-    )
-    body = "\n".join(_html_row(row, len(grid.columns)) for row in grid.rows)
-    note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""
-    return f"""<h3>{escape(grid.title)}</h3>
-<div class="scroll" tabindex="0"><table>
-<thead><tr><th scope="col">{escape(grid.corner)}</th>{heads}</tr></thead>
-<tbody>
-{body}
-</tbody></table></div>
-{note}"""
-
-
-def _html_row(row: Row, width: int) -> str:
-    if row.kind == "group":
-        return (
-            f'<tr class="group"><th colspan="{width + 1}" scope="colgroup"><span>{escape(row.label)}</span></th></tr>'
-        )
-    head = f'<th scope="row">{escape(row.label)}</th>'
-    cells = "".join(
-        f"<td>{escape(entry.main)}{_small(entry.detail, 'detail')}{_small(entry.failed, 'failed')}</td>"
-        for entry in row.entries
-    )
-    return f'<tr class="{row.kind}">{head}{cells}</tr>'
-
-
-def _small(text: str, name: str) -> str:
-    return f'<span class="{name}">{escape(text)}</span>' if text else ""
+def to_rich(table: Table) -> RichTable:
+    """For the terminal, which has no room for the paper's rows: those, and columns of theirs alone, are left out."""
+    rows = [row for row in table.rows if not row[0].startswith("paper")]
+    used = [k for k in range(len(table.columns)) if k == 0 or not rows or any("".join(row[k : k + 1]) for row in rows)]
+    drawn = RichTable(title=Text(table.title), caption=Text(table.note), title_justify="left", caption_justify="left")
+    for k in used:
+        drawn.add_column(Text(table.columns[k].replace(" (", "\n(")), overflow="fold", justify="right" if k else "left")
+    for row in rows:
+        drawn.add_row(*(Text(row[k] if k < len(row) else "", style="" if row[1:] else "bold") for k in used))
+    return drawn

@@ -2,80 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from homerlm.errors import ConfigError
 from homerlm.model.loading import load_config
 
-_LLAMA_2 = {
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-}
-
-
-def _llama_2_7b() -> Any:
-    return LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        **_LLAMA_2,
-    )
-
-
-def _llama_2_13b() -> Any:
-    return LlamaConfig(
-        hidden_size=5120,
-        intermediate_size=13824,
-        num_hidden_layers=40,
-        num_attention_heads=40,
-        num_key_value_heads=40,
-        **_LLAMA_2,
-    )
-
-
-def _llama_3_8b() -> Any:
-    return LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    )
-
-
-def _qwen2_5_7b() -> Any:
-    return Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=32768,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-    )
-
-
-SHAPES = {
-    "llama-2-7b": _llama_2_7b,
-    "llama-2-13b": _llama_2_13b,
-    "llama-3-8b": _llama_3_8b,
-    "qwen2.5-7b": _qwen2_5_7b,
-}
+FOLDER = Path(str(resources.files("homerlm.lab") / "shapes"))  # a folder with a config.json for each
+SHAPES = tuple(sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir()))
 
 
 def shape_config(name: str, layers: int | None = None) -> Any:
@@ -83,9 +21,8 @@ def shape_config(name: str, layers: int | None = None) -> Any:
 
     Raises `ConfigError` for a name that is none of these, or more layers than there are.
     """
-    if name in SHAPES:
-        config = SHAPES[name]()
-    elif (folder := Path(name).expanduser()).is_dir() and (folder / "config.json").is_file():
+    folder = FOLDER / name if name in SHAPES else Path(name).expanduser()
+    if (folder / "config.json").is_file():
         config = AutoConfig.from_pretrained(str(folder)).get_text_config(decoder=True)
     elif "/" in name and not folder.exists() and not name.startswith((".", "/", "~")):
         config = load_config(name)
