@@ -38,10 +38,11 @@ def cost_of(reader: Reader, shape: Shape, prompt: PromptIds, kept: int | None = 
         return Cost(flops_of(shape, [run]), run.tokens * shape.layers * shape.kv_bytes, None, run.tokens)
     plan = reader.homer.plan(*lengths)
     passes = passes_of(reader.homer, plan)
-    kept = reader.homer.lengths.target_len if kept is None else kept
+    planned = min(reader.homer.lengths.target_len, sum(lengths))
+    kept = planned if kept is None else kept
     carried = 0 if reader.homer.config.readout == "recomputed" else plan.peak_kv_tokens
     return Cost(
-        flops_of(shape, with_kept(passes, kept)),
+        flops_of(shape, with_kept(passes, planned, kept)),
         max(carried, kept * shape.layers) * shape.kv_bytes,
         plan.kv_bound_tokens() * shape.kv_bytes,
         max(run.keys for run in passes),

@@ -121,10 +121,9 @@ def plain_pass(shape: Shape, tokens: int) -> Pass:
     return Pass("read", tokens, 1, 0, shape.layers, True, (), 0, 1, tokens)
 
 
-def with_kept(passes: Iterable[Pass], kept: int) -> list[Pass]:
-    """The passes of a plan for a prompt of which `kept` tokens are left: a plan knows the most that there can be."""
-    passes = list(passes)
-    planned = max(run.keys for run in passes if run.kind == "read")
+def with_kept(passes: Iterable[Pass], planned: int, kept: int) -> list[Pass]:
+    """The passes of a plan for a prompt of which `kept` tokens are left, not the `planned` ones, the most there can
+    be."""
 
     def actual(tokens: int) -> int:
         return kept if tokens == planned else tokens
