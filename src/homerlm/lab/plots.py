@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,22 @@ from homerlm.lab.summary import PERPLEXITY_TASKS, method_rank, summarise
 from homerlm.lab.tables import Section
 
 DPI = 160
-_SHORT = {"now": "asked at once", "later": "asked later"}
-_MARKERS = "osD^vPX"
+SHORT = {"now": "asked at once", "later": "asked later"}
 SHARE, PERPLEXITY, MEMORY, SECONDS = "share right", "perplexity", "peak memory (GB)", "seconds per request"
-_BENCH = {  # file: its caption, and (axis, field, scale) of its panels
-    "memory": (
-        "Peak memory by prompt length (the paper's figure 1).",
-        ("peak memory, everything in use (GB)", "total_bytes", 1e-9),
-        ("peak memory above the model (GB)", "peak_bytes", 1e-9),
-    ),
-    "time": (
-        "Reading and writing by prompt length, medians.",
-        ("time to first token (s)", "first_token_s", 1),
-        ("time of each new token (ms)", "step_s", 1e3),
-    ),
+FIELDS = {SHARE: ("score", 1), PERPLEXITY: ("perplexity", 1), MEMORY: ("peak_bytes", 1e-9), SECONDS: ("seconds", 1)}
+BENCH = {  # of a benchmark, by the section's task: the caption, then what each panel shows
+    "memory": "Peak memory by prompt length (the paper's figure 1).",
+    "time": "Reading and writing by prompt length, medians.",
 }
-_INTERVALS = "bands: Wilson's 95% interval."
+BENCH_FIELDS = {
+    "memory": {
+        "peak memory, everything in use (GB)": ("total_bytes", 1e-9),
+        "peak memory above the model (GB)": ("peak_bytes", 1e-9),
+    },
+    "time": {"time to first token (s)": ("first_token_s", 1), "time of each new token (ms)": ("step_s", 1e3)},
+}
+INTERVALS = "bands: Wilson's 95% interval."
+MARKERS = "osD^vPX"
 
 
 @dataclass(frozen=True)
@@ -52,157 +51,132 @@ def plotting() -> tuple[Any, Any]:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    seaborn.set_theme(style="ticks", palette="colorblind", font_scale=0.8, rc={"axes.grid.axis": "y"})
+    seaborn.set_theme(style="ticks", palette="colorblind", font_scale=0.8)
     return matplotlib.pyplot, seaborn
 
 
 def draw(section: Section, folder: Path) -> list[Figure]:
     """Writes the section's plots as `folder`/*.png: what the records hold and no more."""
-    if section.task == "profile":
-        return _bars(section.records, folder / "profile.png")
-    if section.task in _BENCH:
-        caption, *quantities = _BENCH[section.task]
-        return _lines(_bench_points(section.records, quantities), folder / f"{section.task}.png", caption)
-    if section.task in ("ablation", "counts"):
-        return []
-    return _eval_plots(section, folder)
-
-
-def _eval_plots(section: Section, folder: Path) -> list[Figure]:
     task, records = section.task, section.records
+    if task == "profile":
+        return _bars(records, folder / "profile.png")
+    if task in BENCH:
+        points = _points(_benchmarked(records), BENCH_FIELDS[task])
+        return _lines(points, folder / f"{task}.png", BENCH[task])
     if task == "sensitivity":
-        return _lines(_swept_points(records), folder / "sensitivity.png", f"One setting at a time; {_INTERVALS}", 3)
-    summary = labelled(summarise(records), _SHORT)
+        points = _points(_sweeps(records), {name: FIELDS[name] for name in (SHARE, MEMORY, SECONDS)})
+        return _lines(points, folder / "sensitivity.png", f"One setting at a time; {INTERVALS}")
+    if task in ("ablation", "counts"):
+        return []
+    summary = labelled(summarise(records), SHORT)
     if task in PERPLEXITY_TASKS:
         what = "of the right answer" if task.startswith("passkey") else "of everything up to a length"
-        figures = _lines(
-            _points(summary, PERPLEXITY, summary["perplexity"]),
-            folder / f"{task}.png",
-            f"Perplexity {what}; lower is better.",
-        )
+        points, caption = _points(summary, {PERPLEXITY: FIELDS[PERPLEXITY]}), f"Perplexity {what}; lower is better."
+        figures = _lines(points, folder / f"{task}.png", caption)
     else:
-        figures = _lines(
-            _points(summary, SHARE, summary["score"]), folder / f"{task}-accuracy.png", f"Share right; {_INTERVALS}"
-        )
+        points = _points(summary, {SHARE: FIELDS[SHARE]})
+        figures = _lines(points, folder / f"{task}-accuracy.png", f"Share right; {INTERVALS}")
         figures += _heat_maps(records, folder / f"{task}-depth.png")
-    summary = labelled(summarise(records.assign(variant="")), _SHORT)
-    costs = [_points(summary, MEMORY, summary["peak_bytes"] / 1e9), _points(summary, SECONDS, summary["seconds"])]
+    summary = labelled(summarise(records.assign(variant="")), SHORT)
+    points = _points(summary, {name: FIELDS[name] for name in (MEMORY, SECONDS)})
     caption = "Highest memory above what was in use before, and median time of a request."
-    return figures + _lines(pd.concat(costs), folder / f"{task}-cost.png", caption, 2)
+    return figures + _lines(points, folder / f"{task}-cost.png", caption, across=2)
 
 
-def _points(summary: pd.DataFrame, quantity: str, values: pd.Series) -> pd.DataFrame:
-    """What `_lines` draws: a value for each method at each place of a panel."""
-    named = {"quantity": quantity, "panel": summary["group"] + ": " + quantity}
-    return summary.assign(value=values.where(values > 0) if quantity != SHARE else values, **named).rename(
-        columns={"length": "x"}
-    )
-
-
-def _swept_points(records: pd.DataFrame) -> pd.DataFrame:
-    """For each swept setting its accuracy, memory and time, evenly spaced values."""
-    rows = swept(summarise(records)).sort_values(["setting", "number"], kind="stable")
-    rows = rows.assign(value_text=rows["value"])
-    where = [
-        f", {length_label(n)}{', asked later' * (ask == 'later')}"
-        for n, ask in zip(rows["length"], rows["ask"], strict=True)
+def _points(summary: pd.DataFrame, fields: dict[str, tuple[str, float]]) -> pd.DataFrame:
+    """What `_lines` draws: a panel for each group and quantity, in it a value for each method and length."""
+    made = [
+        summary.assign(
+            quantity=quantity, panel=summary["group"] + ": " + quantity, y=summary[name].astype(float) * scale
+        )
+        for quantity, (name, scale) in fields.items()
     ]
-    rows = rows.assign(method=rows["method"] + where, length=rows.groupby("setting")["value"].transform(_codes))
-    quantities = {SHARE: rows["score"], MEMORY: rows["peak_bytes"] / 1e9, SECONDS: rows["seconds"]}
-    made = [_points(rows.assign(group=rows["setting"]), name, values) for name, values in quantities.items()]
-    return pd.concat(made).sort_values("setting", kind="stable")
+    return pd.concat(made).sort_values("group", kind="stable", key=lambda groups: pd.factorize(groups)[0])
 
 
-def _codes(values: pd.Series) -> Any:
-    return pd.factorize(values)[0]
-
-
-def _bench_points(records: pd.DataFrame, quantities: Sequence[tuple[str, str, float]]) -> pd.DataFrame:
+def _benchmarked(records: pd.DataFrame) -> pd.DataFrame:
     done = records[records["error"].isna()]
     several = records["batch"].nunique() > 1
-    done = done.assign(method=done["method"] + (", batch " + done["batch"].astype(str) if several else ""), group="")
-    return pd.concat([_points(done, label, done[name].astype(float) * scale) for label, name, scale in quantities])
+    return done.assign(method=done["method"] + (", batch " + done["batch"].astype(str) if several else ""), group="")
+
+
+def _sweeps(records: pd.DataFrame) -> pd.DataFrame:
+    """A group for each swept setting, whose values are `ticks`, evenly spaced."""
+    rows = swept(summarise(records)).sort_values(["setting", "number"], kind="stable")
+    later = rows["ask"].map(lambda ask: ", asked later" if ask == "later" else "")
+    method = rows["method"] + ", " + rows["length"].map(length_label) + later
+    place = rows.groupby("setting")["value"].transform(lambda values: pd.factorize(values)[0])
+    return rows.assign(method=method, ticks=rows["value"], length=place, group=rows["setting"])
 
 
 def _lines(points: pd.DataFrame, path: Path, caption: str, across: int = 3) -> list[Figure]:
-    """One file with a panel for each group and quantity that has a line to show; none if none has."""
-    points = points[points["value"].notna()]
-    sizes = points.groupby(["panel", "method"]).size().groupby("panel").max()
-    points = points[points["panel"].isin(sizes[sizes > 1].index)].reset_index(drop=True)
+    """One file of all panels that have a line to show; none if none has."""
+    points = points[points["y"].notna()]
+    most = points.groupby(["panel", "method"]).size().groupby("panel").max()
+    points = points[points["panel"].map(most) > 1].reset_index(drop=True)
     if not len(points):
         return []
     _, seaborn = plotting()
     across = min(across, points["panel"].nunique())
+    width = max(3.1 * across, 6.4)
     methods = sorted(points["method"].unique(), key=method_rank)
     grid = seaborn.relplot(
         points,
         kind="line",
-        x="x",
-        y="value",
+        x="length",
+        y="y",
         hue="method",
+        hue_order=methods,
         style="method",
-        **_styles(methods, seaborn),
+        style_order=methods,
+        markers={method: MARKERS[k % len(MARKERS)] for k, method in enumerate(methods)},
+        dashes={method: "" if method.startswith("homer") else (4, 2) for method in methods},
+        palette=dict(zip(methods, seaborn.color_palette("colorblind", len(methods)), strict=True)),
         col="panel",
         col_wrap=across,
         estimator=None,
-        errorbar=None,
         height=3,
-        aspect=max(3.1 * across, 6.4) / across / 3,
+        aspect=width / across / 3,
         facet_kws={"sharex": False, "sharey": False, "legend_out": False},
     )
     grid.set_titles("")
+    colours = {
+        text.get_text(): line.get_color()
+        for text, line in zip(grid.legend.texts, grid.legend.legend_handles, strict=True)
+    }
     for panel, axis in grid.axes_dict.items():
-        _dress(axis, points[points["panel"] == panel], grid.legend)
+        _dress(axis, points[points["panel"] == panel], colours)
     grid.tight_layout()
-    columns = max(1, int(max(3.1 * across, 6.4) / (0.8 + 0.085 * max(map(len, methods)))))
+    columns = max(1, int(width / (0.8 + 0.085 * max(map(len, methods)))))
     seaborn.move_legend(grid, "lower left", bbox_to_anchor=(0, 1), ncol=columns, title=None, frameon=False)
     return [_save(grid.figure, path, caption)]
 
 
-def _styles(methods: Sequence[str], seaborn: Any) -> dict[str, Any]:
-    """HOMER's lines are whole, the others' broken: they let through what is under them."""
-    colours = seaborn.color_palette("colorblind", len(methods))
-    return {
-        "hue_order": methods,
-        "style_order": methods,
-        "palette": dict(zip(methods, colours, strict=True)),
-        "markers": {method: _MARKERS[k % len(_MARKERS)] for k, method in enumerate(methods)},
-        "dashes": {method: "" if method.startswith("homer") else (4, 2) for method in methods},
-    }
-
-
-def _dress(axis: Any, points: pd.DataFrame, legend: Any) -> None:
+def _dress(axis: Any, points: pd.DataFrame, colours: dict[str, Any]) -> None:
     """Axes, units, intervals and the number of samples."""
-    group, quantity = points["group"].iloc[0], points["quantity"].iloc[0]
-    is_sweep = "setting" in points
-    counts = points["n"].astype(int)
-    n = f"n = {counts.min()}" if counts.nunique() == 1 else f"n = {counts.min()} to {counts.max()}"
+    group, quantity, is_sweep = points["group"].iloc[0], points["quantity"].iloc[0], "ticks" in points
+    n = f"n = {_span(points['n'])}"
     axis.set_title(f"{group} ({n})" if group and not is_sweep else n, loc="left")
     axis.set(xlabel=group if is_sweep else "prompt length (tokens)", ylabel=quantity)
     axis.grid(axis="y", color="#e2e2e2")
+    low, high = points["y"].min(), points["y"].max()
     if is_sweep:
-        ticks = points.drop_duplicates("x").sort_values("x")
-        axis.set_xticks(ticks["x"], ticks["value_text"], rotation=15 if ticks["value_text"].str.len().max() > 6 else 0)
+        ticks = points.drop_duplicates("length")
+        axis.set_xticks(ticks["length"], ticks["ticks"])
+        axis.set_ylim(0, 1.15 * high)
     else:
-        _length_axis(axis, sorted(points["x"].unique()))
-    low, high = points["value"].min(), points["value"].max()
+        from matplotlib.ticker import FuncFormatter, LogLocator
+
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: length_label(int(tokens))))
     if quantity == SHARE:
         axis.set(ylim=(-0.02, 1.02), yticks=(0, 0.25, 0.5, 0.75, 1))
-        colours = dict(zip((text.get_text() for text in legend.texts), legend.legend_handles, strict=False))
-        for method, line in points.groupby("method"):
-            band = line.sort_values("x")
-            axis.fill_between(band["x"], band["low"], band["high"], color=colours[method].get_color(), alpha=0.12, lw=0)
-    elif is_sweep:
-        axis.set_ylim(0, 1.15 * high)
-    elif quantity != PERPLEXITY or high > 10 * low:
+        for method, line in points.sort_values("length").groupby("method"):
+            axis.fill_between(line["length"], line["low"], line["high"], color=colours[str(method)], alpha=0.12, lw=0)
+    elif not is_sweep and low > 0 and (quantity != PERPLEXITY or high > 10 * low):
         _log_axis(axis, low, high)
-
-
-def _length_axis(axis: Any, lengths: Sequence[int]) -> None:
-    axis.set_xscale("log", base=2)
     axis.minorticks_off()
-    chosen = spread_out(lengths)
-    axis.set_xticks(chosen, [length_label(n) for n in chosen])
 
 
 def _log_axis(axis: Any, low: float, high: float) -> None:
@@ -213,7 +187,6 @@ def _log_axis(axis: Any, low: float, high: float) -> None:
     axis.set(yscale="log", ylim=(middle / half, middle * half))
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if half < 15 else (1,)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.minorticks_off()
 
 
 def _heat_maps(records: pd.DataFrame, path: Path) -> list[Figure]:
@@ -222,35 +195,29 @@ def _heat_maps(records: pd.DataFrame, path: Path) -> list[Figure]:
     if not len(scored):
         return []
     pyplot, seaborn = plotting()
-    several = scored["ask"].nunique() > 1
-    names = scored["method"] + (", " + scored["ask"].replace(_SHORT) if several else "")
-    scored = scored.assign(panel=names, tenth=(scored["depth"] * 10).astype(int).clip(upper=9))
-    order = scored.drop_duplicates("panel").sort_values(
-        ["ask", "method"],
-        key=lambda column: column.map(lambda v: (v == "later",) if column.name == "ask" else method_rank(v)),
-    )["panel"]
+    asked = ", " + scored["ask"].replace(SHORT) if scored["ask"].nunique() > 1 else ""
+    scored = scored.assign(panel=scored["method"] + asked, tenth=(scored["depth"] * 10).astype(int).clip(upper=9))
+    panels = scored.drop_duplicates("panel")
+    place = {row.panel: (row.ask == "later", method_rank(row.method)) for row in panels.itertuples()}
     lengths = sorted(scored["length"].unique())
 
     def heat_map(data: pd.DataFrame, **_: Any) -> None:
         shares = data.pivot_table(index="tenth", columns="length", values="score").reindex(range(10), columns=lengths)
-        axis = seaborn.heatmap(shares, vmin=0, vmax=1, cmap="cividis", cbar=False)
+        axis = seaborn.heatmap(shares.rename(columns=length_label), vmin=0, vmax=1, cmap="cividis", cbar=False)
         axis.patch.set(facecolor="white", edgecolor="#c4c4c4", hatch="////")
-        chosen = spread_out(lengths)
-        axis.set_xticks([lengths.index(n) + 0.5 for n in chosen], [length_label(n) for n in chosen], rotation=0)
         axis.set_yticks([0, 5, 10], ["0%", "50%", "100%"], rotation=0)
 
-    across = min(len(order), 3)
+    across = min(len(place), 3)
+    order = sorted(place, key=place.__getitem__)
     grid = seaborn.FacetGrid(scored, col="panel", col_order=order, col_wrap=across, height=3, aspect=1.1)
-    grid.map_dataframe(heat_map).set_titles("{col_name}").set_axis_labels("prompt length (tokens)", "depth of the fact")
+    grid.map_dataframe(heat_map).set_titles("{col_name}")
+    grid.set_axis_labels("prompt length (tokens)", "depth of the fact")
     pyplot.colorbar(grid.axes.flat[0].collections[0], ax=list(grid.axes.flat), label="share right", shrink=0.8)
-    counts = scored.groupby(["panel", "tenth", "length"]).size()
-    n = f"{counts.min()}" if counts.nunique() == 1 else f"{counts.min()} to {counts.max()}"
+    n = _span(scored.groupby(["panel", "tenth", "length"]).size())
     variants = records["variant"].nunique()
     together = f", all {variants} variants together" if variants > 1 else ""
-    caption = (
-        f"Share right by where the fact stands; n = {n} in each field{together}; hatched: no sample, or all failed."
-    )
-    return [_save(grid.figure, path, caption)]
+    where = f"Share right by where the fact stands; n = {n} in each field{together}"
+    return [_save(grid.figure, path, f"{where}; hatched: no sample, or all failed.")]
 
 
 def _bars(records: pd.DataFrame, path: Path) -> list[Figure]:
@@ -276,19 +243,13 @@ def _save(figure: Any, path: Path, caption: str) -> Figure:
     return Figure(path, caption)
 
 
+def _span(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def length_label(tokens: int) -> str:
     for unit, size in (("M", 1 << 20), ("k", 1 << 10)):
         if tokens and tokens % size == 0:
             return f"{tokens // size}{unit}"
     return f"{tokens:,}"
-
-
-def spread_out(lengths: Sequence[int]) -> list[int]:
-    """Of rising lengths those to label: the first, and each that is at least a seventh of a logarithmic axis away from
-    the one before it."""
-    chosen = [lengths[0]]
-    apart = (lengths[-1] / lengths[0]) ** (1 / 7)
-    for n in lengths[1:]:
-        if n >= 0.99 * apart * chosen[-1]:
-            chosen.append(n)
-    return chosen
