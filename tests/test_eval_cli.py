@@ -74,7 +74,10 @@ def test_needle_kinds_and_asking_later(homer, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{i % 90} w{i % 7}. " for i in range(2000)))
     kinds = [x for kind in ("single", "keys", "values", "queries") for x in ("--kind", kind)]
-    homer("needle", *kinds, "--methods", "plain", "--lengths", 400, "--samples", 1, "-o", tmp_path, "--text", text)
+    command = ("needle", *kinds, "--methods", "plain", "--lengths", 400, "--samples", 1, "-o", tmp_path, "--text", text)
+    homer(*command)
+    homer(*command)
+    assert len(records(tmp_path)) == 4  # once each
     assert {r["variant"] for r in records(tmp_path)} == {"single", "keys", "values", "queries"}
     assert {r["text"] for r in records(tmp_path)} == {"text.txt"}
     later = tmp_path / "later"

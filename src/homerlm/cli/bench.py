@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from homerlm.cli.measuring import (
-    Lengths,
-    Methods,
-    Output,
+    MeasuringOptions,
     parse_counts,
     parse_lengths,
     run_and_report,
     show_report,
     with_options,
 )
-from homerlm.cli.options import Model
 from homerlm.errors import InputError
 
 if TYPE_CHECKING:
     from homerlm.lab.case import Case
-    from homerlm.lab.methods import Method
 
 app = typer.Typer(
     help="Measure memory and speed beside the plain model's, on this machine: the paper's tables 5 and 8, figure 1.",
@@ -37,10 +33,9 @@ app.command("report")(show_report)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class BenchOptions(MeasuringOptions):
     """The options of every benchmark."""
 
-    model: Model = None
     random: Annotated[
         str | None,
         typer.Option(
@@ -52,8 +47,6 @@ class BenchOptions:
     layers: Annotated[
         int | None, typer.Option(min=1, help="Only the first layers of --random, to try it out.", show_default=False)
     ] = None
-    methods: Methods = None
-    lengths: Lengths = "4k,8k,16k,32k,64k"
     batch: Annotated[str, typer.Option(help="Prompts at once, by commas.")] = "1"
     new_tokens: Annotated[str, typer.Option(help="New tokens after which the time is noted, by commas.")] = "20"
     repeats: Annotated[
@@ -81,17 +74,6 @@ class BenchOptions:
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds after which a measurement is stopped; 0 waits for it.")
     ] = 0
-    output: Output = Path("homer-bench")
-
-    def __post_init__(self) -> None:
-        from homerlm.lab.records import check_output
-
-        check_output(self.output)
-
-    def methods_or(self, default: tuple[str, ...]) -> list[Method]:
-        from homerlm.lab.methods import parse_methods
-
-        return parse_methods(self.methods, default)
 
     def case(self, **changes: Any) -> Case:
         """What all cases have in common. Refuses what none could run, before any is started."""
@@ -120,7 +102,7 @@ class BenchOptions:
 
 
 @app.command()
-@with_options(BenchOptions, without=("compiled",), output=Path("homer-bench/memory"))
+@with_options(BenchOptions, without=("compiled",), lengths="4k,8k,16k,32k,64k", output=Path("homer-bench/memory"))
 def memory(options: BenchOptions) -> None:
     """Table 5 and figure 1: peak memory by length, split into weights, keys and values, and transient.
 

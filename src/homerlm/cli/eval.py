@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from homerlm.cli.measuring import Lengths, Methods, Output, parse_lengths, run_and_report, show_report, with_options
-from homerlm.cli.options import Model
+from homerlm.cli.measuring import MeasuringOptions, parse_lengths, run_and_report, show_report, with_options
 
 if TYPE_CHECKING:
-    from homerlm.lab.evaluate import Plan
-    from homerlm.lab.methods import Method
+    from homerlm.lab.evaluate import Plan, Work
 
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
@@ -35,35 +33,25 @@ NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions:
+class EvalOptions(MeasuringOptions):
     """The options of every task."""
 
-    model: Model = None
-    methods: Methods = None
-    lengths: Lengths = "4k,8k,16k,32k"
     samples: Annotated[int, typer.Option(min=1, help="Samples of each field of a table (the paper: 500).")] = 20
     seed: Annotated[int, typer.Option(help="What the samples are drawn from.")] = 0
-    output: Output = Path("homer-eval")
     calibration: Annotated[
         list[Path] | None,
         typer.Option(help="Calibration file for homer-paper, one for each RoPE scaling; may be repeated."),
     ] = None
     chat: Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")] = False
 
-    def __post_init__(self) -> None:
-        from homerlm.lab.records import check_output
-
-        check_output(self.output)
-
-    def methods_or(self, default: tuple[str, ...]) -> list[Method]:
-        from homerlm.lab.methods import parse_methods
-
-        return parse_methods(self.methods, default)
-
     @property
     def drawn(self) -> tuple[list[int], int, int]:
         """Lengths, samples and seed."""
         return parse_lengths(self.lengths), self.samples, self.seed
+
+    def run_each(self, default: tuple[str, ...], works: list[Work]) -> None:
+        """Every method, by default these, on all of the work."""
+        self.run([(method, works) for method in self.methods_or(default)])
 
     def run(self, plan: Plan) -> None:
         from homerlm.lab.evaluate import Models, jobs_of
@@ -85,7 +73,7 @@ def passkey(options: EvalOptions) -> None:
     from homerlm.lab import suites
     from homerlm.lab.passkey import Passkey
 
-    options.run(suites.retrieval([Passkey()], options.methods_or(suites.RETRIEVAL_METHODS), *options.drawn))
+    options.run_each(suites.RETRIEVAL_METHODS, suites.drawn([Passkey()], *options.drawn))
 
 
 @_task("needle")
@@ -102,9 +90,9 @@ def needle(
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
     from homerlm.lab import suites
 
-    methods, drawn = options.methods_or(suites.RETRIEVAL_METHODS), options.drawn
-    tasks = suites.needles([*(kind or ("single", "keys"))], *_text(text), ask=ask)
-    options.run(suites.retrieval(tasks, methods, *drawn, ask))
+    drawn, kinds = options.drawn, [str(chosen) for chosen in kind or ("single", "keys")]
+    tasks = suites.needles(kinds, *_text(text), ask=ask)
+    options.run_each(suites.RETRIEVAL_METHODS, suites.drawn(tasks, *drawn, ask=ask))
 
 
 @_task("qa", without=("lengths",), samples=100)
@@ -119,9 +107,8 @@ def qa(
     from homerlm.lab import suites
     from homerlm.lab.quality import Quality, load_quality
 
-    methods = options.methods_or(suites.QA_METHODS)
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
-    options.run(suites.qa(quality, methods, options.samples, options.seed))
+    options.run_each(suites.QA_METHODS, suites.qa(quality, options.samples, options.seed))
 
 
 @_task("perplexity", without=("lengths", "samples", "seed", "chat"))
@@ -140,11 +127,11 @@ def perplexity(
     from homerlm.lab.perplexity import rotations
     from homerlm.model.loading import load_config
 
-    methods, tokens = options.methods_or(suites.PERPLEXITY_METHODS), parse_lengths(length)[0]
+    tokens = parse_lengths(length)[0]
     texts, name = _documents(text or ["python"])
     texts = rotations(texts[0], documents) if len(texts) == 1 else texts[:documents]
     limit = load_config(options.model).max_position_embeddings
-    options.run(suites.perplexity(texts, name, methods, tokens, limit))
+    options.run_each(suites.PERPLEXITY_METHODS, suites.perplexity(texts, name, tokens, limit))
 
 
 @_task("passkey-perplexity", lengths="2k,4k,8k,16k,32k,64k")
@@ -152,7 +139,7 @@ def passkey_perplexity(options: EvalOptions) -> None:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
     from homerlm.lab import suites
 
-    options.run(suites.passkey_perplexity(options.methods_or(suites.LIKELIHOOD_METHODS), *options.drawn))
+    options.run_each(suites.LIKELIHOOD_METHODS, suites.passkey_perplexity(*options.drawn))
 
 
 @_task("ablation", without=("methods",), lengths="16k")
@@ -212,6 +199,6 @@ def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
 
     made: dict[str, Callable[[], list[Any]]] = {
         "passkey": lambda: [Passkey()],
-        "needle": lambda: list(needles([kind], *_text(text))),
+        "needle": lambda: list(needles([str(kind)], *_text(text))),
     }
     return [task for name in names or [Retrieval("passkey")] for task in made[name]()]

@@ -5,25 +5,44 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from functools import wraps
+from dataclasses import dataclass, fields
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from homerlm.cli.console import err, note_command, out, progress_bar
+from homerlm.cli.options import Model
 from homerlm.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from homerlm.lab.methods import Method
     from homerlm.lab.run import Job
 
 EXTRA = 'pip install "homerlm[eval]"'
 
-Methods = Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)]
-Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of records, as given with --output.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringOptions:
+    """The options of every measurement. Raises `InputError` for an output that cannot be written."""
+
+    model: Model = None
+    methods: Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)] = None
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")] = "4k,8k,16k,32k"
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")] = Path("homer")
+
+    def __post_init__(self) -> None:
+        from homerlm.lab.records import check_output
+
+        check_output(self.output)
+
+    def methods_or(self, default: tuple[str, ...]) -> list[Method]:
+        from homerlm.lab.methods import parse_methods
+
+        return parse_methods(self.methods, default)
 
 
 def with_options(bundle: Any, without: Sequence[str] = (), **defaults: Any) -> Callable[..., Callable[..., None]]:
@@ -40,15 +59,9 @@ def with_options(bundle: Any, without: Sequence[str] = (), **defaults: Any) -> C
             command(shared, **given)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        shared = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=hints[field.name],
-                default=defaults.get(field.name, field.default),
-            )
-            for field in chosen
-        ]
+        option = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+        default = {field.name: defaults.get(field.name, field.default) for field in chosen}
+        shared = [option(name, annotation=hints[name], default=value) for name, value in default.items()]
         wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
         return wrapper

@@ -46,14 +46,14 @@ class SampleWork:
     seed: int
     judge: Judge
     ask: str = "now"
-    questions: int = 1
     row: tuple[str, str] | None = None
 
     @property
     def keys(self) -> list[dict[str, Any]]:
         name, variant = self.row or (self.task.name, self.task.variant)
         key = {"task": name, "variant": variant, "ask": self.ask, "length": self.length, "seed": self.seed}
-        numbers = range(self.index * self.questions, (self.index + 1) * self.questions)
+        questions = getattr(self.task, "questions", 1)  # for each document
+        numbers = range(self.index * questions, (self.index + 1) * questions)
         return [key | {"sample": number, "text": self.task.text} for number in numbers]
 
     def run(self, setup: Setup, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:  # noqa: ARG002

@@ -163,7 +163,7 @@ def _dress(axis: Any, points: pd.DataFrame, colours: dict[str, Any]) -> None:
     if is_sweep:
         ticks = points.drop_duplicates("length")
         axis.set_xticks(ticks["length"], ticks["ticks"])
-        axis.set_ylim(0, 1.15 * high)
+        axis.set_ylim(0, 1.15 * high or 1)
     else:
         from matplotlib.ticker import FuncFormatter, LogLocator
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from homerlm.errors import InputError
 from homerlm.lab.case import Case
@@ -13,7 +14,8 @@ from homerlm.lab.needle import KINDS, QUESTIONS_LATER, Needle
 from homerlm.lab.passkey import Passkey
 from homerlm.lab.perplexity import WindowsWork
 from homerlm.lab.quality import Quality
-from homerlm.lab.questions import answered, likelihood_of_answer
+from homerlm.lab.questions import Judge, answered, likelihood_of_answer
+from homerlm.lab.samples import Task
 
 RETRIEVAL_METHODS = ("plain", "homer-paper", "homer")
 QA_METHODS = ("truncate", "truncate+pi:2", "truncate+ntk:2", "truncate+yarn:2", "homer-paper", "homer")
@@ -74,66 +76,47 @@ def sweep(method: str, limit: int, layers: int) -> dict[str, str]:
     }
 
 
-def retrieval(
-    tasks: Sequence[Passkey | Needle],
-    methods: list[Method],
-    lengths: list[int],
-    samples: int,
-    seed: int,
-    ask: str = "now",
-) -> Plan:
-    """Every task at every length, `samples` each (documents, where each is asked several times). Sample by sample, so
-    that a run that is stopped has as many of every length."""
-    works: list[Work] = [
-        SampleWork(task, length, k, seed, answered(task.max_new_tokens), ask, getattr(task, "questions", 1))
+def drawn(
+    tasks: Sequence[Task], lengths: Sequence[int], samples: int, seed: int, judge: Judge | None = None, **more: Any
+) -> list[Work]:
+    """`samples` of every task at every length (documents, where each is asked several times). Sample by sample, so that
+    a run that is stopped has as many of every length."""
+    return [
+        SampleWork(task, length, k, seed, judge or answered(task.max_new_tokens), **more)
         for k in range(samples)
         for task in tasks
         for length in lengths
     ]
-    return [(method, works) for method in methods]
 
 
-def needles(variants: list[str], prose: str, text: str, ask: str = "now") -> list[Needle]:
+def needles(variants: Sequence[str], prose: str, text: str, ask: str = "now") -> list[Needle]:
     """The needle tasks by name; asked later, each document has five keys and a question for each."""
     for_each = QUESTIONS_LATER if ask == "later" else 1
     return [Needle(name, prose, "filler" if KINDS[name].haystack == "filler" else text, for_each) for name in variants]
 
 
-def qa(quality: Quality, methods: list[Method], samples: int, seed: int) -> Plan:
-    judge, count = answered(quality.max_new_tokens), min(samples, len(quality.items))
-    works: list[Work] = [SampleWork(quality, 0, k, seed, judge) for k in range(count)]
-    return [(method, works) for method in methods]
+def qa(quality: Quality, samples: int, seed: int) -> list[Work]:
+    return drawn([quality], [0], min(samples, len(quality.items)), seed)
 
 
-def perplexity(documents: list[str], text: str, methods: list[Method], length: int, limit: int) -> Plan:
-    works: list[Work] = [WindowsWork(document, k, length, limit, text) for k, document in enumerate(documents)]
-    return [(method, works) for method in methods]
+def perplexity(documents: Sequence[str], text: str, length: int, limit: int) -> list[Work]:
+    return [WindowsWork(document, k, length, limit, text) for k, document in enumerate(documents)]
 
 
-def passkey_perplexity(methods: list[Method], lengths: list[int], samples: int, seed: int) -> Plan:
+def passkey_perplexity(lengths: Sequence[int], samples: int, seed: int) -> list[Work]:
     """How likely the right key is, in place of whether it is said (table 9, figure 6)."""
-    row = ("passkey-perplexity", "")
-    works: list[Work] = [
-        SampleWork(Passkey(), length, k, seed, likelihood_of_answer, row=row)
-        for length in lengths
-        for k in range(samples)
-    ]
-    return [(method, works) for method in methods]
+    return drawn([Passkey()], lengths, samples, seed, likelihood_of_answer, row=("passkey-perplexity", ""))
 
 
 def variants(
-    name: str, rows: dict[str, str], tasks: Sequence[Passkey | Needle], lengths: list[int], samples: int, seed: int
+    name: str, rows: dict[str, str], tasks: Sequence[Task], lengths: Sequence[int], samples: int, seed: int
 ) -> Plan:
     """The same samples under changed settings: `rows` maps a report's row to the method that it stands for."""
     plan: Plan = []
     for label, method in rows.items():
         for task in tasks:
             named = f"{task.name} {task.variant}".strip() + ", " if task.variant or len(tasks) > 1 else ""
-            judge, row = answered(task.max_new_tokens), (name, named + label)
-            works: list[Work] = [
-                SampleWork(task, length, k, seed, judge, row=row) for length in lengths for k in range(samples)
-            ]
-            plan.append((Method.parse(method), works))
+            plan.append((Method.parse(method), drawn([task], lengths, samples, seed, row=(name, named + label))))
     return plan
 
 
