@@ -140,7 +140,8 @@ class PlainReader:
             keep = max(self.budget - room, prompt.prefix.shape[1] + prompt.suffix.shape[1])
             head = min(self.sinks if self.sinks is not None else keep // 2, keep)
             kept = torch.cat([kept[:head], kept[length - (keep - head) :]])
-        return PlainReading(self.model, ids[:, kept].to(self.model.device), kept, prompt.suffix.shape[1], length)
+            ids = ids[:, kept]
+        return PlainReading(self.model, ids.to(self.model.device), kept, prompt.suffix.shape[1], length)
 
 
 @dataclass(frozen=True)
