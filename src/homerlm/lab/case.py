@@ -66,11 +66,6 @@ class Case:
         work = {name: value for name, value in work.items() if value or name not in ("compiled", "tensors")}
         return {"task": "profile" if self.job == PROFILE else "bench", **named, "cell": work}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Case:
-        """The reverse of `dataclasses.asdict`, by way of JSON."""
-        return cls(**{**values, "new_tokens": tuple(values["new_tokens"])})
-
     def load(self, rope: RopeScaling | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
         """The model, on its device, with the scaling applied, and its tokenizer, which random weights have none of.
         Raises `HomerError`."""

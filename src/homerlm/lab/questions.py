@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -108,17 +109,12 @@ def token_spots(tokenizer: PreTrainedTokenizerBase, document: str, wanted: tuple
     """Indices in the prompt of the document's tokens that spell any of `wanted`; none without a tokenizer's offsets."""
     if not tokenizer.is_fast:
         return []
-    spans = []
-    for text in wanted:
-        start = document.find(text) if len(text) > 1 else -1
-        while start >= 0:
-            spans.append((start, start + len(text)))
-            start = document.find(text, start + 1)
+    spans = [found.span() for text in wanted if len(text) > 1 for found in re.finditer(re.escape(text), document)]
     if not spans:
         return []
     encoded = tokenizer(document, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    found = []
-    for index, (begin, end) in enumerate(encoded.offset_mapping):
-        if any(begin < last and end > first for first, last in spans):
-            found.append(index + offset)
-    return found
+    return [
+        index + offset
+        for index, (begin, end) in enumerate(encoded.offset_mapping)
+        if any(begin < last and end > first for first, last in spans)
+    ]

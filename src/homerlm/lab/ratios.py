@@ -20,10 +20,10 @@ def ratios(records: Iterable[Record]) -> list[Record]:
     """One entry for each method, length and batch that was measured.
 
     `to_plain`: its reading time, time of a new token, peak memory above the model, and operations, divided by the plain
-    model's. `growth`: the same at twice the length, divided by those here. Either is left out where its other cell is
+    model's. `growth`: the same at twice the length, divided by those here. Either is left out where its other record is
     missing; a single number is None where it was not measured, or is zero.
     """
-    done = {_place(record): record for record in records if not record.get("error")}
+    done = {(r["method"], r["length"], r["batch"]): r for r in records if not r.get("error")}
     made = []
     for (method, length, batch), record in done.items():
         entry: Record = {"method": method, "length": length, "batch": batch}
@@ -35,18 +35,14 @@ def ratios(records: Iterable[Record]) -> list[Record]:
     return made
 
 
-def _place(record: Record) -> tuple[str, int, int]:
-    return record["method"], record["length"], record["batch"]
-
-
 def _compared(record: Record, base: Record) -> dict[str, float | None]:
-    return {name: _quotient(_value(record, field), _value(base, field)) for name, field in COMPARED.items()}
+    pairs = {name: (_value(record, field), _value(base, field)) for name, field in COMPARED.items()}
+    return {
+        name: round(value / other, 4) if value is not None and other else None for name, (value, other) in pairs.items()
+    }
 
 
 def _value(record: Record, field: str) -> float | None:
     found = record.get(field)
-    return found["total"] if isinstance(found, dict) else found
-
-
-def _quotient(value: float | None, base: float | None) -> float | None:
-    return round(value / base, 4) if value is not None and value == value and base else None
+    number = found["total"] if isinstance(found, dict) else found
+    return number if number == number else None  # a table of records has NaN for what is not known
