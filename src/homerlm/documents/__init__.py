@@ -1,1 +1,5 @@
 """Documents as plain text."""
+
+from homerlm.documents.reading import read_document, read_documents
+
+__all__ = ["read_document", "read_documents"]

@@ -1,0 +1,85 @@
+"""What a compression runs, in plain integers: the list that costs, memory, progress and the program itself read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from homerlm.errors import ScheduleError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of tokens through a range of layers.
+
+    kind: "chunk" (a span of the document between the affixes), "merge" (two merged chunks), "rerank" (the candidates)
+    or "read" (what the answer is read from). tokens: of one row of one chunk; rows: chunks that run side by side;
+    layers `[first_layer, last_layer)`; finish: False where the last layer stops after its queries and keys;
+    scoring_layers: those whose attention scores the tokens, with this many `queries`; logits: positions whose logits
+    are computed; keys: tokens attended to, more than `tokens` where a cache comes before them.
+    """
+
+    kind: str
+    tokens: int
+    first_layer: int
+    last_layer: int
+    rows: int = 1
+    finish: bool = True
+    scoring_layers: tuple[int, ...] = ()
+    queries: int = 0
+    logits: int = 0
+    cached: int = 0
+
+    @property
+    def keys(self) -> int:
+        return self.cached + self.tokens
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a compression is done. `read` of `total` context tokens have been read so far.
+
+    kept: (B, n) indices in the prompt of the tokens that live on at `level` (1, 2, ... the higher, the later they were
+    still there), or None where nothing was decided.
+    """
+
+    read: int
+    total: int
+    level: int = 0
+    kept: Tensor | None = None
+
+
+class Plan(Protocol):
+    """What lengths and model decide about one compression, before it starts. Prints itself."""
+
+    @property
+    def prefix_len(self) -> int: ...
+    @property
+    def context_len(self) -> int: ...
+    @property
+    def suffix_len(self) -> int: ...
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """In the order in which they run."""
+        ...
+
+    @property
+    def cache_len(self) -> int:
+        """Largest number of tokens in the result, affixes included."""
+        ...
+
+    @property
+    def prompt_len(self) -> int: ...
+
+
+def check_target(prefix_len: int, context_len: int, suffix_len: int, target_len: int) -> None:
+    """Raise `ScheduleError` where the affixes, which are never dropped, leave no room for the document."""
+    affixes = prefix_len + suffix_len
+    if target_len < affixes + (context_len > 0):
+        raise ScheduleError(
+            f"target_len is {target_len}, but prefix ({prefix_len}) and suffix ({suffix_len}) are never dropped and "
+            f"leave no room for the document: raise target_len (--target-len) above {affixes}, or shorten them"
+        )
