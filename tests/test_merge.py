@@ -214,5 +214,3 @@ def test_a_failure_inside_leaves_the_model_as_it_was(model, config):
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(model(ids[1]).logits, plain)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-

@@ -11,25 +11,24 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.context import CompactContext
-from homerlm.merge.tree import Event
+from homerlm.passes import Event
 
 
 class LevelTrace:
-    """An observer of `compress` (batch of one): for each token of the prompt, at how many levels it was kept.
-
-    `levels`: (prompt tokens,) 0 for a token that its first chunk dropped, up to the highest number, the
-    tree's height + 1 (and one more after a second look), for one that is in the final cache.
-    """
+    """An observer of `compress` (batch of one). `levels`: (prompt tokens,) uint8, for each token of the prompt the
+    highest level at which it was kept, 0 for one that was dropped at once."""
 
     def __init__(self) -> None:
         self.levels = torch.zeros(0, dtype=torch.uint8)
 
     def __call__(self, event: Event) -> None:
+        if event.kept is None:
+            return
         kept = event.kept[0].cpu()
         missing = int(kept.max()) + 1 - len(self.levels)
         if missing > 0:
             self.levels = torch.cat([self.levels, self.levels.new_zeros(missing)])
-        self.levels[kept] = event.node.height + event.look
+        self.levels[kept] = event.level
 
 
 @dataclass(frozen=True)

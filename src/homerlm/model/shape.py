@@ -40,8 +40,8 @@ class DecoderShape:
             hidden=config.hidden_size,
             intermediate=_intermediate(config),
             heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            kv_heads=_one(config, "num_key_value_heads") or heads,
+            head_dim=_one(config, "head_dim") or config.hidden_size // heads,
             vocab=config.vocab_size,
             itemsize=getattr(dtype, "itemsize", 2),
         )
@@ -73,9 +73,18 @@ def window_of(config: Any, layer: int) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
+def _one(config: Any, name: str) -> Any:
+    """A size of the config, or None; the largest where its layers differ."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # transformers refuses to give one value for layers that differ
+        layers = getattr(config, "per_layer_config", None)
+        return max(getattr(layer, name) for layer in (layers[i] for i in range(config.num_hidden_layers)))
+
+
 def _intermediate(config: Any) -> int:
     """Numbers per token inside the MLP: the dense one's, or all that the experts of one token have."""
-    dense = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    dense = _one(config, "intermediate_size") or 4 * config.hidden_size
     if isinstance(dense, list | tuple):
         dense = max(dense)
     expert = getattr(config, "moe_intermediate_size", None)

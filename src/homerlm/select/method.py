@@ -38,7 +38,7 @@ class Select:
     @classmethod
     def on(cls, decoder: Decoder, config: HomerConfig, origin: Origin, sentences: Sentences | None) -> Select:
         """Raises `ConfigError` for settings that do not fit the model."""
-        lengths(config, decoder.shape, 0, 0)
+        lengths(config, decoder.shape, 0, 0, 0)
         return cls(decoder, config, origin, sentences)
 
     @property

@@ -51,8 +51,7 @@ class SelectPlan:
                 "attention scores the context, needs at least one, and none may be negative"
             )
         affixes = prefix_len + suffix_len
-        chunk_len, target_len = lengths(config, shape, affixes, context_len)
-        check_target(prefix_len, context_len, suffix_len, target_len)
+        chunk_len, target_len = lengths(config, shape, prefix_len, context_len, suffix_len)
         prompt_len = affixes + context_len
         candidates = (
             prompt_len if prompt_len <= target_len else min(max(chunk_len, target_len), shape.sight, prompt_len)
@@ -155,7 +154,9 @@ class SelectPlan:
         return Pass(kind, tokens, 0, last, rows, False, self.scoring_layers, self.queries)
 
 
-def lengths(config: HomerConfig, shape: DecoderShape, affixes: int, context_len: int) -> tuple[int, int]:
+def lengths(
+    config: HomerConfig, shape: DecoderShape, prefix_len: int, context_len: int, suffix_len: int
+) -> tuple[int, int]:
     """Chunk and target length for affixes of so many tokens. Where the config leaves them open they are absolute, at
     most a share of the model's limit, and follow long affixes up to it; chunks are at most what some layer sees.
 
@@ -164,7 +165,7 @@ def lengths(config: HomerConfig, shape: DecoderShape, affixes: int, context_len:
     for name in ("max_chunk_len", "target_len"):
         if (value := getattr(config, name) or 0) > shape.limit:
             raise ConfigError(f"{name} is {value}, above the model's limit of {shape.limit} tokens: lower it")
-    chunk, target = config.max_chunk_len, config.target_len
+    affixes, chunk, target = prefix_len + suffix_len, config.max_chunk_len, config.target_len
     if chunk is None:
         usual = min(CHUNK_LEN, int(shape.limit * CHUNK_SHARE))
         chunk = min(max(usual, affixes + usual // 2), shape.limit)
@@ -172,6 +173,7 @@ def lengths(config: HomerConfig, shape: DecoderShape, affixes: int, context_len:
         usual = min(TARGET_LEN, int(shape.limit * TARGET_SHARE))
         target = min(max(usual, affixes + usual // 2), shape.limit)
     chunk = min(chunk, shape.sight)
+    check_target(prefix_len, context_len, suffix_len, target)
     if context_len and chunk <= affixes and affixes + context_len > target:
         name, seen = "max_chunk_len", f"what the model's layers see is {shape.sight}"
         raise ScheduleError(
