@@ -180,7 +180,7 @@ class TestStaleTemporaries:
         _write(tmp_path / "f")
         assert {*os.listdir(tmp_path)} == {"f", *stay}
 
-    def test_one_that_cannot_be_removed_is_left(self, tmp_path, monkeypatch):
+    def test_one_that_cannot_be_removed_is_left(self, tmp_path):
         stale = tmp_path / storage.temporary_name(pid=2**22)
         stale.mkdir()
         _write(tmp_path / "f")
@@ -201,9 +201,14 @@ class TestReplacing:
     def test_a_failure_inside_keeps_the_old_file(self, tmp_path, error):
         path = tmp_path / "page.html"
         path.write_text("old")
-        with pytest.raises(type(error)), storage.replacing(path) as temporary:
-            temporary.write_text("half")
-            raise error
+
+        def write():
+            with storage.replacing(path) as temporary:
+                temporary.write_text("half")
+                raise error
+
+        with pytest.raises(type(error)):
+            write()
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == [path.name]
 

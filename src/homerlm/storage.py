@@ -1,8 +1,8 @@
 """One file format for what homerlm saves (calibrations, contexts): safetensors, with JSON in its metadata.
 
 Never pickle: a file from somebody else can be wrong, but it cannot run code. The file holds a SHA-256 digest of its own
-content, so damage anywhere is found when it is read, and it is put in place only once it is complete (`replacing`, which
-other writers of files share).
+content, so damage anywhere is found when it is read, and it is put in place only once it is complete (`replacing`, for
+other files too).
 """
 
 from __future__ import annotations
