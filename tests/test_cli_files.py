@@ -2,11 +2,14 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from command import WORDS, ask, runner
+from homerlm import documents
 from homerlm.cli import inputs
+from homerlm.documents import reading
 
 QUESTION = ["-m", "MODEL", "--max-new-tokens", "2"]
 
@@ -153,13 +156,21 @@ class TestQuestion:
 
 class TestInputs:
     def test_what_is_skipped_is_said(self, homer, document, tmp_path, monkeypatch):
-        skipped = [(tmp_path / "x.bin", "binary")]
-        monkeypatch.setattr(inputs, "expand", lambda paths: ([str(document)], inputs.described(skipped)))
+        skipped = [SimpleNamespace(path=tmp_path / f"{i}.bin", reason="binary") for i in range(12)]
+        found = SimpleNamespace(files=(document,), skipped=tuple(skipped))
+        monkeypatch.setattr(documents, "expand_inputs", lambda paths: found, raising=False)
         code, out, err = homer(*ask(tmp_path, "--json"))
         assert code == 0
-        assert f"skipped {tmp_path / 'x.bin'}: binary" in "".join(err.splitlines())
-        assert json.loads(out)["skipped"] == [f"{tmp_path / 'x.bin'}: binary"]
+        assert f"skipped {tmp_path / '9.bin'}: binary\nskipped 2 more (all of them with --json)\n" in err
+        assert json.loads(out)["skipped"] == [f"{item.path}: binary" for item in skipped]
         assert homer(*ask(tmp_path, "--quiet"))[2] == ""
+
+    def test_a_password_is_for_the_documents(self, homer, document, monkeypatch):
+        seen = []
+        monkeypatch.setattr(reading, "read_documents", lambda files, **more: seen.append(more) or WORDS)
+        assert homer(*ask(document, "--password", "secret", "--json"))[0] == 0
+        assert homer(*ask(document, "--json"))[0] == 0
+        assert seen == [{"password": "secret"}, {}]
 
     @pytest.mark.usefixtures("no_model")
     def test_an_output_must_not_be_one_of_an_expanded_folder(self, homer, document, tmp_path, monkeypatch):

@@ -30,7 +30,6 @@ Examples:
 
   cat log.txt | homer ask - -q "What failed first?" --show-kept
 """
-DOCUMENTS, ANSWER, FILES = "Documents", "Answer", "Files to write"
 
 
 @with_config
@@ -89,8 +88,8 @@ def ask(
     check_outputs({"--save": save, "--html": html}, [*files, context, calibration, model], force=force)
     check_device(device)
     if not quiet:
-        for line in skipped:
-            err.print(f"skipped {line}", style="dim", markup=False)
+        for line in inputs.shortened(skipped):
+            err.print(f"skipped {line}", style="dim", markup=False, soft_wrap=True)
     document = inputs.read(files, password) if files else ""
     silent = quiet or as_json
     homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)

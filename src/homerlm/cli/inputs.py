@@ -12,6 +12,8 @@ from homerlm.cli.errors import UsageError
 
 _FILE_NAME = re.compile(r"\S*[/\\*]\S*|\S+\.[A-Za-z]\w{0,4}")  # one word with a folder, a star or an extension
 
+_MAX_SKIPPED = 10  # lines that say what was left out
+
 
 def split(given: Sequence[str], question: str | None, *, has_context: bool) -> tuple[list[str], str]:
     """Documents and question; `question` if it was given by name, else the last argument. Raises `UsageError`."""
@@ -49,8 +51,14 @@ def read(files: Sequence[str], password: str | None) -> str:
 
 
 def described(skipped: Iterable[Any]) -> list[str]:
-    """A line for each skipped input: its path, and why where that is known."""
-    return [str(item) if isinstance(item, str | Path) else ": ".join(map(str, item)) for item in skipped]
+    """A line for each file or folder that is left out: its path and why."""
+    return [f"{item.path}: {item.reason}" for item in skipped]
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = len(lines) - _MAX_SKIPPED
+    return [*lines[:_MAX_SKIPPED], f"{more:,} more (all of them with --json)"] if more > 0 else lines
 
 
 def names(files: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from homerlm.trace import READ, SAVED, Fates, LevelTrace, Passage, passages
 
 NEAR = 8  # tokens: passages read for the answer that are nearer to each other are one in the page's list
 _SNIPPET = 90  # characters of a passage in the list
-_DARKEST = 0.3  # opacity of what was dropped last
+_DARKEST = 0.22  # opacity of what was dropped last
 
 
 @dataclass(frozen=True)
