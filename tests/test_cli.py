@@ -245,6 +245,13 @@ def test_wrong_usage_is_exit_code_2(homer, document):
         assert "Error: " in err
 
 
+def test_no_arguments_show_the_help(homer):
+    for arguments in ([], ["eval"]):
+        code, out, err = homer(*arguments)
+        assert (code, err) == (2, "")
+        assert "Commands" in out
+
+
 def test_the_command_keeps_freed_memory(homer, monkeypatch):
     asked = []
     monkeypatch.setattr("homerlm.model.memory.keep_freed_memory", lambda: asked.append(True))

@@ -27,6 +27,8 @@ def exit_code(error: Exception) -> int:
 def report(error: Exception, *, as_json: bool) -> None:
     """Print an error, as `{"error": {"type", "message"}}` on stdout if `as_json`, else as text on stderr."""
     message = error.format_message() if isinstance(error, ParseError) else str(error)
+    if not message:  # a command without arguments, which has shown its help
+        return
     if as_json:
         print_json({"error": {"type": _type(error), "message": message}})
         return
