@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from homerlm.merge.tree import Event
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class _Speed(ProgressColumn):
@@ -55,6 +55,11 @@ class ReadingProgress:
     def stop(self) -> None:
         """Clear the bar, because something else is about to be printed."""
         self._progress.stop()
+
+
+def status(label: str, quiet: bool = False) -> AbstractContextManager[Any]:
+    """A spinner on stderr while something of unknown length is done; none if `quiet`."""
+    return nullcontext() if quiet else err.status(label)
 
 
 @contextmanager

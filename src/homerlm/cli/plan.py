@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from homerlm.cli.console import out, print_json
-from homerlm.cli.options import Json, Rope, with_config
+from homerlm.cli.options import Json, Rope, parse_tokens, with_config
 from homerlm.config import HomerConfig
 from homerlm.errors import InputError
 from homerlm.formatting import size
@@ -16,7 +16,7 @@ from homerlm.formatting import size
 EXAMPLES = """
 Examples:
 
-  homer plan default 32000
+  homer plan default 32k
 
   homer plan meta-llama/Llama-2-7b-chat-hf 65536 --rope yarn:2 --preset paper
 
@@ -28,7 +28,7 @@ _MAX_LINES = 60
 @with_config
 def plan(
     model: Annotated[str, typer.Argument(help="Hub name, folder or .gguf file; `default` is the bundled model.")],
-    tokens: Annotated[int, typer.Argument(min=1, help="Length of the document in tokens.")],
+    tokens: Annotated[str, typer.Argument(help="Length of the document in tokens; 8k is 8,192, 1M is 1,048,576.")],
     *,
     prefix_len: Annotated[int, typer.Option(min=0, help="Tokens of the instructions before it.")] = 20,
     suffix_len: Annotated[int, typer.Option(min=1, help="Tokens of the question after it.")] = 30,
@@ -37,12 +37,13 @@ def plan(
     settings: HomerConfig,
 ) -> None:
     """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded."""
+    context_len = parse_tokens(tokens, "TOKENS")
     from homerlm.homer import voting_layers
     from homerlm.model.loading import load_config
 
     config = load_config(None if model == "default" else model, rope=rope)
     lengths = settings.resolve(config.max_position_embeddings, config.num_hidden_layers)
-    schedule = lengths.schedule(prefix_len, tokens, suffix_len, config.num_hidden_layers)
+    schedule = lengths.schedule(prefix_len, context_len, suffix_len, config.num_hidden_layers)
     cache_tokens = min(lengths.target_len, schedule.prompt_len)
     per_token = kv_bytes_per_token_and_layer(config)
     keeps_kv = settings.readout != "recomputed"
