@@ -1,16 +1,12 @@
 """Sentences that stay whole: where they end, and what that does to what is kept."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from homerlm import Homer, HomerConfig
-from homerlm.merge.chunk import Chunk
-from homerlm.merge.tree import Selection
-from homerlm.score.scores import SCORES, pool_within
+from homerlm.score.neighbours import pool_within, significance
 from homerlm.score.sentences import Sentences
 from tiny import VOCAB, llama, prompt
 
@@ -116,12 +112,12 @@ def test_the_tree_keeps_sentences_whole_too(model):
 
 def test_what_speaks_against_a_token_is_not_weakened_by_its_sentence():
     sentences = Sentences(Tokens("a", "b"), 2)
-    scores, places = torch.tensor([[0.0, -4.0, -2.0, -3.0, 0.0]]), torch.arange(5)[None]
-    chunk = Chunk(torch.empty(1, 5, 0), places, places, prefix_len=1, suffix_len=1, scores=scores)
-    selection = Selection(SCORES["logit"], queries=1, pooling=1, sentence_weight=0.5, sentences=sentences)
-    assert selection.worth(chunk, places % 2).tolist() == [[-4.0, -2.0, -3.0]]
-    chunk = replace(chunk, scores=-scores)
-    assert selection.worth(chunk, places % 2).tolist() == [[4.0, 2.0, 3.0]]
-    assert replace(selection, sentence_weight=0.9).worth(chunk, places % 2)[0].tolist() == pytest.approx(
-        [4.0, 3.6, 3.6]
-    )
+    scores, places = torch.tensor([[-4.0, -2.0, -3.0]]), torch.tensor([[1, 2, 3]])
+
+    def of(scores, weight):
+        ids = places % 2
+        return significance(scores, ids, places, pooling=1, sentence_weight=weight, sentences=sentences)[0].tolist()
+
+    assert of(scores, 0.5) == [-4.0, -2.0, -3.0]
+    assert of(-scores, 0.5) == [4.0, 2.0, 3.0]
+    assert of(-scores, 0.9) == pytest.approx([4.0, 3.6, 3.6])

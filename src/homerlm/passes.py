@@ -10,6 +10,8 @@ from homerlm.errors import ScheduleError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from homerlm.model.shape import DecoderShape
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -73,6 +75,10 @@ class Plan(Protocol):
 
     @property
     def prompt_len(self) -> int: ...
+    @property
+    def waiting_kv(self) -> int:
+        """Largest number of (token, layer) pairs whose keys and values are kept while passes run."""
+        ...
 
 
 def check_target(prefix_len: int, context_len: int, suffix_len: int, target_len: int) -> None:
@@ -83,3 +89,20 @@ def check_target(prefix_len: int, context_len: int, suffix_len: int, target_len:
             f"target_len is {target_len}, but prefix ({prefix_len}) and suffix ({suffix_len}) are never dropped and "
             f"leave no room for the document: raise target_len (--target-len) above {affixes}, or shorten them"
         )
+
+
+SCORING_BYTES = 1 << 26  # of float32 attention logits that exist at once
+
+
+def peak_bytes(plan: Plan, shape: DecoderShape) -> int:
+    """Predicted peak of tensors above the weights: the kept keys and values, and the largest pass's states: its hidden
+    state and copies of it, queries, keys, values, the MLP's numbers, and the scoring queries' logits."""
+    return plan.waiting_kv * shape.kv_bytes + max(_pass_bytes(run, shape) for run in plan.passes)
+
+
+def _pass_bytes(run: Pass, shape: DecoderShape) -> int:
+    tokens = run.tokens * run.rows
+    heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim  # queries before and after RoPE, keys, values
+    states = tokens * (4 * shape.hidden + max(2 * heads, 3 * shape.intermediate)) * shape.itemsize
+    logits = 4 * run.rows * shape.heads * run.queries * run.keys if run.scoring_layers else 0
+    return states + 2 * min(logits, SCORING_BYTES) + 4 * shape.vocab * min(max(run.logits, 1), 64)

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from homerlm.merge.tree import Event
+    from homerlm.passes import Event
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -48,9 +48,7 @@ class ReadingProgress:
 
     def __call__(self, event: Event) -> None:
         self.trace(event)
-        if event.node.height == 0 and event.look == 1:
-            self._progress.update(self._task, total=event.schedule.context_len)
-            self._progress.advance(self._task, event.node.context_stop - event.node.context_start)
+        self._progress.update(self._task, total=event.total, completed=event.read)
 
     def stop(self) -> None:
         """Clear the bar, because something else is about to be printed."""

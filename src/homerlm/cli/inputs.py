@@ -35,10 +35,8 @@ def split(given: Sequence[str], question: str | None, *, has_context: bool) -> t
 
 def expand(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files that paths, folders and globs stand for, and what was skipped and why, a line each."""
-    from homerlm import documents
+    from homerlm.documents import expand_inputs
 
-    if (expand_inputs := getattr(documents, "expand_inputs", None)) is None:
-        return list(paths), []
     found = expand_inputs(paths)
     return [str(file) for file in found.files], described(found.skipped)
 

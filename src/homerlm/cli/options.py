@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from homerlm.cli.errors import UsageError
-from homerlm.config import HomerConfig
+from homerlm.config import HomerConfig, MergeConfig
 from homerlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Preset(StrEnum):
 # For each preset the class whose fields are its settings, and what builds it from those that are given.
 PRESETS: dict[Preset, tuple[type, Callable[..., Any]]] = {
     Preset.default: (HomerConfig, HomerConfig),
-    Preset.paper: (HomerConfig, HomerConfig.paper),
+    Preset.paper: (MergeConfig, MergeConfig),
 }
 PRESET_HELP = "default answers best; paper is the published method exactly."
 PANEL = "HOMER"

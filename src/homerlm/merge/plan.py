@@ -97,6 +97,10 @@ class MergePlan:
         return self.schedule.root.target
 
     @property
+    def waiting_kv(self) -> int:
+        return self.schedule.peak_kv_tokens
+
+    @property
     def height(self) -> int:
         return self.schedule.height
 

@@ -89,6 +89,10 @@ class SelectPlan:
         return min(self.target_len, self.prompt_len) if self.reranks else self.candidates
 
     @property
+    def waiting_kv(self) -> int:
+        return self.cache_len * self.shape.layers
+
+    @property
     def queries(self) -> int:
         """Number of the last suffix tokens whose attention scores the context."""
         return min(self.config.scoring_queries or self.suffix_len, self.suffix_len)
