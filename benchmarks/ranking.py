@@ -1,6 +1,6 @@
-"""Candidates by a tournament or by one ranking? The chunks of a document are scored once; the candidates are then chosen
-both ways: by halving neighbours up a binary tree (the former default), or flat, from all scores at once. Facts are
-planted in Python's documentation; reported are the share of the asked facts' tokens among the candidates and in the
+"""Candidates by a tournament or by one ranking? The chunks of a document are scored once; the candidates are then
+chosen both ways: by halving neighbours up a binary tree (the former default), or flat, from all scores at once. Facts
+are planted in Python's documentation; reported are the share of the asked facts' tokens among the candidates and in the
 final cache, and right answers.
 
 Appends records as JSON lines, goes on where it was stopped, and writes a summary. Example:
@@ -18,12 +18,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from homerlm.lab.needle import Needle
+from homerlm.lab.questions import token_spots
 from torch import Tensor
 
 from homerlm import Homer, load_model
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.evaluation.needle import Needle
-from homerlm.lab.evaluation.trials import token_spots
 from homerlm.model.memory import keep_freed_memory
 from homerlm.prompt import Text, encode
 from homerlm.score.neighbours import significance, top_tokens
@@ -68,7 +68,8 @@ def tournament(method: Select, reading: Reading, scores: list[Tensor], count: in
 def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterator[dict[str, Any]]:
     """Records of one document, one for each way."""
     method, tokenizer = homer.method, homer.tokenizer
-    assert isinstance(method, Select) and tokenizer is not None
+    assert isinstance(method, Select)
+    assert tokenizer is not None
     task = Needle(kind, python_documentation(), "Python's documentation")
     sample = task.sample(tokenizer, length, index, seed)
     (question,) = sample.questions

@@ -7,6 +7,11 @@ import re
 
 import pytest
 import torch
+from homerlm.lab.bench_report import terminal_tables, write_report
+from homerlm.lab.bench_sections import sections
+from homerlm.lab.prefill import AFFIX_LEN, greedy_steps, random_prompt, subject_for
+from homerlm.lab.tensors import peak_of_tensors
+from homerlm.lab.worker import record_of
 from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,24 +22,19 @@ from homerlm import Homer, HomerConfig
 from homerlm.cli import bench as bench_command
 from homerlm.cli.main import app
 from homerlm.errors import ConfigError, HomerError, ScheduleError, UnsupportedModelError
-from homerlm.lab.bench import machine
-from homerlm.lab.bench import measure as measuring
-from homerlm.lab.bench import run as bench_run
-from homerlm.lab.bench.cell import PROFILE, Cell, Source
-from homerlm.lab.bench.counts import Compression, Shape, plain_flops
-from homerlm.lab.bench.isolate import run_isolated
-from homerlm.lab.bench.machine import Rates
-from homerlm.lab.bench.measure import measure, run_once
-from homerlm.lab.bench.profile import PARTS, REST, HostClock, Ledger, parts_of_modules, watched
-from homerlm.lab.bench.ratios import ratios
-from homerlm.lab.bench.report import terminal_tables, write_report
-from homerlm.lab.bench.sections import sections
-from homerlm.lab.bench.shapes import SHAPES, random_model, shape_config
-from homerlm.lab.bench.subjects import AFFIX_LEN, greedy_steps, random_prompt, subject_for
-from homerlm.lab.bench.tensors import peak_of_tensors
-from homerlm.lab.bench.worker import record_of
-from homerlm.lab.evaluation.methods import Method
-from homerlm.lab.evaluation.records import RecordFile, read_records
+from homerlm.lab import bench_run as bench_run
+from homerlm.lab import measure as measuring
+from homerlm.lab import rates as machine
+from homerlm.lab.case import PROFILE, Cell, Source
+from homerlm.lab.flops import Compression, Shape, plain_flops
+from homerlm.lab.isolated import run_isolated
+from homerlm.lab.measure import measure, run_once
+from homerlm.lab.methods import Method
+from homerlm.lab.profile import PARTS, REST, HostClock, Ledger, parts_of_modules, watched
+from homerlm.lab.random_weights import SHAPES, random_model, shape_config
+from homerlm.lab.rates import Rates
+from homerlm.lab.ratios import ratios
+from homerlm.lab.records import RecordFile, read_records
 from homerlm.merge import tree as merging
 from homerlm.merge.chunk import Chunk
 from homerlm.model import decoder as adapter

@@ -9,7 +9,7 @@ import pytest
 from homerlm import HomerConfig
 from homerlm.config import RENAMED, SCORE_NAMES, MergeConfig, parse_settings, public_fields
 from homerlm.errors import ConfigError
-from homerlm.merge.plan import Lengths
+from homerlm.merge.plan import MergeLengths
 from homerlm.merge.readout import READOUTS
 from homerlm.merge.refinement import REFINEMENTS
 from homerlm.model.shape import DecoderShape
@@ -87,9 +87,9 @@ def test_cannot_be_edited_but_copied():
 
 
 def test_the_papers_lengths_follow_the_model():
-    assert Lengths.of(HomerConfig.paper(), shape(4096, 32)) == Lengths(2048, 2048, 12)
+    assert MergeLengths.of(HomerConfig.paper(), shape(4096, 32)) == MergeLengths(2048, 2048, 12)
     given = HomerConfig.paper(max_chunk_len=100, target_len=90, warmup_layers=0)
-    assert Lengths.of(given, shape(4096, 32)) == Lengths(100, 90, 0)
+    assert MergeLengths.of(given, shape(4096, 32)) == MergeLengths(100, 90, 0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_papers_lengths_follow_the_model():
 )
 def test_what_the_model_cannot_do_is_refused(settings, named):
     with pytest.raises(ConfigError, match=named):
-        Lengths.of(HomerConfig.paper(**settings), shape(512, 8))
+        MergeLengths.of(HomerConfig.paper(**settings), shape(512, 8))
 
 
 def test_the_paper_preset_is_the_paper():

@@ -6,10 +6,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from homerlm.cli import console
-from homerlm.cli import eval as eval_command
+from homerlm.cli import measuring
 from homerlm.cli.main import app
-from homerlm.errors import HomerError
+from homerlm.errors import HomerError, InputError
+from homerlm.lab import suites
+from homerlm.lab.methods import Method
+from homerlm.lab.records import read_records
 
 METHODS = "plain homer:max_chunk_len=160,target_len=150,warmup_layers=2"
 HOMER = METHODS.split()[1]
@@ -21,7 +23,7 @@ def homer(monkeypatch, model_folder):
 
     def run(*arguments):
         printed = Console(file=open_file(), width=200)
-        monkeypatch.setattr(eval_command, "out", printed)
+        monkeypatch.setattr(measuring, "out", printed)
         result = CliRunner().invoke(app, ["eval", *map(str, arguments), *(["-m", str(model_folder)])])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -63,15 +65,9 @@ def test_a_stopped_run_is_resumed_by_the_same_command(homer, tmp_path):
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     (tmp_path / "records.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])
     again = homer(*command)
-    assert [r["sample"] for r in records_of_lines(tmp_path)] == [0, 1, 2, 0, 1, 2]
+    assert [r["sample"] for r in read_records(tmp_path)[0]] == [0, 1, 2, 0, 1, 2]
     score = whole[: whole.index("Peak memory")]
     assert again.startswith(score)
-
-
-def records_of_lines(folder):
-    from homerlm.lab.evaluation.records import read_records
-
-    return read_records(folder)[0]
 
 
 def test_needle_kinds_and_asking_later(homer, tmp_path):
@@ -130,8 +126,6 @@ def test_passkey_perplexity(homer, tmp_path):
 
 
 def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, monkeypatch):
-    from homerlm.lab.evaluation import suites
-
     monkeypatch.setattr(suites, "ABLATION", {"default preset": HOMER, "default, no recap": f"{HOMER},recap_len=0"})
     out = homer("ablation", "--lengths", 400, "--samples", 1, "-o", tmp_path / "a")
     assert {r["variant"] for r in records(tmp_path / "a")} == {"default preset", "default, no recap"}
@@ -152,14 +146,18 @@ def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, m
     assert swept == {"max_chunk_len", "target_len", "warmup_layers", "retention"}
 
 
-def test_report_prints_the_tables_of_a_folder_again(homer, tmp_path):
+def test_every_ablation_and_sweep_row_is_a_method():
+    for text in [*suites.ABLATION.values(), *suites.sweep("homer", 8192, 30).values()]:
+        Method.parse(text).config().resolve(8192, 30)
+
+
+def test_report_prints_the_tables_of_a_folder_again(homer, monkeypatch, tmp_path):
     first = homer("passkey", "--methods", "plain", "--lengths", "300", "--samples", 2, "-o", tmp_path)
     (tmp_path / "report.md").unlink()
-    result = Console(file=open_file(), width=200)
-    eval_command.out = result
+    printed = Console(file=open_file(), width=200)
+    monkeypatch.setattr(measuring, "out", printed)
     assert CliRunner().invoke(app, ["eval", "report", str(tmp_path)]).exit_code == 0
-    eval_command.out = console.out
-    assert result.file.getvalue() == first
+    assert printed.file.getvalue() == first
     assert (tmp_path / "report.md").exists()
 
 
@@ -183,10 +181,32 @@ def test_a_folder_without_records_is_refused(tmp_path):
     assert "holds no records" in str(result.exception)
 
 
-def test_without_matplotlib_there_are_tables_and_a_hint(homer, tmp_path, monkeypatch):
-    hints = Console(file=open_file(), width=200)
-    monkeypatch.setattr(eval_command, "err", hints)
-    monkeypatch.setattr(eval_command.importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("taken", ["file", "file/folder", "folder/records.jsonl", "folder/report.md"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(homer, tmp_path, taken):
+    output = tmp_path / taken.partition("/records")[0].partition("/report")[0]
+    if taken.startswith("file"):
+        (tmp_path / "file").touch()
+    else:
+        (tmp_path / taken).mkdir(parents=True)
+    with pytest.raises(InputError, match="output is"):
+        homer("perplexity", "--text", "no-such-text", "-m", "no-such-model", "-o", output)
+
+
+def test_where_every_sample_failed_the_command_fails_with_the_first_error(homer, tmp_path):
+    command = ("passkey", "--methods", "plain", "--samples", 2, "-o", tmp_path)
+    with pytest.raises(HomerError, match=r"everything failed.*no room for filler"):
+        homer(*command, "--lengths", "50")
+    assert "error 2/2" in (tmp_path / "report.md").read_text()
+    homer(*command, "--lengths", "50,300")
+    homer(*command, "--lengths", "300")
+
+
+def test_without_seaborn_there_are_tables_and_a_hint(homer, tmp_path, monkeypatch):
+    hints, find_spec = Console(file=open_file(), width=200), measuring.importlib.util.find_spec
+    monkeypatch.setattr(measuring, "err", hints)
+    monkeypatch.setattr(
+        measuring.importlib.util, "find_spec", lambda name: None if name == "seaborn" else find_spec(name)
+    )
     homer("passkey", "--methods", "plain", "--lengths", "300", "--samples", 1, "-o", tmp_path)
     assert (tmp_path / "report.html").exists()
     assert not list(tmp_path.glob("*.png"))

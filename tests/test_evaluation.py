@@ -5,24 +5,22 @@ import math
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
-from homerlm.cli.options import parse_methods
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
-from homerlm.lab.evaluation.likelihood import CacheSteps
-from homerlm.lab.evaluation.methods import Method
-from homerlm.lab.evaluation.needle import KINDS, Needle, hide
-from homerlm.lab.evaluation.passkey import Passkey
-from homerlm.lab.evaluation.perplexity import AFFIX, WindowsJob, rotations
-from homerlm.lab.evaluation.quality import Item, Quality, load_quality
-from homerlm.lab.evaluation.readers import SINKS, reader_for
-from homerlm.lab.evaluation.records import RecordFile, read_records
-from homerlm.lab.evaluation.run import SampleJob, run
-from homerlm.lab.evaluation.sample import Question, Sample, count_tokens, first_integer, first_letter, share_held
-from homerlm.lab.evaluation.suites import ABLATION, sweep
-from homerlm.lab.evaluation.trials import Bench, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.lab.evaluate import Models, SampleWork, jobs_of
+from homerlm.lab.likelihood import Likelihood, Prefill
+from homerlm.lab.methods import Method, parse_methods
+from homerlm.lab.needle import KINDS, Needle, hide
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.perplexity import AFFIX, WindowsWork, rotations
+from homerlm.lab.quality import Item, Quality, load_quality
+from homerlm.lab.questions import Setup, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.lab.readers import SINKS, reader_for
+from homerlm.lab.records import RecordFile, read_records
+from homerlm.lab.run import run
+from homerlm.lab.samples import Question, Sample, count_tokens, first_integer, first_letter, share_held
 from homerlm.model.rope import RopeScaling
 from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt
@@ -59,8 +57,8 @@ def test_a_method_is_read_from_its_name(text, base, settings, rope):
     ("text", "why"),
     [
         ("homre", "method is 'homre'"),
-        ("homer:nothing=1", "'nothing=1' is not a setting of homer"),
-        ("homer:pooling=two", "it must be a number"),
+        ("homer:nothing=1", "method is 'homer:nothing=1': 'nothing' is not a setting"),
+        ("homer:pooling=two", "it must be a whole number"),
         ("homer:pooling=2", "pooling is 2"),
         ("plain:budget=3", "is not a setting of plain"),
         ("homer+long:2", "RopeScaling.method is 'long'"),
@@ -90,11 +88,6 @@ def test_the_settings_reach_the_config():
     assert Method.parse("homer").config() == HomerConfig()
 
 
-def test_every_ablation_and_sweep_row_is_a_method():
-    for text in [*ABLATION.values(), *sweep("homer", 8192, 30).values()]:
-        Method.parse(text).config().resolve(8192, 30)
-
-
 # Samples
 
 
@@ -106,7 +99,7 @@ def test_samples_fit_their_length_and_hold_what_is_expected(words, task, length)
     length *= 2 if task.variant in ("keys", "queries", "values", "single-uuid") else 1
     for index in range(4):
         sample = task.sample(words, length, index, seed=3)
-        prompts = Bench(llama(), words, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
+        prompts = Setup(llama(), words, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
         tokens = sum(part.shape[1] for part in (prompts.prefix, prompts.context, prompts.suffix))
         assert 0.5 * length < tokens <= length
         for expected in sample.questions[0].expected:
@@ -183,7 +176,7 @@ def test_the_plain_reader_is_the_plain_model():
         logits = model(torch.cat([whole, follow], dim=1)).logits[0, whole.shape[1] - 1 : -1]
     assert reading.generate(6) == new.tolist()
     expected = logits.log_softmax(-1).gather(1, follow[0, :, None])[:, 0]
-    torch.testing.assert_close(reading.log_probs(follow), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reading.prefill().score(follow).log_probs, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_truncate_keeps_head_and_tail_and_streaming_its_sinks_and_the_end():
@@ -222,7 +215,7 @@ def test_the_homer_reader_is_homer(more):
     follow = torch.tensor([[5, 9, 14]])
     logits = torch.cat([context.logits[:, None], homer.score(context, follow)[:, :-1]], dim=1)
     expected = logits.log_softmax(-1)[0].gather(1, follow[0, :, None])[:, 0]
-    torch.testing.assert_close(reading.log_probs(follow), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reading.prefill().score(follow).log_probs, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["plain", "truncate:budget=70", HOMER])
@@ -249,8 +242,9 @@ def test_a_text_is_scored_piece_by_piece_as_if_at_once(width):
     hook = model.register_forward_pre_hook(
         lambda _model, _args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    steps = CacheSteps(model, DynamicCache(config=model.config), 0, width)
-    scored = steps.score(steps.read(ids[:, :20]), ids[:, 20:])
+    read_first = Prefill.of(model, ids[:, :20])
+    read_first.width = width
+    scored = read_first.score(ids[:, 20:])
     hook.remove()
     torch.testing.assert_close(
         scored.log_probs, logits[19:].log_softmax(-1).gather(1, ids[0, 20:, None])[:, 0], atol=1e-4, rtol=1e-4
@@ -263,19 +257,18 @@ def test_a_text_is_scored_piece_by_piece_as_if_at_once(width):
 def test_likeliest_ids_are_greedy():
     model = llama()
     ids = torch.cat(prompt(context=60), dim=1)
-    steps = CacheSteps(model, DynamicCache(config=model.config), 0)
-    logits = steps.read(ids)
-    assert steps.score(logits, logits.argmax(-1)[None]).greedy.tolist() == [True]
-    assert steps.score(logits, logits.argmin(-1)[None]).greedy.tolist() == [False]
+    start = Prefill.of(model, ids)
+    assert start.score(start.logits.argmax(-1)[None]).greedy.tolist() == [True]
+    assert start.score(start.logits.argmin(-1)[None]).greedy.tolist() == [False]
 
 
 def test_plain_windows_sum_to_the_models_own_likelihood(words):
     model = llama(max_position_embeddings=64)
     document = " ".join(f"w{(7 * i) % 90}" for i in range(150))
-    job = WindowsJob(document, 0, 150, 64, "text")
-    assert job.ends == [64, 96, 128]
-    bench = Bench(model, words, reader_for(Method.parse("plain"), model, words))
-    outcomes = [outcome for _, outcome in job.run(bench, ())]
+    work = WindowsWork(document, 0, 150, 64, "text")
+    assert work.ends == [64, 96, 128]
+    setup = Setup(model, words, reader_for(Method.parse("plain"), model, words))
+    outcomes = [outcome for _, outcome in work.run(setup, ())]
     ids = torch.tensor([words(document).input_ids])[:, :128]
     with torch.no_grad():
         expected = -model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).sum().item()
@@ -286,10 +279,10 @@ def test_plain_windows_sum_to_the_models_own_likelihood(words):
 def test_homer_windows_see_all_before_them_compressed(words):
     model = llama(max_position_embeddings=512)
     document = " ".join(f"w{(7 * i * i) % 90}" for i in range(1300))
-    job = WindowsJob(document, 0, 1024, 512, "text")
+    work = WindowsWork(document, 0, 1024, 512, "text")
     method = Method.parse("homer:max_chunk_len=320,target_len=250,warmup_layers=2")
     reader = reader_for(method, model, words)
-    outcomes = dict(job.run(Bench(model, words, reader), done={0}))
+    outcomes = dict(work.run(Setup(model, words, reader), done={0}))
     assert sorted(outcomes) == [1, 2]
     ids = torch.tensor([words(document).input_ids])
     homer = Homer(model, words, method.config()).for_later(chosen_by="attention")
@@ -305,9 +298,9 @@ def test_homer_windows_see_all_before_them_compressed(words):
 
 def test_a_short_document_gives_only_the_windows_it_has(words):
     model = llama(max_position_embeddings=64)
-    job = WindowsJob(" ".join(["w1"] * 100), 0, 1000, 64, "text")
-    bench = Bench(model, words, reader_for(Method.parse("plain"), model, words))
-    assert [place for place, _ in job.run(bench, ())] == [0, 1]
+    work = WindowsWork(" ".join(["w1"] * 100), 0, 1000, 64, "text")
+    setup = Setup(model, words, reader_for(Method.parse("plain"), model, words))
+    assert [place for place, _ in work.run(setup, ())] == [0, 1]
 
 
 def test_rotations_put_every_part_everywhere():
@@ -350,8 +343,11 @@ def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
         def generate(self, _):
             return [0]
 
-        def log_probs(self, ids):
-            return torch.tensor([-1.0 if ids.tolist() == [[5]] else -2.0])
+        def prefill(self):
+            return self
+
+        def score(self, ids):
+            return Likelihood(torch.tensor([-1.0 if ids.tolist() == [[5]] else -2.0]), torch.tensor([True]))
 
         def ask_again(self, _):
             return self
@@ -367,7 +363,7 @@ def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
         def decode(self, *_, **__):
             return "A."
 
-    outcome = answered(4)(Bench(None, Letters(), None), question, Likes())
+    outcome = answered(4)(Setup(None, Letters(), None), question, Likes())
     assert (outcome["score"], outcome["likelihood_score"]) == (0.0, 1.0)
 
 
@@ -391,9 +387,6 @@ class Recorder:
     def generate(self, _):
         return [1]
 
-    def log_probs(self, ids):
-        return torch.full((ids.shape[1],), -0.5)
-
     def ask_again(self, ids):
         self.asked.append(ids)
         return self
@@ -406,12 +399,12 @@ def _sample():
 
 def test_asked_now_every_question_is_read_and_later_only_once(words):
     reader = Recorder()
-    bench = Bench(llama(), words, reader)
-    assert len(list(ask_now(bench, _sample(), 8, answered(4)))) == 2
+    setup = Setup(llama(), words, reader)
+    assert len(list(ask_now(setup, _sample(), 8, answered(4)))) == 2
     assert (len(reader.read_ids), len(reader.asked)) == (2, 0)
     reader = Recorder()
-    bench = Bench(llama(), words, reader)
-    outcomes = list(ask_later(bench, _sample(), 8, answered(4)))
+    setup = Setup(llama(), words, reader)
+    outcomes = list(ask_later(setup, _sample(), 8, answered(4)))
     assert (len(reader.read_ids), len(reader.asked)) == (1, 2)
     assert "w7" not in words.decode(reader.read_ids[0].suffix[0])
     assert "w9" in words.decode(reader.asked[1][0])
@@ -422,18 +415,18 @@ def test_the_share_of_the_answer_that_survived_is_counted(words):
     document = "w1 w2 w77 w3 w9 w77"
     assert token_spots(words, document, ("w77",), 10) == [12, 15]
     assert token_spots(words, document, ("w99",), 10) == []
-    bench = Bench(llama(), words, Recorder())
-    (first, second) = ask_now(bench, _sample(), 8, answered(4))
-    w7 = bench.ids(_sample(), _sample().questions[0]).prefix.shape[1] + 2  # its index in the prompt
+    setup = Setup(llama(), words, Recorder())
+    (first, second) = ask_now(setup, _sample(), 8, answered(4))
+    w7 = setup.ids(_sample(), _sample().questions[0]).prefix.shape[1] + 2  # its index in the prompt
     assert (first["needle_kept"], second["needle_kept"]) == (float(w7 in range(4, 50)), 1.0)
 
 
 def test_a_failure_is_a_record(words):
-    bench = Bench(llama(), words, Recorder(OutOfMemoryError("16 GB wanted")))
-    outcomes = list(ask_now(bench, _sample(), 8, answered(4)))
+    setup = Setup(llama(), words, Recorder(OutOfMemoryError("16 GB wanted")))
+    outcomes = list(ask_now(setup, _sample(), 8, answered(4)))
     assert all(outcome["error"].startswith("out of memory") for outcome in outcomes)
-    bench = Bench(llama(), words, Recorder(InputError("no")))
-    assert next(ask_now(bench, _sample(), 8, answered(4)))["error"] == "InputError: no"
+    setup = Setup(llama(), words, Recorder(InputError("no")))
+    assert next(ask_now(setup, _sample(), 8, answered(4)))["error"] == "InputError: no"
 
 
 class Counting(Passkey):
@@ -444,13 +437,18 @@ class Counting(Passkey):
         return super().sample(*args)
 
 
-def _run(folder, words, samples, methods=("plain", "streaming:budget=120"), length=200):
-    jobs = [SampleJob(Counting(), length, i, 0, answered(3)) for i in range(samples)]
+def run_plan(folder, words, plan, load=None):
+    """What the run returned, and what it told of its progress."""
     seen = []
-    plan = [(Method.parse(name), jobs) for name in methods]
+    models = Models(load or (lambda _: (llama(), words)))
+    failed = run(jobs_of(plan, models), RecordFile(folder), progress=lambda *state: seen.append(state))
+    return failed, seen
+
+
+def _run(folder, words, samples, methods=("plain", "streaming:budget=120"), length=200):
+    works = [SampleWork(Counting(), length, i, 0, answered(3)) for i in range(samples)]
     Counting.made = 0
-    run(plan, lambda _: (llama(), words), RecordFile(folder), progress=lambda *state: seen.append(state))
-    return seen
+    return run_plan(folder, words, [(Method.parse(name), works) for name in methods])
 
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, words):
@@ -471,13 +469,14 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, words):
 
 
 def test_progress_ends_with_everything_done(tmp_path, words):
-    seen = _run(tmp_path, words, 2)
+    _, seen = _run(tmp_path, words, 2)
     assert seen[0][1:] == (0, 4)
     assert seen[-1] == ("done", 4, 4)
 
 
 def test_a_sample_that_cannot_be_made_is_recorded_and_tried_again(tmp_path, words):
-    _run(tmp_path, words, 2, length=50)
+    failed, _ = _run(tmp_path, words, 2, length=50)
+    assert failed.startswith("InputError: a passkey prompt of 50 tokens")
     records, _ = read_records(tmp_path)
     assert [r["error"][:10] for r in records] == ["InputError"] * 4
     _run(tmp_path, words, 2, length=50)
@@ -506,17 +505,17 @@ def test_models_are_loaded_once_for_each_scaling(tmp_path, words):
         return llama(), words
 
     plan = [
-        (Method.parse(name), [SampleJob(Passkey(), 200, 0, 0, answered(3))])
+        (Method.parse(name), [SampleWork(Passkey(), 200, 0, 0, answered(3))])
         for name in ("plain", "pi:2", "streaming:budget=120")
     ]
-    run(plan, load, RecordFile(tmp_path), progress=lambda *_: None)
+    run_plan(tmp_path, words, plan, load)
     assert loads == [None, "pi:2"]
 
 
 def test_a_method_that_does_not_fit_the_model_is_recorded_and_the_others_run(tmp_path, words):
-    jobs = [SampleJob(Passkey(), 200, i, 0, answered(3)) for i in range(2)]
-    plan = [(Method.parse(name), jobs) for name in ("homer-paper", "plain")]
-    run(plan, lambda _: (llama(), words), RecordFile(tmp_path), progress=lambda *_: None)
+    works = [SampleWork(Passkey(), 200, i, 0, answered(3)) for i in range(2)]
+    failed, _ = run_plan(tmp_path, words, [(Method.parse(name), works) for name in ("homer-paper", "plain")])
+    assert failed is None  # not all of it
     records, _ = read_records(tmp_path)
     assert [("needs a calibration" in (r["error"] or ""), r["method"]) for r in records] == [
         (True, "homer-paper"),
@@ -544,14 +543,12 @@ def test_every_supported_family_can_be_evaluated(tmp_path, words, family):
     if not family.available():
         pytest.skip(f"this transformers has no {family.name} that runs")
     model = family.build()
-    jobs = [
-        SampleJob(Passkey(), 300, 0, 0, answered(3)),
-        SampleJob(Passkey(), 300, 0, 0, likelihood_of_answer, row=("passkey-perplexity", "")),
+    works = [
+        SampleWork(Passkey(), 300, 0, 0, answered(3)),
+        SampleWork(Passkey(), 300, 0, 0, likelihood_of_answer, row=("passkey-perplexity", "")),
     ]
     methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120,warmup_layers=1")]
-    run(
-        [(method, jobs) for method in methods], lambda _: (model, words), RecordFile(tmp_path), progress=lambda *_: None
-    )
+    run_plan(tmp_path, words, [(method, works) for method in methods], lambda _: (model, words))
     records, _ = read_records(tmp_path)
     assert [(r["error"], r["kept"] <= 120 or r["method"] == "plain") for r in records] == [(None, True)] * 4
     assert all(math.isfinite(r["nll"]) for r in records if r["task"] == "passkey-perplexity")

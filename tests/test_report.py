@@ -11,13 +11,11 @@ import pytest
 from rich.console import Console
 
 from homerlm.errors import ConfigError, InputError
-from homerlm.lab.evaluation import report
-from homerlm.lab.evaluation.records import read_records
-from homerlm.lab.evaluation.report import terminal_tables, write_report
-from homerlm.lab.evaluation.sections import sections
-from homerlm.lab.evaluation.summary import summarise, wilson
+from homerlm.lab.records import read_records
+from homerlm.lab.report import sections, terminal_tables, write_report
+from homerlm.lab.summary import frame_of, summarise, wilson
 
-plotting = pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed")
+plotting = pytest.mark.skipif(not importlib.util.find_spec("seaborn"), reason="seaborn is not installed")
 
 
 def record(task="passkey", method="plain", length=4096, sample=0, score=1.0, **more):
@@ -52,8 +50,12 @@ def shown(path, width=200):
     return console.file.getvalue()
 
 
-def rows(grid):
-    return {row.label: [str(entry) for entry in row.entries] for row in grid.rows}
+def rows(table):
+    return {label: entries for label, *entries in table.rows}
+
+
+def summary(records):
+    return list(summarise(frame_of(records)).itertuples())
 
 
 @pytest.mark.parametrize(
@@ -75,14 +77,14 @@ def test_a_narrow_terminal_still_tells_methods_apart(folder):
 
 def test_perplexity_accumulates_over_the_documents_that_reach_a_length():
     records = [window(0, 100, 20.0), window(0, 150, 30.0), window(0, 200, 60.0, 20), window(1, 100, 10.0)]
-    first, second, third = summarise(records)
+    first, second, third = summary(records)
     assert (first.n, first.perplexity) == (2, pytest.approx(math.exp(30 / 20)))
     assert (second.n, second.perplexity) == (1, pytest.approx(math.exp(50 / 20)))
     assert (third.n, third.perplexity) == (1, pytest.approx(math.exp(110 / 40)))
 
 
 def test_a_document_whose_last_window_ends_elsewhere_still_reaches_shorter_lengths():
-    cells = summarise([window(0, 100, 10.0), window(0, 300, 30.0), window(1, 100, 10.0), window(1, 200, 20.0)])
+    cells = summary([window(0, 100, 10.0), window(0, 300, 30.0), window(1, 100, 10.0), window(1, 200, 20.0)])
     assert cells[1].length == 200
     assert (cells[1].n, cells[1].perplexity) == (2, pytest.approx(math.exp(40 / 30)))
 
@@ -90,20 +92,20 @@ def test_a_document_whose_last_window_ends_elsewhere_still_reaches_shorter_lengt
 def test_a_failed_window_takes_its_document_out_and_is_counted_from_there_on():
     records = [window(0, 100, 10.0), window(1, 100, 10.0), window(0, 200, 30.0), window(0, 300, 30.0)]
     records += [window(1, 200, None, error="out of memory: x"), window(1, 300, 5.0)]
-    cells = summarise(records)
+    cells = summary(records)
     assert [(cell.n, cell.failed) for cell in cells] == [(2, ""), (1, "oom 1/2"), (1, "oom 1/2")]
     assert cells[2].perplexity == pytest.approx(math.exp(70 / 30))
 
 
 def test_passkey_perplexity_weighs_by_tokens():
     records = [record("passkey-perplexity", sample=k, score=None, nll=n, count=c) for k, n, c in ((0, 2, 4), (1, 4, 2))]
-    assert summarise(records)[0].perplexity == pytest.approx(math.e)
+    assert summary(records)[0].perplexity == pytest.approx(math.e)
 
 
 def test_failures_are_counted_beside_what_was_scored():
     records = [record(sample=k, score=k % 2, kept=k, seconds=k, peak_bytes=k) for k in range(4)]
     records += [failed(sample=4), failed(sample=5), failed("InputError: no", sample=6)]
-    (cell,) = summarise(records)
+    (cell,) = summary(records)
     assert (cell.n, cell.score, cell.errors) == (4, 0.5, 3)
     assert cell.failed == "oom 2/7, error 1/7"
     assert cell.first_error == "out of memory: 5 GB"
@@ -116,9 +118,9 @@ def test_a_cell_of_failures_alone_is_shown(folder):
     assert "plain at 8,192" in text
 
 
-def test_of_records_with_one_key_the_last_counts():
-    records = [failed(), record(score=0.0), record(sample=1), record(score=1.0)]
-    (cell,) = summarise(records)
+def test_of_records_with_one_key_the_last_counts(folder):
+    written = folder([failed(), record(score=0.0), record(sample=1), record(score=1.0)])
+    (cell,) = summary(read_records(written)[0])
     assert (cell.n, cell.errors, cell.score) == (2, 0, 1.0)
 
 
@@ -180,18 +182,18 @@ def test_every_method_and_length_appears_with_the_papers_rows(folder):
 
 
 def test_papers_numbers_stand_at_their_length_and_gaps_are_dashes():
-    (grid, *_) = sections([record(length=8192)])[0].grids
-    assert [heading for heading, _ in grid.columns] == ["4,096", "8,192", "16,384", "32,768"]
-    assert rows(grid)["paper: plain"] == ["1.000", "0.000", "–", "–"]
-    assert rows(grid)["plain"] == ["", "1.00 [0.21, 1.00]", "", ""]
+    (table, *_) = sections([record(length=8192)])[0].tables
+    assert [column.partition(" ")[0] for column in table.columns[1:]] == ["4,096", "8,192", "16,384", "32,768"]
+    assert rows(table)["paper: plain"] == ["1.000", "0.000", "–", "–"]
+    assert rows(table)["plain"] == ["", "1.00 [0.21, 1.00]", "", ""]
 
 
 def test_an_ablation_has_the_papers_order_and_column():
     labels = ["ours", "refinement: none", "score: attention", "score: random"]
     records = [record("ablation", f"homer:{k}", 16384, variant=label) for k, label in enumerate(labels)]
-    (grid, *_) = sections(records)[0].grids
-    assert list(rows(grid)) == ["score: random", "score: attention", "refinement: none", "ours"]
-    assert [entries[-2:] for entries in rows(grid).values()] == [
+    (table, *_) = sections(records)[0].tables
+    assert list(rows(table)) == ["score: random", "score: attention", "refinement: none", "ours"]
+    assert [entries[-2:] for entries in rows(table).values()] == [
         ["0.006", "homer:3"],
         ["0.056", "homer:2"],
         ["0.002", "homer:1"],
@@ -204,32 +206,32 @@ def test_a_sweep_is_one_table_sorted_by_value():
         record("sensitivity", f"homer:pooling=1,target_len={n}+yarn:2", variant=f"target_len={n}", kept=n, seconds=2)
         for n in (1024, 256, 2048)
     ]
-    (grid,) = sections(records)[0].grids
-    assert list(rows(grid)) == ["256", "1024", "2048"]
-    assert "homer:pooling=1+yarn:2, 4,096 tokens" in grid.title
-    assert rows(grid)["256"][1] == "256"
+    (table,) = sections(records)[0].tables
+    assert list(rows(table)) == ["256", "1024", "2048"]
+    assert "homer:pooling=1+yarn:2, 4,096 tokens" in table.title
+    assert rows(table)["256"][1] == "256"
 
 
 def test_answers_to_questions_are_told_by_both_measures_beside_table_2():
     records = [record("qa", "homer", 0, k, k % 2, likelihood_score=1.0, tokens=100 + k) for k in range(40)]
     section = sections(records)[0]
-    found = rows(section.grids[0])
+    found = rows(section.tables[0])
     assert found["homer"] == ["0.50 [0.35, 0.65] (40)", "1.000"]
     assert found["paper: plain+homer"][0] == "0.358"
-    assert {r["length"] for r in section.records} == {128, 256}
+    assert set(section.records["length"]) == {128, 256}
     assert "rounded" in section.note
 
 
 def test_machines_and_models_are_not_mixed():
     records = [record(model=f"org/{name}", score=score) for name, score in (("one", 1.0), ("two", 0.0))]
-    found = rows(sections(records)[0].grids[0])
+    found = rows(sections(records)[0].tables[0])
     assert found["plain (one)"][0].startswith("1.00")
     assert found["plain (two)"][0].startswith("0.00")
 
 
 def test_ways_of_asking_are_told_apart():
-    (grid, *_) = sections([record(ask="now"), record(ask="later", score=0.0)])[0].grids
-    assert [row.label for row in grid.rows[:4]] == [
+    (table, *_) = sections([record(ask="now"), record(ask="later", score=0.0)])[0].tables
+    assert [row[0] for row in table.rows[:4]] == [
         "question known while reading",
         "plain",
         "read first, asked later",
@@ -272,10 +274,10 @@ def test_what_the_records_do_not_hold_is_not_drawn(folder):
     assert not list(path.glob("*.png"))
 
 
-def test_without_matplotlib_the_message_says_what_to_install(folder, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+def test_without_seaborn_the_message_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "seaborn", None)
     path = folder([record()])
     with pytest.raises(ConfigError, match=re.escape("pip install 'homerlm[eval]'")):
         write_report(path)
     assert not (path / "report.md").exists()
-    assert report.write_report(path, plots=False)
+    assert write_report(path, plots=False)

@@ -26,7 +26,7 @@ from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
-from homerlm.passes import Event, Plan
+from homerlm.passes import Event, Lengths, Plan
 from homerlm.score.sentences import Sentences
 from homerlm.select.method import Select
 from homerlm.suffix import exchange_suffix
@@ -69,6 +69,11 @@ class Homer:
     def limit(self) -> int:
         """Tokens the model was made to read, after RoPE scaling."""
         return self.decoder.shape.limit
+
+    @property
+    def lengths(self) -> Lengths:
+        """Chunk and target length of a prompt whose affixes are short."""
+        return self.method.lengths
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Plan:
         """What a prompt of these lengths in tokens will run: passes, lengths, memory. Raises `ScheduleError` for one

@@ -8,13 +8,18 @@ from typing import Protocol
 from torch import Tensor
 
 from homerlm.context import CompactContext
-from homerlm.passes import Event, Plan
+from homerlm.passes import Event, Lengths, Plan
 
 Compressing = Generator[Event, None, CompactContext]
 
 
 class Method(Protocol):
     """A way from a prompt to a compact context. Holds the model and settings, nothing of any prompt."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """Chunk and target length of a prompt whose affixes are short."""
+        ...
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Plan:
         """What a prompt of these lengths in tokens will run. Raises `ScheduleError`."""

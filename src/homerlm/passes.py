@@ -41,6 +41,14 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """Of a config, resolved for one model and short affixes; tokens."""
+
+    max_chunk_len: int
+    target_len: int
+
+
+@dataclass(frozen=True)
 class Event:
     """A step of a compression is done. `read` of `total` context tokens have been read so far.
 
@@ -89,6 +97,11 @@ def check_target(prefix_len: int, context_len: int, suffix_len: int, target_len:
             f"target_len is {target_len}, but prefix ({prefix_len}) and suffix ({suffix_len}) are never dropped and "
             f"leave no room for the document: raise target_len (--target-len) above {affixes}, or shorten them"
         )
+
+
+def head_pass(layers: int) -> Pass:
+    """The pass of a stand-in token through the model's own forward, which makes the logits of a final state."""
+    return Pass("read", 1, 0, layers, logits=1)
 
 
 SCORING_BYTES = 1 << 26  # of float32 attention logits that exist at once

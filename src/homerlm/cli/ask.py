@@ -14,7 +14,8 @@ from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
 from homerlm.cli.options import CalibrationFile, Force, Json, Model, Rope, template_options, with_config
 from homerlm.cli.outputs import check_outputs
-from homerlm.config import HomerConfig
+from homerlm.config import Config, MergeConfig
+from homerlm.errors import ConfigError
 from homerlm.formatting import size
 
 EXAMPLES = """
@@ -78,7 +79,7 @@ def ask(
     show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer and errors, nothing else.")] = False,
     as_json: Json = False,
-    settings: HomerConfig,
+    settings: Config,
 ) -> None:
     """Answer a question about documents far longer than the model can read."""
     paths, question = inputs.split(given or [], question, has_context=context is not None)
@@ -137,7 +138,7 @@ def open_homer(
     model: str | None,
     rope: str | None,
     calibration: Path | None,
-    settings: HomerConfig,
+    settings: Config,
     *,
     device: str | None = None,
     dtype: DType = DType.auto,
@@ -150,6 +151,8 @@ def open_homer(
         placed = {} if device is None else {"device_map": device}
         loaded, tokenizer = load_model(model, rope=rope, dtype=str(dtype), **placed)
         if calibration is not None:
+            if not isinstance(settings, MergeConfig):
+                raise ConfigError("--calibration is for --preset paper; the default preset needs none: leave it out")
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))
         return Homer(loaded, tokenizer, settings)
 
@@ -182,7 +185,7 @@ def _after_reading(answer: Any) -> str:
 
 
 def _check(
-    context: Path | None, save: Path | None, html: Path | None, calibration: Path | None, settings: HomerConfig
+    context: Path | None, save: Path | None, html: Path | None, calibration: Path | None, settings: Config
 ) -> None:
     """Refuse options that cannot act together."""
     if context is not None and html is not None:

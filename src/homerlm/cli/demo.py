@@ -40,7 +40,7 @@ def demo(
     settings: HomerConfig,
 ) -> None:
     """Hide a number in Python's documentation, several times longer than the model's limit, and ask for it."""
-    from homerlm.lab.evaluation.needle import Needle
+    from homerlm.lab.needle import Needle
 
     prompt_len = parse_tokens(tokens, "--tokens", least=1000)
     seed = random.randrange(10**6) if seed is None else seed
@@ -80,14 +80,14 @@ def demo(
 
 def _ask_plain(homer: Any, sample: Any) -> dict[str, Any]:
     """The same prompt to the plain model, the document's middle cut out so that it fits the limit."""
-    from homerlm.lab.evaluation.methods import Method
-    from homerlm.lab.evaluation.readers import reader_for
-    from homerlm.lab.evaluation.trials import Bench
+    from homerlm.lab.methods import Method
+    from homerlm.lab.questions import Setup
+    from homerlm.lab.readers import reader_for
 
-    bench = Bench(homer.model, homer.tokenizer, reader_for(Method("truncate"), homer.model, homer.tokenizer))
+    setup = Setup(homer.model, homer.tokenizer, reader_for(Method("truncate"), homer.model, homer.tokenizer))
     (question,) = sample.questions
     started = time.perf_counter()
-    read = bench.reader.read(bench.ids(sample, question), MAX_NEW_TOKENS)
+    read = setup.reader.read(setup.ids(sample, question), MAX_NEW_TOKENS)
     text = homer.tokenizer.decode(read.generate(MAX_NEW_TOKENS), skip_special_tokens=True)
     return _row("plain, clipped to its limit", text, question, len(read.token_indices), time.perf_counter() - started)
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from homerlm.cli.console import err, note_command, out, progress_bar
-from homerlm.cli.options import Lengths, Methods, Model, Output, parse_lengths, parse_methods
+from homerlm.cli.measuring import Lengths, Methods, Output, parse_lengths, run_and_report, show_report, with_options
+from homerlm.cli.options import Model
 
 if TYPE_CHECKING:
-    from homerlm.lab.evaluation.run import Plan
+    from homerlm.lab.evaluate import Plan
+    from homerlm.lab.methods import Method
 
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
@@ -23,119 +24,109 @@ app = typer.Typer(
     "settings after a colon (homer:target_len=2048,pooling=1). Records are written as they come: the same command goes "
     "on where it was stopped.",
 )
+app.command("report")(show_report)
 
+Kind = StrEnum("Kind", ["single", "single-word", "single-uuid", "single-filler", "keys", "values", "queries"])
+Retrieval = StrEnum("Retrieval", ["passkey", "needle"])
 
-class Kind(StrEnum):
-    single = "single"
-    single_word = "single-word"
-    single_uuid = "single-uuid"
-    single_filler = "single-filler"
-    keys = "keys"
-    values = "values"
-    queries = "queries"
-
-
-class Ask(StrEnum):
-    now = "now"
-    later = "later"
-
-
-class Retrieval(StrEnum):
-    passkey = "passkey"
-    needle = "needle"
-
-
-NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
-Samples = Annotated[int, typer.Option(min=1, help="Samples of each cell (the paper: 500).")]
-Seed = Annotated[int, typer.Option(help="What the samples are drawn from.")]
-Chat = Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")]
-Calibrations = Annotated[
-    list[Path] | None,
-    typer.Option("--calibration", help="Calibration file for homer-paper, one for each RoPE scaling; may be repeated."),
-]
 Text = Annotated[str, typer.Option(help="A text file; `python` is Python's own documentation.")]
+Tasks = Annotated[list[Retrieval] | None, typer.Option("--task", help="On which task; may be repeated.")]
+NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
 
 
-@app.command()
-def passkey(
-    *,
-    model: Model = None,
-    methods: Methods = None,
-    lengths: Lengths = "4k,8k,16k,32k",
-    samples: Samples = 20,
-    seed: Seed = 0,
-    output: Output = Path("homer-eval/passkey"),
-    calibration: Calibrations = None,
-    chat: Chat = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """The options of every task."""
+
+    model: Model = None
+    methods: Methods = None
+    lengths: Lengths = "4k,8k,16k,32k"
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each field of a table (the paper: 500).")] = 20
+    seed: Annotated[int, typer.Option(help="What the samples are drawn from.")] = 0
+    output: Output = Path("homer-eval")
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="Calibration file for homer-paper, one for each RoPE scaling; may be repeated."),
+    ] = None
+    chat: Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")] = False
+
+    def __post_init__(self) -> None:
+        from homerlm.lab.records import check_output
+
+        check_output(self.output)
+
+    def methods_or(self, default: tuple[str, ...]) -> list[Method]:
+        from homerlm.lab.methods import parse_methods
+
+        return parse_methods(self.methods, default)
+
+    @property
+    def drawn(self) -> tuple[list[int], int, int]:
+        """Lengths, samples and seed."""
+        return parse_lengths(self.lengths), self.samples, self.seed
+
+    def run(self, plan: Plan) -> None:
+        from homerlm.lab.evaluate import Models, jobs_of
+        from homerlm.model.loading import load_model
+
+        models = Models(lambda rope: load_model(self.model, rope=rope), self.chat, self.calibration or ())
+        run_and_report(jobs_of(plan, models), self.output)
+
+
+def _task(name: str, without: tuple[str, ...] = (), **defaults: Any) -> Callable[..., Any]:
+    """A decorator for the command of a task."""
+    options = with_options(EvalOptions, without, output=Path(f"homer-eval/{name}"), **defaults)
+    return lambda command: app.command(name)(options(command))
+
+
+@_task("passkey")
+def passkey(options: EvalOptions) -> None:
     """Table 1: a five-digit key hidden in repeated filler."""
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.passkey import Passkey
+    from homerlm.lab import suites
+    from homerlm.lab.passkey import Passkey
 
-    plan = suites.retrieval(
-        [Passkey()], parse_methods(methods, suites.RETRIEVAL_METHODS), parse_lengths(lengths), samples, seed
-    )
-    _evaluate(plan, model, output, chat, calibration)
+    options.run(suites.retrieval([Passkey()], options.methods_or(suites.RETRIEVAL_METHODS), *options.drawn))
 
 
-@app.command()
+@_task("needle")
 def needle(
+    options: EvalOptions,
     *,
     kind: Annotated[list[Kind] | None, typer.Option(help="Kinds of facts; may be repeated.")] = None,
     ask: Annotated[
-        Ask, typer.Option(help="Whether the question is known when the document is read, or comes later.")
-    ] = Ask.now,
-    model: Model = None,
-    methods: Methods = None,
-    lengths: Lengths = "4k,8k,16k,32k",
-    samples: Samples = 20,
-    seed: Seed = 0,
-    output: Output = Path("homer-eval/needle"),
-    calibration: Calibrations = None,
+        Literal["now", "later"],
+        typer.Option(help="Whether the question is known when the document is read, or comes later."),
+    ] = "now",
     text: Text = "python",
-    chat: Chat = False,
 ) -> None:
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
-    kinds = [str(k) for k in kind or (Kind.single, Kind.keys)]
-    tasks = suites.needles(kinds, *_text(text), ask=str(ask))
-    chosen = parse_methods(methods, suites.RETRIEVAL_METHODS)
-    _evaluate(
-        suites.retrieval(tasks, chosen, parse_lengths(lengths), samples, seed, str(ask)),
-        model,
-        output,
-        chat,
-        calibration,
-    )
+    methods, drawn = options.methods_or(suites.RETRIEVAL_METHODS), options.drawn
+    tasks = suites.needles([*(kind or ("single", "keys"))], *_text(text), ask=ask)
+    options.run(suites.retrieval(tasks, methods, *drawn, ask))
 
 
-@app.command()
+@_task("qa", without=("lengths",), samples=100)
 def qa(
+    options: EvalOptions,
     *,
     data: Annotated[
         Path | None, typer.Option(help="QuALITY's file as it is released (JSON lines); default from the hub.")
     ] = None,
-    model: Model = None,
-    methods: Methods = None,
-    samples: Annotated[int, typer.Option(min=1, help="Questions; the validation set has 2,086.")] = 100,
-    seed: Seed = 0,
-    output: Output = Path("homer-eval/qa"),
-    calibration: Calibrations = None,
-    chat: Chat = False,
 ) -> None:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.quality import Quality, load_quality
+    from homerlm.lab import suites
+    from homerlm.lab.quality import Quality, load_quality
 
+    methods = options.methods_or(suites.QA_METHODS)
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
-    _evaluate(
-        suites.qa(quality, parse_methods(methods, suites.QA_METHODS), samples, seed), model, output, chat, calibration
-    )
+    options.run(suites.qa(quality, methods, options.samples, options.seed))
 
 
-@app.command()
+@_task("perplexity", without=("lengths", "samples", "seed", "chat"))
 def perplexity(
+    options: EvalOptions,
     *,
     text: Annotated[
         list[str] | None,
@@ -143,132 +134,61 @@ def perplexity(
     ] = None,
     documents: Annotated[int, typer.Option(min=1, help="Documents to score; one text is begun at as many places.")] = 4,
     length: Annotated[str, typer.Option(help="Tokens of each document to score; 64k is 65,536.")] = "32k",
-    model: Model = None,
-    methods: Methods = None,
-    output: Output = Path("homer-eval/perplexity"),
-    calibration: Calibrations = None,
 ) -> None:
     """Table 3 and figure 5: perplexity of long text, accumulated, with all before each window compressed."""
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.perplexity import rotations
+    from homerlm.lab import suites
+    from homerlm.lab.perplexity import rotations
     from homerlm.model.loading import load_config
 
+    methods, tokens = options.methods_or(suites.PERPLEXITY_METHODS), parse_lengths(length)[0]
     texts, name = _documents(text or ["python"])
     texts = rotations(texts[0], documents) if len(texts) == 1 else texts[:documents]
-    limit = load_config(model).max_position_embeddings
-    chosen = parse_methods(methods, suites.PERPLEXITY_METHODS)
-    _evaluate(
-        suites.perplexity(texts, name, chosen, parse_lengths(length)[0], limit), model, output, False, calibration
-    )
+    limit = load_config(options.model).max_position_embeddings
+    options.run(suites.perplexity(texts, name, methods, tokens, limit))
 
 
-@app.command("passkey-perplexity")
-def passkey_perplexity(
-    *,
-    model: Model = None,
-    methods: Methods = None,
-    lengths: Lengths = "2k,4k,8k,16k,32k,64k",
-    samples: Samples = 20,
-    seed: Seed = 0,
-    output: Output = Path("homer-eval/passkey-perplexity"),
-    calibration: Calibrations = None,
-    chat: Chat = False,
-) -> None:
+@_task("passkey-perplexity", lengths="2k,4k,8k,16k,32k,64k")
+def passkey_perplexity(options: EvalOptions) -> None:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
-    chosen = parse_methods(methods, ("homer-paper", "homer"))
-    _evaluate(
-        suites.passkey_perplexity(chosen, parse_lengths(lengths), samples, seed), model, output, chat, calibration
-    )
+    options.run(suites.passkey_perplexity(options.methods_or(suites.LIKELIHOOD_METHODS), *options.drawn))
 
 
-@app.command()
+@_task("ablation", without=("methods",), lengths="16k")
 def ablation(
+    options: EvalOptions,
     *,
-    task: Annotated[list[Retrieval] | None, typer.Option(help="On which task; may be repeated.")] = None,
-    kind: NeedleKind = Kind.single,
+    task: Tasks = None,
+    kind: NeedleKind = Kind("single"),
     row: Annotated[
         list[str] | None, typer.Option(help="Only rows whose name begins so, such as `score`; may be repeated.")
     ] = None,
-    model: Model = None,
-    lengths: Lengths = "16k",
-    samples: Samples = 20,
-    seed: Seed = 0,
-    output: Output = Path("homer-eval/ablation"),
-    calibration: Calibrations = None,
     text: Text = "python",
-    chat: Chat = False,
 ) -> None:
     """Tables 4a and 4b, and what each part of the default preset is worth."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
 
-    rows = suites.ablation_rows(row or [])
-    plan = suites.variants("ablation", rows, _tasks(task, kind, text), parse_lengths(lengths), samples, seed)
-    _evaluate(plan, model, output, chat, calibration)
+    rows, drawn = suites.ablation_rows(row or []), options.drawn
+    options.run(suites.variants("ablation", rows, _tasks(task, kind, text), *drawn))
 
 
-@app.command()
+@_task("sensitivity", without=("methods",), lengths="16k")
 def sensitivity(
+    options: EvalOptions,
     *,
-    task: Annotated[list[Retrieval] | None, typer.Option(help="On which task; may be repeated.")] = None,
-    kind: NeedleKind = Kind.single,
+    task: Tasks = None,
+    kind: NeedleKind = Kind("single"),
     method: Annotated[str, typer.Option(help="What is varied, one setting at a time.")] = "homer",
-    model: Model = None,
-    lengths: Lengths = "16k",
-    samples: Samples = 20,
-    seed: Seed = 0,
-    output: Output = Path("homer-eval/sensitivity"),
-    calibration: Calibrations = None,
     text: Text = "python",
-    chat: Chat = False,
 ) -> None:
     """Chunk length, target length, warm-up and retention swept: answers, tokens kept, memory, time."""
-    from homerlm.lab.evaluation import suites
+    from homerlm.lab import suites
     from homerlm.model.loading import load_config
 
-    config = load_config(model)
+    drawn, config = options.drawn, load_config(options.model)
     rows = suites.sweep(method, config.max_position_embeddings, config.num_hidden_layers)
-    plan = suites.variants("sensitivity", rows, _tasks(task, kind, text), parse_lengths(lengths), samples, seed)
-    _evaluate(plan, model, output, chat, calibration)
-
-
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of records, as given with --output.")]) -> None:
-    """Print the tables of a folder of records, and write its report.md, report.html and plots again."""
-    _report(folder)
-
-
-def _evaluate(plan: Plan, model: str | None, output: Path, chat: bool, calibrations: list[Path] | None) -> None:
-    """Run a plan under a progress bar, then report; stopping it keeps what was recorded."""
-    from homerlm.lab.evaluation.records import RecordFile
-    from homerlm.lab.evaluation.run import run
-    from homerlm.model.loading import load_model
-
-    records = RecordFile(output)
-    note_command(output)
-    with progress_bar("Loading") as progress:
-        run(
-            plan,
-            lambda rope: load_model(model, rope=rope),
-            records,
-            chat=chat,
-            calibrations=calibrations or (),
-            progress=progress,
-        )
-    _report(output)
-
-
-def _report(folder: Path) -> None:
-    from homerlm.lab.evaluation.report import terminal_tables, write_report
-
-    for table in terminal_tables(folder):
-        out.print(table)
-    drawing = importlib.util.find_spec("matplotlib") is not None
-    written = write_report(folder, plots=drawing)
-    out.print(f"Report: {written}", style="dim")
-    if not drawing:
-        err.print('No plots: they need a package, pip install "homerlm\\[eval]"; then `homer eval report` draws them.')
+    options.run(suites.variants("sensitivity", rows, _tasks(task, kind, text), *drawn))
 
 
 def _text(name: str) -> tuple[str, str]:
@@ -287,11 +207,11 @@ def _documents(names: list[str]) -> tuple[list[str], str]:
 
 
 def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
-    from homerlm.lab.evaluation import suites
-    from homerlm.lab.evaluation.passkey import Passkey
+    from homerlm.lab.passkey import Passkey
+    from homerlm.lab.suites import needles
 
     made: dict[str, Callable[[], list[Any]]] = {
         "passkey": lambda: [Passkey()],
-        "needle": lambda: suites.needles([str(kind)], *_text(text), ask="now"),
+        "needle": lambda: list(needles([kind], *_text(text))),
     }
-    return [task for name in names or [Retrieval.passkey] for task in made[str(name)]()]
+    return [task for name in names or [Retrieval("passkey")] for task in made[name]()]

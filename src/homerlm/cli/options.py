@@ -10,16 +10,13 @@ from dataclasses import Field, fields
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from homerlm.cli.errors import UsageError
-from homerlm.config import HomerConfig, MergeConfig
+from homerlm.config import HomerConfig, MergeConfig, flag
 from homerlm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from homerlm.lab.evaluation.methods import Method
 
 
 class Preset(StrEnum):
@@ -45,22 +42,8 @@ Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2,
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="Calibration file, for the scores that need one (`homer calibrate`).")
 ]
-Methods = Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)]
-Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
-
-_BETWEEN_METHODS = re.compile(r"\s+|,(?!\w+=)")  # what follows a comma is a method, or another setting of the last one
-
-
-def parse_methods(given: list[str] | None, default: tuple[str, ...]) -> list[Method]:
-    """The methods of `--methods`; raises `ConfigError` with the grammar for others."""
-    from homerlm.lab.evaluation.methods import Method
-
-    names = [name for item in given or default for name in _BETWEEN_METHODS.split(item)]
-    return [Method.parse(name) for name in dict.fromkeys(names) if name]
 
 
 def parse_lengths(text: str) -> list[int]:
@@ -105,10 +88,6 @@ def config_fields(classes: Iterable[type]) -> dict[str, list[Field[Any]]]:
             if "help" in field.metadata:
                 found.setdefault(field.name, []).append(field)
     return found
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:

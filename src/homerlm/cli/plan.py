@@ -64,7 +64,7 @@ def plan(
         out.print(f"... {len(lines) - _MAX_LINES} more nodes (all of them with --json)")
     out.print(
         f"\nFinal cache: at most {facts['cache_tokens']:,} tokens, {size(facts['cache_bytes'])}. Predicted peak above "
-        f"the weights: {size(facts['peak_bytes'])}; keys and values of the plain model: {size(facts['plain_kv_bytes'])}."
+        f"the weights: {size(facts['peak_bytes'])}; the plain model's keys and values: {size(facts['plain_kv_bytes'])}."
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from homerlm.config import MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError
-from homerlm.merge.plan import Lengths, MergePlan
+from homerlm.merge.plan import MergeLengths, MergePlan
 from homerlm.merge.readout import READOUTS
 from homerlm.merge.tree import Tree
 from homerlm.method import Compressing
@@ -31,7 +31,11 @@ class Merge:
     @classmethod
     def on(cls, decoder: Decoder, config: MergeConfig, origin: Origin) -> Merge:
         """Raises `ConfigError` for settings that do not fit the model, or a score without its calibration."""
-        return cls(decoder, config, origin, _bias(decoder, config, Lengths.of(config, decoder.shape)))
+        return cls(decoder, config, origin, _bias(decoder, config, MergeLengths.of(config, decoder.shape)))
+
+    @property
+    def lengths(self) -> MergeLengths:
+        return MergeLengths.of(self.config, self.decoder.shape)
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> MergePlan:
         return MergePlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len)
@@ -63,7 +67,7 @@ class Merge:
         return exchange_suffix(self.decoder, context, suffix_ids)
 
 
-def _bias(decoder: Decoder, config: MergeConfig, lengths: Lengths) -> Tensor | None:
+def _bias(decoder: Decoder, config: MergeConfig, lengths: MergeLengths) -> Tensor | None:
     """(L, distances) of the calibration that the score needs, given or bundled."""
     if not SCORES[config.score].calibrated:
         return None

@@ -8,21 +8,19 @@ from homerlm.config import MergeConfig
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.merge.schedule import Node, Schedule, plan
 from homerlm.model.shape import DecoderShape
-from homerlm.passes import Pass
+from homerlm.passes import Lengths, Pass, head_pass
 
 PAPER_WARMUP = 12 / 32  # section 4: 12 of Llama-2-7b's 32 layers
 
 
 @dataclass(frozen=True)
-class Lengths:
+class MergeLengths(Lengths):
     """The numbers of a config, resolved for one model; tokens and layers."""
 
-    max_chunk_len: int
-    target_len: int
     warmup_layers: int
 
     @classmethod
-    def of(cls, config: MergeConfig, shape: DecoderShape) -> Lengths:
+    def of(cls, config: MergeConfig, shape: DecoderShape) -> MergeLengths:
         """Chunks are at most what some layer sees as a whole. Raises `ConfigError` for lengths above the model's."""
         max_chunk_len = config.max_chunk_len or int(shape.limit * config.chunk_share)
         target_len = config.target_len or int(shape.limit * config.target_share)
@@ -54,7 +52,7 @@ class MergePlan:
     ) -> MergePlan:
         """Raises `ScheduleError` for a prompt that cannot be cut into a tree, `ConfigError` for lengths or layers that
         do not fit the model."""
-        lengths = Lengths.of(config, shape)
+        lengths = MergeLengths.of(config, shape)
         schedule = plan(
             prefix_len,
             context_len,
@@ -124,9 +122,10 @@ class MergePlan:
                 passes.append(self._pass("merge", node, 1))
             elif waiting and node is waiting[0][0]:
                 passes.append(self._pass("chunk", node, len(waiting.pop(0))))
-        again = self.suffix_len if self.config.readout == "reencoded" else 1
-        cached = self.cache_len - again if self.config.readout == "reencoded" else 0
-        return (*passes, Pass("read", again, 0, self.shape.layers, logits=1, cached=cached))
+        if self.config.readout == "merged":
+            return (*passes, head_pass(self.shape.layers))
+        cached = self.cache_len - self.suffix_len
+        return (*passes, Pass("read", self.suffix_len, 0, self.shape.layers, logits=1, cached=cached))
 
     def __str__(self) -> str:
         return str(self.schedule)

@@ -67,7 +67,7 @@ class DecoderShape:
 
 def window_of(config: Any, layer: int) -> int | None:
     """Sliding window of a layer in tokens, or None where it sees everything before it."""
-    types = getattr(config, "layer_types", None)
+    types: Any = getattr(config, "layer_types", None)
     if types is not None and types[layer] != "sliding_attention":
         return None
     return getattr(config, "sliding_window", None)
@@ -78,8 +78,8 @@ def _one(config: Any, name: str) -> Any:
     try:
         return getattr(config, name, None)
     except Exception:  # transformers refuses to give one value for layers that differ
-        layers = getattr(config, "per_layer_config", None)
-        return max(getattr(layer, name) for layer in (layers[i] for i in range(config.num_hidden_layers)))
+        each: Any = config.per_layer_config
+        return max(getattr(each[layer], name) for layer in range(config.num_hidden_layers))
 
 
 def _intermediate(config: Any) -> int:

@@ -17,7 +17,7 @@ from homerlm.config import HomerConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.method import Compressing
 from homerlm.model.decoder import Decoder
-from homerlm.passes import Event
+from homerlm.passes import Event, Lengths
 from homerlm.score.sentences import Sentences
 from homerlm.select.plan import SelectPlan, lengths, scoring_layers
 from homerlm.select.ranking import Ranking
@@ -40,6 +40,10 @@ class Select:
         """Raises `ConfigError` for settings that do not fit the model."""
         lengths(config, decoder.shape, 0, 0, 0)
         return cls(decoder, config, origin, sentences)
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(*lengths(self.config, self.decoder.shape, 0, 0, 0))
 
     @property
     def ranking(self) -> Ranking:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
-from homerlm.passes import Pass, check_target
+from homerlm.passes import Pass, check_target, head_pass
 
 CHUNK_LEN, CHUNK_SHARE = 2048, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
@@ -117,10 +117,14 @@ class SelectPlan:
     @property
     def passes(self) -> tuple[Pass, ...]:
         """The chunks, the reranking and the reading of what is left, at its largest."""
-        passes = [self._chunk_pass(group) for group in self.span_groups()]
+        passes: list[Pass] = []
+        for group in self.span_groups():
+            passes.append(self._chunk_pass(group))
+            if self.config.chosen_by != "attention":  # is the head alone all that the model does to its logits?
+                passes.append(head_pass(self.shape.layers))
         if self.reranks:
             passes.append(self._scoring_pass("rerank", self.candidates, 1))
-        return (*passes, Pass("read", self.cache_len, 0, self.shape.layers, logits=1))
+        return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), head_pass(self.shape.layers))
 
     def __str__(self) -> str:
         head = (
@@ -150,7 +154,7 @@ class SelectPlan:
         tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len
         scoring = self.scoring_layers if self.by_attention else ()
         return Pass(
-            "chunk", tokens, 0, self.shape.layers, scoring_layers=scoring, queries=self.queries, logits=stop - start
+            "chunk", tokens, 0, self.shape.layers, scoring_layers=scoring, queries=self.queries, logits=stop - start + 1
         )
 
     def _scoring_pass(self, kind: str, tokens: int, rows: int) -> Pass:

@@ -1,0 +1,113 @@
+"""What `homer eval` and `homer bench` share: bundles of options, lists of numbers, a run with its report."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from homerlm.cli.console import err, note_command, out, progress_bar
+from homerlm.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from homerlm.lab.run import Job
+
+EXTRA = 'pip install "homerlm[eval]"'
+
+Methods = Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)]
+Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of records, as given with --output.")]
+
+
+def with_options(bundle: Any, without: Sequence[str] = (), **defaults: Any) -> Callable[..., Callable[..., None]]:
+    """Give a command the fields of `bundle`, a dataclass of options, as options of its own, but those it goes
+    `without`; it is called with one of these in place of its first parameter. `defaults` are this command's."""
+    hints = get_type_hints(bundle, include_extras=True)
+    chosen = [field for field in fields(bundle) if field.name not in without]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapper(**given: Any) -> None:
+            _check_installed()
+            shared = bundle(**{field.name: given.pop(field.name) for field in chosen})
+            command(shared, **given)
+
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        shared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=hints[field.name],
+                default=defaults.get(field.name, field.default),
+            )
+            for field in chosen
+        ]
+        wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+        return wrapper
+
+    return decorate
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("pandas") is None:
+        raise ConfigError(f"measuring needs pandas, which is not installed: {EXTRA}")
+
+
+def parse_lengths(text: str) -> list[int]:
+    """`8k, 16384, 1M` as numbers; raises `InputError`."""
+    units = {"k": 1 << 10, "m": 1 << 20}
+    try:
+        found = [
+            int(item[:-1]) * units[item[-1].lower()] if item[-1].isalpha() else int(item)
+            for item in text.replace(",", " ").split()
+        ]
+    except (KeyError, ValueError):
+        found = []
+    if not found or min(found) < 1:
+        raise InputError(f"length is {text!r}; it must be token counts such as 8192 or 8k, by commas")
+    return found
+
+
+def parse_counts(name: str, text: str) -> list[int]:
+    """`1,4,8` as numbers; raises `InputError`."""
+    items = text.replace(",", " ").split()
+    if not items or not all(item.isdecimal() and int(item) for item in items):
+        raise InputError(f"{name} is {text!r}; it must be whole numbers of at least 1, by commas")
+    return [int(item) for item in items]
+
+
+def run_and_report(jobs: Sequence[Job], output: Path) -> None:
+    """Run jobs under a progress bar, then report; stopping it keeps what was recorded. Raises the first error if every
+    record has one."""
+    from homerlm.lab.records import RecordFile
+    from homerlm.lab.run import raise_failure, run
+
+    file = RecordFile(output)
+    note_command(output)
+    with progress_bar("Starting") as progress:
+        error = run(jobs, file, progress=progress)
+    show_report(output)
+    if error is not None:
+        raise_failure(error)
+
+
+def show_report(folder: Folder) -> None:
+    """Print the tables of a folder of records, and write its report and plots (and ratios.json) again."""
+    _check_installed()
+    from homerlm.lab.report import terminal_tables, write_report
+
+    for table in terminal_tables(folder):
+        out.print(table)
+    drawing = importlib.util.find_spec("seaborn") is not None
+    written = write_report(folder, plots=drawing)
+    out.print(f"Report: {written}", style="dim")
+    if not drawing:
+        err.print(f"No plots: they need seaborn: {EXTRA}; the command `report` then draws them.", markup=False)

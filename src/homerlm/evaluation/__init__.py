@@ -1,0 +1,1 @@
+"""Former home of `homerlm.lab`."""

@@ -1,0 +1,94 @@
+"""What a benchmark measures: one method on one model at one length, as a value that goes to a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm.errors import ConfigError
+from homerlm.lab.random_weights import random_model, shape_config
+from homerlm.model.compiling import compile_model
+from homerlm.model.loading import load_model, native_dtype
+from homerlm.model.rope import RopeScaling, scale_config
+
+MEASURE, PROFILE = "measure", "profile"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+SOURCE = ("model", "random", "layers", "device", "dtype", "threads", "compiled")  # where the model comes from
+WARM_UP_LEN = 512  # tokens of the prompt that is read first, so that libraries and kernels are ready
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One process's work.
+
+    model: as `load_model` takes it, None for the bundled one. random: a shape with random weights in its place (see
+    `random_weights`), cut to its first `layers` if given. dtype "auto": the checkpoint's own; for random weights
+    bfloat16 where the device computes in it. compiled: through `compile_model`.
+
+    job: what is done, `MEASURE` or `PROFILE`. method: in the grammar of `methods`. length: tokens of the prompt,
+    affixes included. new_tokens: the numbers of generated tokens for which a time is wanted. tensors: whether the
+    prompt is read once more, to count what its tensors come to.
+    """
+
+    model: str | None = None
+    random: str | None = None
+    layers: int | None = None
+    device: str = "cpu"
+    dtype: str = "auto"
+    threads: int | None = None
+    compiled: bool = False
+    batch: int = 1
+    new_tokens: tuple[int, ...] = (20, 50, 100)
+    job: str = MEASURE
+    tensors: bool = False
+    method: str = ""
+    length: int = 0
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        if self.model and self.random:
+            raise ConfigError(f"model is {self.model!r} and random is {self.random!r}; give only one of them")
+        if self.layers is not None and not self.random:
+            raise ConfigError(f"layers is {self.layers}, but a model keeps its layers: give it with random weights")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What names its record; one with more repeats takes another's place."""
+        work = {name: list(value) if name == "new_tokens" else value for name, value in asdict(self).items()}
+        named = {name: work.pop(name) for name in ("method", "length")}
+        del work["repeats"]
+        work = {name: value for name, value in work.items() if value or name not in ("compiled", "tensors")}
+        return {"task": "profile" if self.job == PROFILE else "bench", **named, "cell": work}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Case:
+        """The reverse of `dataclasses.asdict`, by way of JSON."""
+        return cls(**{**values, "new_tokens": tuple(values["new_tokens"])})
+
+    def load(self, rope: RopeScaling | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+        """The model, on its device, with the scaling applied, and its tokenizer, which random weights have none of.
+        Raises `HomerError`."""
+        if self.random:
+            config = shape_config(self.random, self.layers)
+            dtype = native_dtype(self.device) if self.dtype == "auto" else getattr(torch, self.dtype)
+            model, tokenizer = random_model(scale_config(config, rope) if rope else config, self.device, dtype), None
+            model.config._name_or_path = source_name(asdict(self))
+        else:
+            placed = {} if self.device == "cpu" else {"device_map": self.device}
+            dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
+            model, tokenizer = load_model(self.model, rope=rope, dtype=dtype, **placed)
+        return (compile_model(model) if self.compiled else model), tokenizer
+
+
+def source_name(case: Mapping[str, Any]) -> str:
+    """What a case's model is called, before it has been loaded."""
+    if not case["random"]:
+        return case["model"] or "bundled model"
+    cut = f", {case['layers']} layers" if case["layers"] else ""
+    return f"{case['random']} (random weights{cut})"

@@ -1,0 +1,46 @@
+"""The passkey task of table 1: a five-digit key in repeated filler (SPEC 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from homerlm.errors import InputError
+from homerlm.lab.samples import Question, Sample, count_tokens, random_for, stratified_depth
+
+INSTRUCTION = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+    "I will quiz you about the important information there."
+)
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+QUESTION, ANSWER_START = "What is the pass key?", "The pass key is"
+OVERHEAD = 64  # tokens of instruction, needle, question and a chat template, with some to spare
+
+
+@dataclass(frozen=True)
+class Passkey:
+    name: str = "passkey"
+    variant: str = ""
+    text: str = "filler"
+    max_new_tokens: int = 20
+
+    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
+        """Filler repeated so that the whole prompt has at most `length` tokens, the key at a stratified depth."""
+        rng = random_for(seed, self.name, length, index)
+        key = str(rng.randint(10000, 99999))
+        needle = f"The pass key is {key}. Remember it. {key} is the pass key. "
+        depth = stratified_depth(index, rng)
+        fixed = count_tokens(tokenizer, INSTRUCTION + needle + QUESTION + ANSWER_START) + OVERHEAD
+        repeats = int((length - fixed) / repeated_tokens(tokenizer, FILLER))
+        if repeats < 1:
+            raise InputError(f"a passkey prompt of {length} tokens has no room for filler: it needs {fixed} and more")
+        before = round(depth * repeats)
+        document = (FILLER * before + needle + FILLER * (repeats - before)).strip()
+        question = Question(QUESTION, ANSWER_START, (key,), "first_integer")
+        return Sample(INSTRUCTION, document, (question,), before / repeats)
+
+
+def repeated_tokens(tokenizer: PreTrainedTokenizerBase, text: str, times: int = 32) -> float:
+    """Tokens that one more repetition adds."""
+    return (count_tokens(tokenizer, text * (times + 1)) - count_tokens(tokenizer, text)) / times

@@ -1,0 +1,88 @@
+"""QuALITY, multiple-choice questions about stories, table 2 (SPEC 10)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from homerlm.errors import InputError
+from homerlm.lab.corpora import from_hub
+from homerlm.lab.samples import Question, Sample, random_for
+
+INSTRUCTION = (
+    "You are provided a story and a multiple-choice question with 4 possible answers (marked by A, B, C, D). "
+    "Choose the best answer by writing its corresponding letter (either A, B, C, or D). Do not provide any explanation."
+)
+LETTERS = "ABCD"
+FORMAT = (
+    "QuALITY as it is released: a JSON object a line with `article` and `questions`, each with `question`, four "
+    "`options` and a `gold_label` from 1 to 4"
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    article: str
+    question: str
+    options: tuple[str, ...]
+    gold: int  # 0 to 3
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Sample `index` is a question of the data set, in an order that the seed decides; `length` has no say."""
+
+    items: tuple[Item, ...]
+    text: str
+    name: str = "qa"
+    variant: str = ""
+    max_new_tokens: int = 8
+
+    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:  # noqa: ARG002
+        order = list(range(len(self.items)))
+        random_for(seed, self.name).shuffle(order)
+        item = self.items[order[index]]
+        options = "\n".join(f"({letter.lower()}) {text}" for letter, text in zip(LETTERS, item.options, strict=True))
+        question = Question(
+            f"Question and Possible Answers:\n{item.question}\n{options}\n",
+            "Answer:",
+            (LETTERS[item.gold],),
+            "first_letter",
+            choices=tuple(f" {letter}" for letter in LETTERS),
+        )
+        return Sample(INSTRUCTION, item.article, (question,))
+
+
+def load_quality(path: Path | None) -> tuple[Item, ...]:
+    """The questions of a local file, or of the hub's copy of the validation set. Raises `InputError`."""
+    if path is None:
+        rows = from_hub("QuALITY", "tasksource/QuALITY", split="validation", otherwise="give a file with --data")
+        return tuple(_items(rows, "the hub's copy"))
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; --data must name {FORMAT}")
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON lines ({error}); it must be {FORMAT}") from None
+    return tuple(_items(rows, str(path)))
+
+
+def _items(rows: Any, source: str) -> list[Item]:
+    """One item a question, whether a row holds a story's questions or one of them."""
+    items = []
+    for number, row in enumerate(rows, 1):
+        try:
+            for question in row.get("questions") or [row]:
+                options, gold = tuple(question["options"]), int(question["gold_label"]) - 1
+                if len(options) != 4 or not 0 <= gold < 4:
+                    raise ValueError("it needs 4 options and a gold_label from 1 to 4")
+                items.append(Item(row["article"], question["question"], options, gold))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{source}, row {number}: {error!r}; the file must be {FORMAT}") from None
+    if not items:
+        raise InputError(f"{source} holds no questions; it must be {FORMAT}")
+    return items

@@ -1,0 +1,124 @@
+"""Questions asked of a sample that a method has read: the answers, judged and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm import prompt
+from homerlm.lab.facts import Outcome, measured
+from homerlm.lab.readers import Reader, Reading
+from homerlm.lab.samples import Question, Sample
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A method on a model. `chat`: whether prompts are wrapped in the model's chat template."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    reader: Reader
+    chat: bool = False
+
+    def ids(self, sample: Sample, question: Question) -> prompt.PromptIds:
+        """The sample's prompt, asking `question`."""
+        before, after = prompt.affixes(
+            self.tokenizer,
+            question.text,
+            instruction=sample.instruction,
+            answer_start=question.answer_start,
+            chat=self.chat,
+        )
+        return prompt.encode(self.tokenizer, before, sample.document, after)
+
+
+Judge = Callable[[Setup, Question, Reading], Outcome]
+
+
+def ask_now(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[Outcome]:
+    """Every question with a reading of its own, as HOMER is meant to be used: it is known when the document is read."""
+    for question in sample.questions:
+        ids = setup.ids(sample, question)
+        yield _measured(setup, sample, question, ids, partial(setup.reader.read, ids, room), judge)
+
+
+def ask_later(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[Outcome]:
+    """The document read once with a neutral question, then asked each of the sample's."""
+    neutral = setup.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held"))
+    readings: list[Reading] = []
+
+    def read(suffix_ids: torch.Tensor) -> Reading:
+        if not readings:
+            readings.append(setup.reader.read(neutral, room, "other questions"))
+        return readings[0].ask_again(suffix_ids)
+
+    for question in sample.questions:
+        ids = setup.ids(sample, question)
+        yield _measured(setup, sample, question, ids, partial(read, ids.suffix), judge)
+
+
+ASKING = {"now": ask_now, "later": ask_later}
+
+
+def _measured(
+    setup: Setup, sample: Sample, question: Question, ids: prompt.PromptIds, read: Callable[[], Reading], judge: Judge
+) -> Outcome:
+    tokens = sum(part.shape[1] for part in (ids.prefix, ids.context, ids.suffix))
+    outcome: Outcome = {"tokens": tokens, "expected": list(question.expected)}
+    spots = token_spots(setup.tokenizer, sample.document, question.expected, ids.prefix.shape[1])
+    with measured(outcome, setup.model.device):
+        reading = read()
+        outcome["kept"] = len(reading.token_indices)
+        left = torch.isin(torch.tensor(spots), reading.token_indices.cpu())
+        outcome["needle_kept"] = left.float().mean().item() if spots else None
+        outcome |= judge(setup, question, reading)
+    return outcome
+
+
+def answered(max_new_tokens: int) -> Judge:
+    """Judge by what is generated."""
+
+    def judge(setup: Setup, question: Question, reading: Reading) -> Outcome:
+        answer = setup.tokenizer.decode(reading.generate(max_new_tokens), skip_special_tokens=True)
+        return {"answer": answer, "score": question.grade(answer)} | _by_likelihood(setup, question, reading)
+
+    return judge
+
+
+def likelihood_of_answer(setup: Setup, question: Question, reading: Reading) -> Outcome:
+    """Judge by how likely the right answer is: its summed negative log-likelihood in nats, and its tokens."""
+    log_probs = reading.prefill().score(prompt.token_ids(setup.tokenizer, f" {question.expected[0]}.")).log_probs
+    return {"nll": -log_probs.sum().item(), "count": len(log_probs)}
+
+
+def _by_likelihood(setup: Setup, question: Question, reading: Reading) -> Outcome:
+    if not question.choices:
+        return {}
+    ids = [prompt.token_ids(setup.tokenizer, choice) for choice in question.choices]
+    sums = [reading.prefill().score(choice).total for choice in ids]
+    chosen = question.choices[sums.index(max(sums))].strip()
+    return {"likelihood_score": float(chosen == question.expected[0]), "likelihoods": [round(s, 3) for s in sums]}
+
+
+def token_spots(tokenizer: PreTrainedTokenizerBase, document: str, wanted: tuple[str, ...], offset: int) -> list[int]:
+    """Indices in the prompt of the document's tokens that spell any of `wanted`; none without a tokenizer's offsets."""
+    if not tokenizer.is_fast:
+        return []
+    spans = []
+    for text in wanted:
+        start = document.find(text) if len(text) > 1 else -1
+        while start >= 0:
+            spans.append((start, start + len(text)))
+            start = document.find(text, start + 1)
+    if not spans:
+        return []
+    encoded = tokenizer(document, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    found = []
+    for index, (begin, end) in enumerate(encoded.offset_mapping):
+        if any(begin < last and end > first for first, last in spans):
+            found.append(index + offset)
+    return found

@@ -1,0 +1,172 @@
+"""A method bound to a model: from a prompt's ids to a reading that can be continued, judged and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm.config import MergeConfig
+from homerlm.context import CompactContext
+from homerlm.errors import MismatchError
+from homerlm.homer import Homer
+from homerlm.lab.likelihood import Prefill
+from homerlm.lab.methods import Method
+from homerlm.prompt import PromptIds
+from homerlm.score.calibration import Calibration
+from homerlm.score.scores import SCORES
+
+SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
+CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
+
+# What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
+Use = Literal["answer", "other questions", "go on"]
+
+
+class Reading(Protocol):
+    """What a method made of a prompt. `token_indices` (tokens,): the prompt's tokens that are left."""
+
+    @property
+    def token_indices(self) -> Tensor: ...
+
+    def prefill(self) -> Prefill:
+        """The prompt's cache, to be used once."""
+
+    def generate(self, max_new_tokens: int) -> list[int]:
+        """Greedy continuation ids, without what ends them."""
+
+    def ask_again(self, suffix_ids: Tensor) -> Reading:
+        """The same document with another suffix (1, S)."""
+
+
+class Reader(Protocol):
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> Reading:
+        """`room`: how many tokens are to follow the prompt."""
+
+
+def reader_for(
+    method: Method,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    calibrations: Sequence[Path] = (),
+) -> Reader:
+    """The reader of a method, on a model that was loaded with the method's RoPE scaling. Without a tokenizer no
+    sentence is known, so none is kept whole.
+
+    `calibrations`: files of which the model's own is taken, for scores that need one. Raises `HomerError` for a method
+    that does not fit the model.
+    """
+    if method.is_homer:
+        config = method.config()
+        if isinstance(config, MergeConfig) and SCORES[config.score].calibrated:
+            config = replace(config, calibration=_own_calibration(calibrations, model))
+        return HomerReader(Homer(model, tokenizer, config))
+    if method.base == "plain":
+        return PlainReader(model)
+    limit = model.config.get_text_config(decoder=True).max_position_embeddings
+    share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
+    budget = dict(method.settings).get("budget", int(limit * share))
+    return PlainReader(model, budget=budget, sinks=SINKS if method.base == "streaming" else None)
+
+
+def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
+    for path in paths:
+        try:
+            return Calibration.load(path, model)
+        except MismatchError:  # another model's, or another scaling's
+            continue
+    return None
+
+
+@dataclass(frozen=True)
+class HomerReader:
+    homer: Homer
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.homer.model
+
+    @cached_property
+    def _compressors(self) -> dict[Use, Homer]:
+        later, going_on = self.homer.for_later(), self.homer.for_later(chosen_by="attention")
+        return {"answer": self.homer, "other questions": later, "go on": going_on}
+
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
+        homer = self.homer if use == "answer" else self._compressors[use]
+        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+
+
+@dataclass(frozen=True)
+class HomerReading:
+    homer: Homer
+    context: CompactContext
+
+    @property
+    def token_indices(self) -> Tensor:
+        return self.context.token_indices[0]
+
+    def prefill(self) -> Prefill:
+        return Prefill.after(self.context, self.homer.model)
+
+    def generate(self, max_new_tokens: int) -> list[int]:
+        return self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
+
+    def ask_again(self, suffix_ids: Tensor) -> HomerReading:
+        return HomerReading(self.homer, self.homer.focus(self.context, suffix_ids))
+
+
+@dataclass(frozen=True)
+class PlainReader:
+    """The model as it is; with a `budget` in tokens, on the prompt's first and last tokens, half and half, or on
+    `sinks` first and the most recent ones. What is left is read anew, at contiguous positions."""
+
+    model: PreTrainedModel
+    budget: int | None = None
+    sinks: int | None = None
+
+    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
+        ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
+        length = ids.shape[1]
+        kept = torch.arange(length)
+        if self.budget is not None and length + room > self.budget:
+            keep = max(self.budget - room, prompt.prefix.shape[1] + prompt.suffix.shape[1])
+            head = min(self.sinks if self.sinks is not None else keep // 2, keep)
+            kept = torch.cat([kept[:head], kept[length - (keep - head) :]])
+        return PlainReading(self.model, ids[:, kept].to(self.model.device), kept, prompt.suffix.shape[1], length)
+
+
+@dataclass(frozen=True)
+class PlainReading:
+    """Nothing has run yet: the model reads its prompt (B, tokens) when it is asked for something."""
+
+    model: PreTrainedModel
+    input_ids: Tensor
+    token_indices: Tensor
+    suffix_len: int
+    prompt_len: int
+
+    def prefill(self) -> Prefill:
+        return Prefill.of(self.model, self.input_ids)
+
+    @torch.no_grad()
+    def generate(self, max_new_tokens: int) -> list[int]:
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        mask = torch.ones_like(self.input_ids)
+        output: Any = self.model.generate(self.input_ids, attention_mask=mask, **settings)
+        return output[0, self.input_ids.shape[1] :].tolist()
+
+    def ask_again(self, suffix_ids: Tensor) -> PlainReading:
+        body, new = self.input_ids.shape[1] - self.suffix_len, suffix_ids.shape[1]
+        length = self.prompt_len - self.suffix_len
+        ids = torch.cat([self.input_ids[:, :body], suffix_ids.to(self.input_ids.device)], dim=1)
+        kept = torch.cat([self.token_indices[:body], torch.arange(new) + length])
+        return PlainReading(self.model, ids, kept, new, length + new)
