@@ -26,7 +26,7 @@ from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt
 
 TEXT = " ".join(f"Sentence w{i % 90} stands here." for i in range(3000))
-HOMER = "homer:max_chunk_len=120,target_len=90,warmup_layers=2"
+HOMER = "homer:max_chunk_len=120,target_len=90"
 
 
 # Methods
@@ -73,13 +73,13 @@ def test_a_wrong_method_is_refused_by_name(text, why):
 @pytest.mark.parametrize(
     "given",
     [
-        ["plain pi:2 homer:floor=0.0,pooling=1+yarn:2 homer-paper"],
-        ["plain,pi:2,homer:floor=0.0,pooling=1+yarn:2,homer-paper"],
-        ["plain, pi:2", "homer:floor=0.0,pooling=1+yarn:2", "homer-paper,plain"],
+        ["plain pi:2 homer:min_share=0.0,pooling=1+yarn:2 homer-paper"],
+        ["plain,pi:2,homer:min_share=0.0,pooling=1+yarn:2,homer-paper"],
+        ["plain, pi:2", "homer:min_share=0.0,pooling=1+yarn:2", "homer-paper,plain"],
     ],
 )
 def test_methods_are_listed_by_commas_or_spaces(given):
-    names = ["plain", "plain+pi:2", "homer:floor=0.0,pooling=1+yarn:2", "homer-paper"]
+    names = ["plain", "plain+pi:2", "homer:min_share=0.0,pooling=1+yarn:2", "homer-paper"]
     assert [str(method) for method in parse_methods(given, ())] == names
 
 
@@ -280,7 +280,7 @@ def test_homer_windows_see_all_before_them_compressed(words):
     model = llama(max_position_embeddings=512)
     document = " ".join(f"w{(7 * i * i) % 90}" for i in range(1300))
     work = WindowsWork(document, 0, 1024, 512, "text")
-    method = Method.parse("homer:max_chunk_len=320,target_len=250,warmup_layers=2")
+    method = Method.parse("homer:max_chunk_len=320,target_len=250")
     reader = reader_for(method, model, words)
     outcomes = dict(work.run(Setup(model, words, reader), done={0}))
     assert sorted(outcomes) == [1, 2]
@@ -547,7 +547,7 @@ def test_every_supported_family_can_be_evaluated(tmp_path, words, family):
         SampleWork(Passkey(), 300, 0, 0, answered(3)),
         SampleWork(Passkey(), 300, 0, 0, likelihood_of_answer, row=("passkey-perplexity", "")),
     ]
-    methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120,warmup_layers=1")]
+    methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120")]
     run_plan(tmp_path, words, [(method, works) for method in methods], lambda _: (model, words))
     records, _ = read_records(tmp_path)
     assert [(r["error"], r["kept"] <= 120 or r["method"] == "plain") for r in records] == [(None, True)] * 4

@@ -23,7 +23,7 @@ from homerlm.lab.lm_eval import HomerLM, main
 from tiny import LIMIT, llama
 
 TARGET = 40
-SETTINGS = {"max_chunk_len": 48, "target_len": TARGET, "warmup_layers": 2, "pooling": 3}
+SETTINGS = {"max_chunk_len": 48, "target_len": TARGET, "pooling": 3}
 LONG = " ".join(f"w{7 * i % 90}" for i in range(300))
 SHORT = "w3 w1 w4 w1 w5"
 CHOICES = ["w2", "w6 w7", "w8 w9 w10"]
@@ -233,7 +233,7 @@ def test_wrong_model_args_are_named(args, message):
 
 def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder):
     write_task(tmp_path, [{"prompt": LONG, "target": "w1"}], generation())
-    args = f"pretrained={model_folder},max_chunk_len=48,target_len=40,warmup_layers=2"
+    args = f"pretrained={model_folder},max_chunk_len=48,target_len=40"
     module, options = "homerlm.lab.lm_eval", ["--include_path", str(tmp_path), "--tasks", "local"]
     command = [sys.executable, "-m", module, "--model", "homer", *options, "--model_args"]
     done = subprocess.run([*command, args], capture_output=True, text=True, timeout=300)

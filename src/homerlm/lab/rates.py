@@ -40,7 +40,7 @@ class Rates(NamedTuple):
 
 
 @torch.no_grad()
-def measure_rates(model: PreTrainedModel, shape: Shape, tokens: int, seconds: float = SECONDS) -> Rates:
+def measure_rates(model: PreTrainedModel, shape: Shape, tokens: int) -> Rates:
     """On the model's device and dtype, for chunks of `tokens`, shorter where one call would take too long."""
     device, layer = model.device, model.get_decoder().layers[0]
     most = _OPERATIONS.get(device.type, 2e13)
@@ -56,7 +56,7 @@ def measure_rates(model: PreTrainedModel, shape: Shape, tokens: int, seconds: fl
 
     def time_of(work: Callable[[], object]) -> float:
         timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-        return timer.blocked_autorange(min_run_time=seconds).median
+        return timer.blocked_autorange(min_run_time=SECONDS).median
 
     return Rates(
         matmul=rows * per_token / time_of(lambda: [part(inputs[part.in_features]) for part in parts]),
