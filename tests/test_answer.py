@@ -31,7 +31,9 @@ def test_without_a_template_the_prompt_is_plain():
 def test_an_answer_is_a_record_of_what_it_took(text_homer):
     answer = text_homer.ask(DOCUMENT, "w1 w2", max_new_tokens=7)
     before, after = affixes(text_homer.tokenizer, "w1 w2")
-    lengths = [len(text_homer.tokenizer(t, add_special_tokens=False).input_ids) for t in (before.text, DOCUMENT, after.text)]
+    lengths = [
+        len(text_homer.tokenizer(t, add_special_tokens=False).input_ids) for t in (before.text, DOCUMENT, after.text)
+    ]
     assert answer.tokens_read == sum(lengths)
     assert answer.tokens_kept == len(answer.context) <= 40
     assert answer.source is answer.context
@@ -158,12 +160,15 @@ def test_nan_logits_are_refused():
         MemoryError(),
     ],
 )
-def test_out_of_memory_says_what_to_lower(error):
-    def fail(_event):
+def test_out_of_memory_says_what_to_lower(error, monkeypatch):
+    homer = Homer(llama(), None, HomerConfig(max_chunk_len=40))
+
+    def fail(*_args, **_options):
         raise error
 
-    with pytest.raises(OutOfMemoryError, match="lower leaf_batch, max_chunk_len or target_len"):
-        Homer(llama(), None, HomerConfig(max_chunk_len=40)).compress(*prompt(), observer=fail)
+    monkeypatch.setattr(homer.decoder, "embed", fail)
+    with pytest.raises(OutOfMemoryError, match="lower chunk_batch, max_chunk_len or target_len"):
+        homer.compress(*prompt())
 
 
 def test_other_runtime_errors_pass():

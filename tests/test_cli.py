@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import homerlm
 from command import WORDS, ask, runner
-from homerlm import HomerConfig
+from homerlm import Homer, HomerConfig
 from homerlm.cli import main, options
 from homerlm.cli.options import Preset, config_fields, parse_lengths
 from homerlm.errors import ConfigError, OutOfMemoryError
@@ -69,11 +69,11 @@ def test_flags_are_the_settings_of_either_preset(monkeypatch):
 
 def test_presets_and_settings_reach_the_library(homer, document, monkeypatch):
     seen = []
-    original = HomerConfig.resolve
-    monkeypatch.setattr(HomerConfig, "resolve", lambda self, *args: seen.append(self) or original(self, *args))
-    homer(*ask(document, "--score", "logit", "--readout", "merged", "--leaf-batch", "2"))
+    original = Homer.__init__
+    monkeypatch.setattr(Homer, "__init__", lambda self, *args: seen.append(args[2]) or original(self, *args))
+    homer(*ask(document, "--score", "logit", "--rerank", "never", "--chunk-batch", "2"))
     assert seen[0] == HomerConfig(
-        max_chunk_len=64, target_len=50, pooling=3, score="logit", readout="merged", leaf_batch=2
+        max_chunk_len=64, target_len=50, pooling=3, score="logit", rerank="never", chunk_batch=2
     )
     code, _, err = homer(*ask(document, "--preset", "paper"))
     assert code == 2
@@ -154,21 +154,22 @@ def test_html_shades_the_whole_document(homer, document, tmp_path):
 def test_plan_prints_the_tree_and_the_memory(homer):
     code, out, _ = homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--target-len", "300")
     assert code == 0
-    assert "├─ layers" in out
-    assert "appendix A's bound" in out
-    assert "first chunks run through layers [0, 6), where all vote" in " ".join(out.split())
-    paper = homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper")[1]
-    assert "where all vote" not in paper
+    assert "read in 8 chunks of up to 300 tokens, layers [0, 6) of 10; scored by layers 5" in " ".join(out.split())
+    assert "Predicted peak above the weights" in out
+    assert "├─ layers" not in out
+    assert "├─ layers" in homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper")[1]
     record = json.loads(homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper", "--json")[1])
     # 10 layers, 3 key-value heads of 12 numbers, 4 bytes each
     assert record["plain_kv_bytes"] == 2050 * 10 * 2 * 3 * 12 * 4
-    assert 0 < record["peak_kv_bytes"] <= record["kv_bound_bytes"] * 1.2
-    assert record["schedule"]["context_len"] == 2000
+    assert record["peak_bytes"] > record["cache_bytes"] > 0
+    assert {"chunk", "merge", "read"} == {run["kind"] for run in record["passes"]}
 
 
 def test_token_counts_may_be_in_k_and_M(homer, monkeypatch):
     record = json.loads(homer("plan", "MODEL", "2k", "--json")[1])
-    assert record["schedule"]["context_len"] == 2048
+    affixes = 20 + 30
+    chunks = [run["tokens"] - affixes for run in record["passes"] if run["kind"] == "chunk"]
+    assert sum(chunks) == 2048
     assert parse_lengths("8k, 16_384 1M") == [8192, 16384, 1 << 20]
     for wrong in ("8g", "0", "-5", "k", "1.5k", "many", "٣"):
         code, _, err = homer("plan", "MODEL", "--", wrong)
@@ -227,7 +228,7 @@ def test_errors_are_one_message_and_an_exit_code(homer, document, tmp_path):
         (1, ask(document, "--target-len", "3"), "target_len is 3"),
         (1, ["ask", document, "w1", "-m", tmp_path], "not a model folder"),
         (1, ["ask", document, "w1", "-m", "no/such-model"], "no/such-model"),
-        (1, ["plan", "MODEL", "100000", "--max-chunk-len", "60"], "raise max_chunk_len"),
+        (1, ["plan", "MODEL", "100000", "--max-chunk-len", "50"], "raise max_chunk_len"),
         (1, ["calibrate", "MODEL", tmp_path / "c"], "WikiText-103"),
     ]
     for expected, arguments, named in cases:
@@ -263,13 +264,13 @@ def test_the_command_keeps_freed_memory(homer, monkeypatch):
 
 
 def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypatch, tmp_path):
-    from homerlm.merge.tree import Tree
+    from homerlm.select.method import Select
 
     def fail_with(error):
-        def run(self):
+        def compress(self, *_ids):
             raise error
 
-        monkeypatch.setattr(Tree, "run", run)
+        monkeypatch.setattr(Select, "compress", compress)
 
     path = tmp_path / "kept.homer"
     fail_with(KeyboardInterrupt())
@@ -372,7 +373,7 @@ def test_errors_as_json_are_one_object_and_the_same_exit_code(homer, document, t
         (["ask"], 2, "UsageError", "question"),
         (["plan", "MODEL"], 2, "UsageError", "tokens"),
         (ask(tmp_path / "none.txt"), 1, "DocumentError", "none.txt"),
-        (["plan", "MODEL", "100000", "--max-chunk-len", "60"], 1, "ScheduleError", "raise max_chunk_len"),
+        (["plan", "MODEL", "100000", "--max-chunk-len", "50"], 1, "ScheduleError", "raise max_chunk_len"),
     ]
     for arguments, expected, kind, named in cases:
         code, out, err = homer(*arguments, "--json")

@@ -143,7 +143,7 @@ def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, m
         *("--lengths", 400, "--samples", 1, "-o", tmp_path / "s"),
     )
     swept = {r["variant"].partition("=")[0] for r in records(tmp_path / "s")}
-    assert swept == {"max_chunk_len", "target_len", "warmup_layers", "retention"}
+    assert swept == {"max_chunk_len", "target_len"}
 
 
 def test_every_ablation_and_sweep_row_is_a_method():

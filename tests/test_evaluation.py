@@ -27,6 +27,7 @@ from tiny import LIMIT, VOCAB, llama, prompt
 
 TEXT = " ".join(f"Sentence w{i % 90} stands here." for i in range(3000))
 HOMER = "homer:max_chunk_len=120,target_len=90"
+PAPER = "homer-paper:max_chunk_len=120,target_len=90,warmup_layers=2"
 
 
 # Methods
@@ -203,10 +204,10 @@ def test_clipping_leaves_three_quarters_under_ntk_and_yarn(rope, share):
     assert len(reading.token_indices) == int(LIMIT * share) - 12
 
 
-@pytest.mark.parametrize("more", ["", ",readout=merged,refinement=none"])
-def test_the_homer_reader_is_homer(more):
+@pytest.mark.parametrize("name", [HOMER, f"{PAPER},score=logit,refinement=none"])
+def test_the_homer_reader_is_homer(name):
     model, (p, c, s) = llama(), prompt(context=400)
-    method = Method.parse(HOMER + more)
+    method = Method.parse(name)
     reading = reader_for(method, model, None).read(_ids(p, c, s), 8)
     homer = Homer(model, None, method.config())
     context = homer.compress(p, c, s)

@@ -70,7 +70,7 @@ def model():
     return llama()
 
 
-SIZES = {"max_chunk_len": 60, "warmup_layers": 2, "pooling": 1, "recap_len": 0, "floor": 1.0}
+SIZES = {"max_chunk_len": 60, "pooling": 1, "recap_len": 0, "min_share": 1.0}
 
 
 def _words(stop: int) -> PreTrainedTokenizerFast:
@@ -105,7 +105,7 @@ def test_the_tree_keeps_sentences_whole_too(model):
     ids = prompt(context=300)
     words = ids[1][0].tolist()
     stop = max(set(words), key=words.count)
-    config = HomerConfig(**SIZES, target_len=40, second_look="never", sentence_weight=1.0)
+    config = HomerConfig(max_chunk_len=60, pooling=1, target_len=40, rerank="never", sentence_weight=1.0)
     alone, whole = (_kept(Homer(model, tokenizer, config), ids) for tokenizer in (None, _words(stop)))
     assert len(whole) < len(alone) / 2  # as many tokens, in fewer pieces
 

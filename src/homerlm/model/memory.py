@@ -40,16 +40,18 @@ def keep_freed_memory() -> bool:
 
 
 class PeakMemory:
-    """`with PeakMemory(model) as peak: ...; peak.bytes`: the most that was in use above what was before.
+    """`with PeakMemory(model) as peak: ...; peak.bytes`: the most that was in use above what was before. `model`: the
+    model at work, or a device.
 
     On CUDA what the allocator of each of the model's devices held (its own peak where the block raised it, which leaves
     the process's statistics alone, else readings every few milliseconds), on MPS readings of its allocator; elsewhere
     readings of the process's resident set, which also counts what libraries and the allocator keep.
     """
 
-    def __init__(self, model: torch.nn.Module, interval_s: float = 0.01) -> None:
+    def __init__(self, model: torch.nn.Module | torch.device, interval_s: float = 0.01) -> None:
         self.bytes = 0
-        devices = {parameter.device for parameter in model.parameters()}
+        given = isinstance(model, torch.device)
+        devices = {model} if given else {parameter.device for parameter in model.parameters()}
         self._cuda = [device for device in devices if device.type == "cuda"]
         self._readings: list[Callable[[], int]] = [partial(torch.cuda.memory_allocated, d) for d in self._cuda]
         if not self._cuda:
