@@ -183,7 +183,7 @@ def test_rolling_windows_beyond_the_limit_follow_everything_before_them(homer):
     first, second = LIMIT + 1, LIMIT + 1 + LIMIT // 2
     prompts = list(homer.prompts)
     assert [[*chain(*parts)] for parts in prompts] == [ids[:first], ids[:second]]
-    expected = HomerLM(homer)._plain_verdict(ids[:1], ids[1:first])[0]
+    expected, _ = plain(homer.model, homer.tokenizer, "<eos>", " ".join(text.split()[:LIMIT]))
     for parts, stop in zip(prompts, (second, len(ids)), strict=True):
         context = homer.for_later(chosen_by="attention").compress(*(torch.tensor([part]) for part in parts))
         window = torch.tensor([ids[sum(map(len, parts)) : stop]])
@@ -219,11 +219,11 @@ def test_model_args_reach_the_config_and_the_model(model_folder):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("truncate=true,max_length=9", "model_args has truncate, max_length; the model homer takes pretrained"),
+        ("truncate=true,max_length=9", "'truncate' is not a setting.*the model homer also takes pretrained"),
         ("preset=best", "preset is 'best'; it must be one of default, paper"),
         ("target_len=many", "target_len is 'many'; it must be a whole number"),
-        ("target_len=1e3", "target_len is 1000.0; it must be a whole number"),
-        ("chunk_share=none", "chunk_share is None; it must be a number"),
+        ("target_len=1e3", "target_len is '1000.0'; it must be a whole number"),
+        ("chunk_share=none", "chunk_share is 'None'; it must be a number"),
     ],
 )
 def test_wrong_model_args_are_named(args, message):
@@ -231,11 +231,12 @@ def test_wrong_model_args_are_named(args, message):
         HomerLM.create_from_arg_string(f"pretrained=nowhere,{args}")
 
 
-def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder):
+@pytest.mark.parametrize("home", ["lab", "evaluation"])
+def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder, home):
     write_task(tmp_path, [{"prompt": LONG, "target": "w1"}], generation())
-    args = f"pretrained={model_folder},max_chunk_len=48,target_len=40"
-    module, options = "homerlm.lab.lm_eval", ["--include_path", str(tmp_path), "--tasks", "local"]
-    command = [sys.executable, "-m", module, "--model", "homer", *options, "--model_args"]
+    args = f"pretrained={model_folder},max_chunk_len=48,target_len=40,warmup_layers=2"
+    options = ["--include_path", str(tmp_path), "--tasks", "local"]
+    command = [sys.executable, "-m", f"homerlm.{home}.lm_eval", "--model", "homer", *options, "--model_args"]
     done = subprocess.run([*command, args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "homer ({'pretrained'" in done.stdout
@@ -247,5 +248,5 @@ def test_a_mistake_ends_the_command_in_one_line(monkeypatch):
         HomerLM.create_from_arg_string("taget_len=9")
 
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", command)
-    with pytest.raises(SystemExit, match="Error: model_args has taget_len; the model homer takes"):
+    with pytest.raises(SystemExit, match="Error: model_args: 'taget_len' is not a setting"):
         main()

@@ -143,7 +143,7 @@ def _requests(records: pd.DataFrame) -> Table:
     title = "Seconds of a request, reading included; times the plain model's speed (table 8)"
     table = Table(title, ["method", *length_columns(lengths, limit_of(records))])
     done = records[records["error"].isna()]
-    plain = done[done["method"].str.partition(" ")[0] == "plain"].drop_duplicates(["length", "batch"])
+    plain = done[done["method"].str.split(" ").str[0] == "plain"].drop_duplicates(["length", "batch"])
     base = {(row.length, row.batch): row.seconds for row in plain.itertuples()}
     for count in sorted({int(count) for seconds in done["seconds"] for count in seconds}):
 

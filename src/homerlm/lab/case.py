@@ -88,7 +88,7 @@ class Case:
 
 def source_name(case: Mapping[str, Any]) -> str:
     """What a case's model is called, before it has been loaded."""
-    if not case["random"]:
-        return case["model"] or "bundled model"
-    cut = f", {case['layers']} layers" if case["layers"] else ""
+    if not case.get("random"):
+        return case.get("model") or "bundled model"
+    cut = f", {case['layers']} layers" if case.get("layers") else ""
     return f"{case['random']} (random weights{cut})"

@@ -121,11 +121,9 @@ def plain_pass(shape: Shape, tokens: int) -> Pass:
     return Pass("read", tokens, 0, shape.layers, logits=1)
 
 
-def with_kept(passes: Iterable[Pass], kept: int) -> list[Pass]:
-    """The passes of a plan for a prompt of which `kept` tokens are left: a plan knows the most that there can be."""
-    passes = list(passes)
-    planned = max(run.keys for run in passes if run.kind == "read")
-    return [_shortened(run, planned - kept) if run.kind == "read" and run.keys == planned else run for run in passes]
+def with_kept(passes: Iterable[Pass], planned: int, kept: int) -> list[Pass]:
+    """The passes of a plan for a prompt of which `kept` tokens are left, not the `planned` ones, the most there can
+    be."""
 
 
 def _shortened(run: Pass, tokens: int) -> Pass:
