@@ -234,7 +234,7 @@ def test_wrong_model_args_are_named(args, message):
 @pytest.mark.parametrize("home", ["lab", "evaluation"])
 def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder, home):
     write_task(tmp_path, [{"prompt": LONG, "target": "w1"}], generation())
-    args = f"pretrained={model_folder},max_chunk_len=48,target_len=40,warmup_layers=2"
+    args = f"pretrained={model_folder},max_chunk_len=48,target_len=40"
     options = ["--include_path", str(tmp_path), "--tasks", "local"]
     command = [sys.executable, "-m", f"homerlm.{home}.lm_eval", "--model", "homer", *options, "--model_args"]
     done = subprocess.run([*command, args], capture_output=True, text=True, timeout=300)

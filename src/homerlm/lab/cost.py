@@ -39,10 +39,11 @@ def cost_of(reader: Reader, shape: Shape, prompt: PromptIds, kept: int | None = 
         run = plain_pass(shape, sum(lengths))
         return Cost(flops_of(shape, [run]), run.tokens * shape.layers * shape.kv_bytes, None, run.tokens)
     plan = reader.homer.plan(*lengths)
-    passes = passes_of(reader.homer, plan)
-    planned = min(reader.homer.lengths.target_len, sum(lengths))
+    passes = list(plan.passes)
+    planned = plan.cache_len
     kept = planned if kept is None else kept
-    carried = 0 if reader.homer.config.readout == "recomputed" else plan.peak_kv_tokens
+    schedule = getattr(plan, "schedule", None)  # of a tree, which carries keys and values up
+    carried = 0 if schedule is None else schedule.peak_kv_tokens
     return Cost(
         flops_of(shape, with_kept(passes, planned, kept)),
         max(carried, kept * shape.layers) * shape.kv_bytes,

@@ -124,6 +124,7 @@ def plain_pass(shape: Shape, tokens: int) -> Pass:
 def with_kept(passes: Iterable[Pass], planned: int, kept: int) -> list[Pass]:
     """The passes of a plan for a prompt of which `kept` tokens are left, not the `planned` ones, the most there can
     be."""
+    return [_shortened(run, planned - kept) if run.kind == "read" and run.keys == planned else run for run in passes]
 
 
 def _shortened(run: Pass, tokens: int) -> Pass:

@@ -128,7 +128,7 @@ def method_rank(method: str) -> tuple[int, int, float, str]:
 
 def one_setup(records: pd.DataFrame) -> pd.DataFrame:
     """One task's records, with what differs (model, device, chat template ...) behind the method: nothing is mixed."""
-    records = records.astype({name: object for name in _SETUP})
+    records = records.astype(dict.fromkeys(_SETUP, object))
     records = records.assign(**{name: records[name].where(records[name].notna(), None) for name in _SETUP})
     differing = [name for name in _SETUP if records[name].map(str).nunique() > 1]
     texts = records["text"].map(str).groupby(records["variant"]).transform("nunique") > 1

@@ -50,8 +50,7 @@ class PeakMemory:
 
     def __init__(self, model: torch.nn.Module | torch.device, interval_s: float = 0.01) -> None:
         self.bytes = 0
-        given = isinstance(model, torch.device)
-        devices = {model} if given else {parameter.device for parameter in model.parameters()}
+        devices = {model} if isinstance(model, torch.device) else {p.device for p in model.parameters()}
         self._cuda = [device for device in devices if device.type == "cuda"]
         self._readings: list[Callable[[], int]] = [partial(torch.cuda.memory_allocated, d) for d in self._cuda]
         if not self._cuda:
