@@ -11,7 +11,7 @@ from homerlm import Homer, HomerConfig
 from tiny import VOCAB, llama
 from words import tokenizer_of
 
-SIZES = {"max_chunk_len": 48, "target_len": 40, "warmup_layers": 2, "pooling": 3}
+SIZES = {"max_chunk_len": 48, "target_len": 40, "pooling": 3}
 
 
 @pytest.fixture(scope="session")

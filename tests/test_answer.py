@@ -15,14 +15,15 @@ DOCUMENT = " ".join(f"w{i % 90}" for i in range(300))
 
 def test_chat_templates_are_split_around_the_document(words):
     before, after = affixes(words, "w1 w2", instruction="w9", answer_start="w7")
-    assert before == "<user> w9\n\n"
-    assert after == "\n\nw1 w2 <end> <assistant> w7"
+    assert before.text == "<user> w9\n\n"
+    assert after.text == "\n\nw1 w2 <end> <assistant> w7"
 
 
 def test_without_a_template_the_prompt_is_plain():
     plain = tokenizer_of(97)
-    assert affixes(plain, "w1?", instruction="w9") == ("w9\n\n", "\n\nQuestion: w1?\nAnswer:")
-    assert affixes(plain, "w1?", answer_start="w3")[1] == "\n\nw1? w3"
+    texts = [part.text for part in affixes(plain, "w1?", instruction="w9")]
+    assert texts == ["w9\n\n", "\n\nQuestion: w1?\nAnswer:"]
+    assert affixes(plain, "w1?", answer_start="w3")[1].text == "\n\nw1? w3"
     with pytest.raises(InputError, match="no chat template"):
         affixes(plain, "w1", chat=True)
 
@@ -30,7 +31,9 @@ def test_without_a_template_the_prompt_is_plain():
 def test_an_answer_is_a_record_of_what_it_took(text_homer):
     answer = text_homer.ask(DOCUMENT, "w1 w2", max_new_tokens=7)
     before, after = affixes(text_homer.tokenizer, "w1 w2")
-    lengths = [len(text_homer.tokenizer(t, add_special_tokens=False).input_ids) for t in (before, DOCUMENT, after)]
+    lengths = [
+        len(text_homer.tokenizer(t, add_special_tokens=False).input_ids) for t in (before.text, DOCUMENT, after.text)
+    ]
     assert answer.tokens_read == sum(lengths)
     assert answer.tokens_kept == len(answer.context) <= 40
     assert answer.source is answer.context
@@ -157,12 +160,15 @@ def test_nan_logits_are_refused():
         MemoryError(),
     ],
 )
-def test_out_of_memory_says_what_to_lower(error):
-    def fail(_event):
+def test_out_of_memory_says_what_to_lower(error, monkeypatch):
+    homer = Homer(llama(), None, HomerConfig(max_chunk_len=40))
+
+    def fail(*_args, **_options):
         raise error
 
-    with pytest.raises(OutOfMemoryError, match="lower leaf_batch, max_chunk_len or target_len"):
-        Homer(llama(), None, HomerConfig(max_chunk_len=40)).compress(*prompt(), observer=fail)
+    monkeypatch.setattr(homer.decoder, "embed", fail)
+    with pytest.raises(OutOfMemoryError, match="lower chunk_batch, max_chunk_len or target_len"):
+        homer.compress(*prompt())
 
 
 def test_other_runtime_errors_pass():

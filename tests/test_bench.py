@@ -39,13 +39,12 @@ from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.report import sections, terminal_tables, write_report
 from homerlm.lab.run import raise_failure, run
 from homerlm.lab.suites import cases
-from homerlm.lab.todays_passes import passes_of
 from homerlm.score.calibration import Calibration
 from tiny import HEAD_DIM, KV_HEADS, LAYERS, VOCAB, llama, prompt
 
 plotting = pytest.mark.skipif(not importlib.util.find_spec("seaborn"), reason="seaborn is not installed")
-SIZES = {"max_chunk_len": 48, "target_len": 30, "warmup_layers": 2, "pooling": 3}
-HOMER = "homer:max_chunk_len=160,target_len=100,warmup_layers=2"
+SIZES = {"max_chunk_len": 48, "target_len": 30, "pooling": 3}
+HOMER = "homer:max_chunk_len=160,target_len=100"
 
 
 @pytest.fixture(scope="module")
@@ -84,29 +83,33 @@ def test_operations_of_the_plain_model_are_what_torch_counts(model):
     [
         (171, {}),
         (37, {}),
-        (110, {"second_look": "never"}),
-        (110, {"second_look": "later"}),
-        (250, {"second_look": "later", "chosen_by": "surprisal"}),
+        (110, {"rerank": "never"}),
+        (110, {"rerank": "later"}),
+        (250, {"rerank": "later", "chosen_by": "surprisal"}),
         (250, {"chosen_by": "both"}),
         (20, {"chosen_by": "surprisal"}),
-        (171, {"retention": 0.9}),
-        (171, {"retention": 0.25}),
-        (150, {"readout": "reencoded"}),
-        (150, {"readout": "merged", "voters": "last_layer", "scoring_queries": 1}),
-        (150, {"readout": "merged", "voters": "last_layer", "refinement": "per_layer_top_k"}),
-        (110, {"voters": "last_layer"}),
-        (171, {"voters": "upper_half", "warmup_layers": 1}),
-        (110, {"target_len": 300, "max_chunk_len": 300, "voters": "all_layers"}),
+        (110, {"scoring_layers": "upper_half"}),
+        (171, {"chunk_batch": 3}),
+        (110, {"target_len": 300, "max_chunk_len": 300, "scoring_layers": "all"}),
+        (150, {"preset": "paper"}),
+        (150, {"preset": "paper", "readout": "reencoded", "scoring_queries": 5}),
+        (150, {"preset": "paper", "refinement": "per_layer_top_k"}),
+        (171, {"preset": "paper", "retention": 0.25, "chunk_batch": 3}),
     ],
     ids=str,
 )
 def test_operations_of_a_compression_are_what_torch_counts(model, context, changes):
-    homer = Homer(model, config=HomerConfig(**(SIZES | changes)))
+    changes = dict(changes)
+    if changes.pop("preset", "default") == "paper":
+        config = HomerConfig.paper(max_chunk_len=48, target_len=30, warmup_layers=2, score="logit", **changes)
+    else:
+        config = HomerConfig(**(SIZES | changes))
+    homer = Homer(model, config=config)
     parts = prompt(4, context, 5)
     made = []
     seen = counted_by_torch(lambda: made.append(homer.compress(*parts)))
-    planned = min(homer.lengths.target_len, 4 + context + 5)
-    passes = with_kept(passes_of(homer, homer.plan(4, context, 5)), planned, len(made[0]))
+    plan = homer.plan(4, context, 5)
+    passes = with_kept(plan.passes, plan.cache_len, len(made[0]))
     assert seen == pytest.approx(flops_of(Shape.of(model), passes).total, rel=1e-3)
 
 
@@ -119,7 +122,7 @@ def test_bytes_of_keys_and_values_are_those_of_the_cache(model):
         assert reading.prefill().kv_bytes == 2 * tokens * per_token
         assert cost_of(reader, Shape.of(model), ids, len(reading.token_indices)).kv_bytes == tokens * per_token
     carried = bench_reader(Method.parse("homer-paper:max_chunk_len=160,target_len=100,warmup_layers=2"), model)
-    peak = carried.homer.plan(30, 240, 30).peak_kv_tokens * per_token // LAYERS
+    peak = carried.homer.plan(30, 240, 30).schedule.peak_kv_tokens * per_token // LAYERS
     assert cost_of(carried, Shape.of(model), ids, 100).kv_bytes == peak
 
 
@@ -134,7 +137,7 @@ def test_the_peak_of_tensors_is_what_lives_at_once():
 
 
 def test_the_tensors_of_a_compression_hardly_grow_with_the_prompt(model):
-    homer = Homer(model, config=HomerConfig(max_chunk_len=160, target_len=100, warmup_layers=2))
+    homer = Homer(model, config=HomerConfig(max_chunk_len=160, target_len=100))
     prompts = [prompt(30, n, 30) for n in (500, 4_000)]
     short, long = (peak_of_tensors(lambda ids=ids: homer.compress(*ids)) for ids in prompts)
     assert long < 1.1 * short
@@ -269,7 +272,7 @@ def test_a_key_is_what_old_records_have():
 def test_methods_and_trees_that_do_not_fit_are_refused(model, source):
     with pytest.raises(ConfigError, match="truncate"):
         bench_reader(Method.parse("truncate"), model)
-    case = Case(**source, method="homer:max_chunk_len=70,target_len=70", length=20_000)
+    case = Case(**source, method="homer-paper:max_chunk_len=70,target_len=70", length=20_000)
     with pytest.raises(ScheduleError, match="levels"):
         measure(case)
     assert record_of(case)["error"].startswith("ScheduleError")
@@ -383,7 +386,7 @@ def test_every_moment_belongs_to_the_innermost_part():
 @pytest.mark.parametrize("method", ["plain", HOMER])
 def test_a_profile_has_every_part_that_runs(model, method):
     seconds = profile_once(bench_reader(Method.parse(method), model), random_prompt(model, 300, 1))
-    idle = {"scoring", "merging copies"} if method == "plain" else set()
+    idle = {"scoring", "merging copies"} if method == "plain" else {"merging copies"}
     assert {part for part in PARTS if seconds[part] == 0} == idle
     assert min(seconds.values()) >= 0
 

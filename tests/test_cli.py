@@ -2,41 +2,26 @@
 
 import json
 import re
+import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 
 import pytest
+import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from homerlm import HomerConfig
-from homerlm.cli import main
-from homerlm.errors import OutOfMemoryError
-
-SIZES = ["--max-chunk-len", "64", "--target-len", "50", "--warmup-layers", "2", "--pooling", "3"]
-WORDS = " ".join(f"w{i % 90}" for i in range(300))
+import homerlm
+from command import WORDS, ask, runner
+from homerlm import Homer, HomerConfig
+from homerlm.cli import main, options
+from homerlm.cli.options import Preset, config_fields, parse_lengths
+from homerlm.errors import ConfigError, OutOfMemoryError
 
 
 @pytest.fixture
 def homer(monkeypatch, capsys, model_folder):
-    """Run a command; (exit code, stdout, stderr). `MODEL` stands for a tiny model's folder."""
-
-    def run(*args, stdin=None):
-        given = [str(model_folder) if arg == "MODEL" else str(arg) for arg in args]
-        monkeypatch.setattr(sys, "argv", ["homer", *given])
-        if stdin is not None:
-            import io
-
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = 0
-        try:
-            main.run()
-        except SystemExit as stop:
-            code = stop.code or 0
-        seen = capsys.readouterr()
-        assert "Traceback" not in seen.out + seen.err
-        return code, seen.out, seen.err
-
-    return run
+    return runner(monkeypatch, capsys, model_folder)
 
 
 @pytest.fixture
@@ -46,30 +31,54 @@ def document(tmp_path):
     return path
 
 
-def ask(document, *more):
-    return ["ask", *([document] if document else []), "w1 w2", "-m", "MODEL", "--max-new-tokens", "5", *SIZES, *more]
-
-
 def test_flags_are_the_configs_fields():
     for name in ("ask", "demo", "plan"):
         options = {o for p in get_command(main.app).commands[name].params for o in p.opts}
-        for field in fields(HomerConfig):
-            flag = "--" + field.name.replace("_", "-")
-            assert (flag in options) == ("help" in field.metadata or (field.name == "calibration" and name == "ask"))
+        for setting in fields(HomerConfig):
+            flag = "--" + setting.name.replace("_", "-")
+            is_file = setting.name == "calibration" and name == "ask"
+            assert (flag in options) == ("help" in setting.metadata or is_file)
+
+
+def test_flags_are_the_settings_of_either_preset(monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class Default:
+        target_len: int | None = field(default=None, metadata={"help": "Tokens."})
+        score: str = field(default="a", metadata={"help": "Score.", "choices": ("a", "b")})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Paper:
+        score: str = field(default="c", metadata={"help": "Score.", "choices": ("b", "c")})
+        retention: float | None = field(default=None, metadata={"help": "Share."})
+        calibration: object = field(default=None)
+
+    monkeypatch.setattr(options, "PRESETS", {Preset.default: (Default, Default), Preset.paper: (Paper, Paper)})
+    assert [*config_fields([Default, Paper])] == ["target_len", "score", "retention"]
+
+    seen = []
+    app = typer.Typer()
+    app.command()(options.with_config(lambda *, settings: seen.append(settings)))
+    for given in (["--score", "a", "--target-len", "7"], ["--preset", "paper", "--retention", "0.25"]):
+        assert CliRunner().invoke(app, given).exit_code == 0
+    assert seen == [Default(score="a", target_len=7), Paper(retention=0.25)]
+    assert "a or c" in CliRunner().invoke(app, ["--help"]).output
+    error = CliRunner().invoke(app, ["--retention", "0.25"]).exception
+    assert isinstance(error, ConfigError)
+    assert "retention is 0.25; preset default has no such setting, paper has" in str(error)
 
 
 def test_presets_and_settings_reach_the_library(homer, document, monkeypatch):
     seen = []
-    original = HomerConfig.resolve
-    monkeypatch.setattr(HomerConfig, "resolve", lambda self, *args: seen.append(self) or original(self, *args))
-    homer(*ask(document, "--score", "logit", "--readout", "merged", "--leaf-batch", "2"))
+    original = Homer.__init__
+    monkeypatch.setattr(Homer, "__init__", lambda self, *args: seen.append(args[2]) or original(self, *args))
+    homer(*ask(document, "--score", "logit", "--rerank", "never", "--chunk-batch", "2"))
     assert seen[0] == HomerConfig(
-        max_chunk_len=64, target_len=50, warmup_layers=2, pooling=3, score="logit", readout="merged", leaf_batch=2
+        max_chunk_len=64, target_len=50, pooling=3, score="logit", rerank="never", chunk_batch=2
     )
     code, _, err = homer(*ask(document, "--preset", "paper"))
-    assert code == 1
+    assert code == 2
     assert "homer calibrate" in " ".join(err.split())
-    assert seen[1] == HomerConfig.paper(max_chunk_len=64, target_len=50, warmup_layers=2, pooling=3)
+    assert seen[1] == HomerConfig.paper(max_chunk_len=64, target_len=50, pooling=3)
 
 
 def test_every_command_has_help_with_examples(homer):
@@ -116,34 +125,59 @@ def test_saved_documents_are_asked_again(homer, document, tmp_path):
     again = json.loads(homer(*ask(None, "--context", path, "--json"))[1])
     assert path.exists()
     assert again["text"] == first["text"]
-    code, _, err = homer(*ask(document, "--context", path))
-    assert code == 1
-    assert "--context takes no documents" in err
+
+
+def test_the_summary_of_a_saved_document_claims_no_reading(homer, document, tmp_path):
+    path = tmp_path / "kept.homer"
+    _, _, saving = homer(*ask(document, "--save", path))
+    saved, kept = re.search(r"3\d\d tokens read in .*, (\d+) saved, (\d+) kept for", " ".join(saving.split())).groups()
+    assert int(saved) > int(kept)
+    _, _, asking = homer(*ask(None, "--context", path))
+    line = " ".join(asking.split())
+    assert re.search(
+        rf"asked of {saved} kept tokens \(of 3\d\d\) in [\d.]+ s, {kept} read for this answer; \d+ new", line
+    )
+    assert "/s" not in line
 
 
 def test_html_shades_the_whole_document(homer, document, tmp_path):
     page = tmp_path / "page.html"
     assert homer(*ask(document, "--html", page))[0] == 0
     text = page.read_text()
-    body = re.search(r"<main>(.*)</main>", text, re.S).group(1)
+    body = re.search(r"<main[^>]*>(.*)</main>", text, re.S).group(1)
     assert re.sub(r"<[^>]+>", "", body) == WORDS
-    assert 'class="l0"' in body
-    assert "kept to the end" in text
+    assert 'class="seen l0"' in body
+    assert "read for the answer" in text
+    assert document.name in text
 
 
 def test_plan_prints_the_tree_and_the_memory(homer):
     code, out, _ = homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--target-len", "300")
     assert code == 0
-    assert "├─ layers" in out
-    assert "appendix A's bound" in out
-    assert "first chunks run through layers [0, 6), where all vote" in " ".join(out.split())
-    paper = homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper")[1]
-    assert "where all vote" not in paper
+    assert "read in 8 chunks of up to 300 tokens, layers [0, 6) of 10; scored by layers 5" in " ".join(out.split())
+    assert "Predicted peak above the weights" in out
+    assert "├─ layers" not in out
+    assert "├─ layers" in homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper")[1]
     record = json.loads(homer("plan", "MODEL", "2000", "--max-chunk-len", "300", "--preset", "paper", "--json")[1])
     # 10 layers, 3 key-value heads of 12 numbers, 4 bytes each
     assert record["plain_kv_bytes"] == 2050 * 10 * 2 * 3 * 12 * 4
-    assert 0 < record["peak_kv_bytes"] <= record["kv_bound_bytes"] * 1.2
-    assert record["schedule"]["context_len"] == 2000
+    assert record["peak_bytes"] > record["cache_bytes"] > 0
+    assert {"chunk", "merge", "read"} == {run["kind"] for run in record["passes"]}
+
+
+def test_token_counts_may_be_in_k_and_M(homer, monkeypatch):
+    record = json.loads(homer("plan", "MODEL", "2k", "--json")[1])
+    affixes = 20 + 30
+    chunks = [run["tokens"] - affixes for run in record["passes"] if run["kind"] == "chunk"]
+    assert sum(chunks) == 2048
+    assert parse_lengths("8k, 16_384 1M") == [8192, 16384, 1 << 20]
+    for wrong in ("8g", "0", "-5", "k", "1.5k", "many", "٣"):
+        code, _, err = homer("plan", "MODEL", "--", wrong)
+        assert code == 2
+        assert f"TOKENS is {wrong!r}" in err
+    code, _, err = homer("demo", "--tokens", "100")
+    assert code == 2
+    assert "at least 1,000" in err
 
 
 def test_plan_follows_the_scaled_limit(homer):
@@ -176,7 +210,7 @@ def test_demo_asks_homer_and_the_plain_model(homer, monkeypatch):
     assert "Planted at" in out
 
 
-def test_errors_are_one_message_and_exit_code_1(homer, document, tmp_path):
+def test_errors_are_one_message_and_an_exit_code(homer, document, tmp_path):
     binary = tmp_path / "b.bin"
     binary.write_bytes(bytes(range(256)) * 4)
     empty = tmp_path / "empty.txt"
@@ -184,25 +218,22 @@ def test_errors_are_one_message_and_exit_code_1(homer, document, tmp_path):
     broken = tmp_path / "broken.homer"
     broken.write_bytes(b"nonsense")
     cases = [
-        (ask(tmp_path / "none.txt"), "none.txt"),
-        (ask(binary), "b.bin"),
-        (ask(empty), "empty.txt"),
-        (ask(None, "--context", broken), "broken.homer"),
-        (ask(document, "--context", broken), "--context"),
-        (ask(document, "--save", tmp_path / "no" / "folder"), "folder"),
-        (ask(document, "--rope", "stretch:2"), "stretch"),
-        (ask(document, "--pooling", "4"), "pooling is 4"),
-        (ask(document, "--target-len", "3"), "target_len is 3"),
-        (["ask", "only a question", "-m", "MODEL"], "no document"),
-        (["ask", document, "w1", "-m", tmp_path], "not a model folder"),
-        (["ask", document, "w1", "-m", "no/such-model"], "no/such-model"),
-        (["plan", "MODEL", "100000", "--max-chunk-len", "60"], "raise max_chunk_len"),
-        (["calibrate", "MODEL", tmp_path / "no" / "c", "--text", document], "does not exist"),
-        (["calibrate", "MODEL", tmp_path / "c"], "WikiText-103"),
-    ]  # fmt: skip
-    for arguments, named in cases:
+        (1, ask(tmp_path / "none.txt"), "none.txt"),
+        (1, ask(binary), "b.bin"),
+        (1, ask(empty), "empty.txt"),
+        (1, ask(None, "--context", broken), "broken.homer"),
+        (2, ask(document, "--context", broken), "--context"),
+        (2, ask(document, "--rope", "stretch:2"), "stretch"),
+        (2, ask(document, "--pooling", "4"), "pooling is 4"),
+        (1, ask(document, "--target-len", "3"), "target_len is 3"),
+        (1, ["ask", document, "w1", "-m", tmp_path], "not a model folder"),
+        (1, ["ask", document, "w1", "-m", "no/such-model"], "no/such-model"),
+        (1, ["plan", "MODEL", "100000", "--max-chunk-len", "50"], "raise max_chunk_len"),
+        (1, ["calibrate", "MODEL", tmp_path / "c"], "WikiText-103"),
+    ]
+    for expected, arguments, named in cases:
         code, out, err = homer(*arguments)
-        assert code == 1, (arguments, out, err)
+        assert (code, out) == (expected, ""), (arguments, err)
         assert err.startswith("Error:"), err
         assert named in err.replace("\n", ""), err
     assert not list(tmp_path.glob(".homerlm*"))
@@ -210,24 +241,36 @@ def test_errors_are_one_message_and_exit_code_1(homer, document, tmp_path):
 
 def test_wrong_usage_is_exit_code_2(homer, document):
     for arguments in (["ask"], ["plan", "MODEL"], ask(document, "--score", "best"), ["nonsense"]):
-        assert homer(*arguments)[0] == 2
+        code, _, err = homer(*arguments)
+        assert code == 2
+        assert "Error: " in err
+
+
+def test_no_arguments_show_the_help(homer):
+    for arguments in ([], ["eval"]):
+        code, out, err = homer(*arguments)
+        assert (code, err) == (2, "")
+        assert "Commands" in out
 
 
 def test_the_command_keeps_freed_memory(homer, monkeypatch):
     asked = []
-    monkeypatch.setattr(main, "keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr("homerlm.model.memory.keep_freed_memory", lambda: asked.append(True))
     homer("--version")
+    homer("ask", "--help")
+    assert asked == []
+    homer("plan", "MODEL", "2000")
     assert asked == [True]
 
 
 def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypatch, tmp_path):
-    from homerlm.merge.tree import Tree
+    from homerlm.select.method import Select
 
     def fail_with(error):
-        def run(self):
+        def compress(self, *_ids):
             raise error
 
-        monkeypatch.setattr(Tree, "run", run)
+        monkeypatch.setattr(Select, "compress", compress)
 
     path = tmp_path / "kept.homer"
     fail_with(KeyboardInterrupt())
@@ -237,3 +280,107 @@ def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypa
     fail_with(OutOfMemoryError("too much"))
     assert homer(*ask(document, "--save", path))[0] == 3
     assert not path.exists()
+
+
+def test_the_version_and_help_come_without_torch():
+    for arguments in (["--version"], ["-V"], ["--help"], ["ask", "--help"], ["plan", "-h"]):
+        code = (
+            "import sys; from homerlm.__main__ import main; main();"
+            "heavy = {'torch', 'transformers', 'numpy'} & {*sys.modules}; sys.exit(str(heavy) if heavy else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "homerlm", "-V"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"homerlm {homerlm.__version__}\n"
+    usage = subprocess.run([sys.executable, "-m", "homerlm", "ask", "-h"], capture_output=True, text=True, timeout=60)
+    assert "Usage: homer ask" in usage.stdout
+
+
+def test_device_and_dtype_reach_the_model(homer, document, monkeypatch):
+    seen = []
+    original = homerlm.load_model
+    monkeypatch.setattr("homerlm.model.loading.load_model", lambda *a, **k: seen.append(k) or original(*a, **k))
+    assert homer(*ask(document, "--device", "cpu", "--dtype", "bfloat16", "--json"))[0] == 0
+    assert homer(*ask(document, "--json"))[0] == 0
+    assert seen == [{"rope": None, "dtype": "bfloat16", "device_map": "cpu"}, {"rope": None, "dtype": "auto"}]
+    for device in ("cuda:99", "meta", "gpu", "cpu:1", ""):
+        code, _, err = homer(*ask(document, "--device", device))
+        assert code == 2
+        assert f"--device is {device!r}; this machine has cpu" in " ".join(err.split())
+    assert homer(*ask(document, "--dtype", "int3"))[0] == 2
+    assert len(seen) == 2
+
+
+def test_template_options_reach_the_library(homer, document, monkeypatch):
+    def stop(self, *args, **options):
+        raise ConfigError(f"template_options: {options.get('template_options')}")
+
+    monkeypatch.setattr("homerlm.homer.Homer.ask", stop)
+    given = ["--template-option", "enable_thinking=true", "--template-option", 'effort="low"']
+    assert "{'enable_thinking': True, 'effort': 'low'}" in homer(*ask(document, *given))[2]
+    assert "template_options: None" in homer(*ask(document))[2]
+    for wrong in ("enable_thinking", "enable_thinking=yes", "=1", "a b=1"):
+        code, _, err = homer(*ask(document, "--template-option", wrong))
+        assert code == 2
+        assert f"--template-option is {wrong!r}" in " ".join(err.split())
+    assert "--no-chat" in homer(*ask(document, *given, "--no-chat"))[2]
+
+
+def test_quiet_prints_the_answer_alone(homer, document):
+    _, out, err = homer(*ask(document))
+    assert err
+    assert homer(*ask(document, "--quiet")) == (0, out, "")
+
+
+def test_an_answer_that_breaks_off_ends_its_line(homer, document, monkeypatch):
+    def breaks_off(self, *args, on_text, **_):
+        on_text("half an :warning: ans")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("homerlm.homer.Homer.ask", breaks_off)
+    assert homer(*ask(document))[:2] == (130, "half an :warning: ans\n")
+
+
+def test_a_calibration_that_nothing_uses_is_refused(homer, document, monkeypatch):
+    @dataclass(frozen=True)
+    class Without:
+        pass
+
+    monkeypatch.setattr("homerlm.cli.options.build_config", lambda *_: Without())
+    code, _, err = homer("ask", document, "w1", "--calibration", document)
+    assert code == 2
+    assert "--preset paper" in err
+
+
+def test_shell_completion(homer, monkeypatch):
+    code, out, _ = homer("--show-completion", "bash")
+    assert code == 0
+    assert "_HOMER_COMPLETE" in out
+    monkeypatch.setenv("_HOMER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "homer ca")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert homer()[1].split() == ["calibrate"]
+
+
+def test_errors_as_json_are_one_object_and_the_same_exit_code(homer, document, tmp_path):
+    cases = [
+        (ask(document, "--pooling", "4"), 2, "ConfigError", "pooling is 4"),
+        (ask(document, "--score", "best"), 2, "UsageError", "best"),
+        (ask(document, "--nonsense"), 2, "UsageError", "--nonsense"),
+        (["ask"], 2, "UsageError", "question"),
+        (["plan", "MODEL"], 2, "UsageError", "tokens"),
+        (ask(tmp_path / "none.txt"), 1, "DocumentError", "none.txt"),
+        (["plan", "MODEL", "100000", "--max-chunk-len", "50"], 1, "ScheduleError", "raise max_chunk_len"),
+    ]
+    for arguments, expected, kind, named in cases:
+        code, out, err = homer(*arguments, "--json")
+        assert (code, err) == (expected, ""), arguments
+        error = json.loads(out)["error"]
+        assert error["type"] == kind
+        assert named in error["message"], error
+        code, out, err = homer(*arguments)
+        assert (code, out) == (expected, "")
+        assert " ".join(err.split()).startswith("Error: "), err

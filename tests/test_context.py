@@ -10,7 +10,9 @@ from homerlm.model.rope import RopeScaling, scale_config
 from tiny import LIMIT, llama, prompt
 from words import tokenizer_of
 
-CONFIG = HomerConfig(max_chunk_len=30, target_len=24, warmup_layers=2, pooling=3, readout="reencoded")
+CONFIG = HomerConfig.paper(
+    max_chunk_len=30, target_len=24, warmup_layers=2, pooling=3, score="softmax", readout="reencoded"
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from homerlm.lab import suites
 from homerlm.lab.methods import Method
 from homerlm.lab.records import read_records
 
-METHODS = "plain homer:max_chunk_len=160,target_len=150,warmup_layers=2"
+METHODS = "plain homer:max_chunk_len=160,target_len=150"
 HOMER = METHODS.split()[1]
 
 
@@ -105,7 +105,7 @@ def test_qa_from_a_file(homer, tmp_path):
 def test_perplexity_of_one_text_begun_at_several_places(homer, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{i * i % 90}" for i in range(1500)))
-    method = "homer:max_chunk_len=320,target_len=240,warmup_layers=2"
+    method = "homer:max_chunk_len=320,target_len=240"
     homer(
         *("perplexity", "--text", text, "--documents", 2, "--length", 1024),
         "--methods",
@@ -142,16 +142,16 @@ def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, m
     (four,) = records(tmp_path / "k")
     assert (four["variant"], len(four["others"])) == ("needle keys, default, no recap", 3)
     homer(
-        *("sensitivity", "--method", "homer:max_chunk_len=160,target_len=150,warmup_layers=2"),
+        *("sensitivity", "--method", "homer:max_chunk_len=160,target_len=150"),
         *("--lengths", 400, "--samples", 1, "-o", tmp_path / "s"),
     )
     swept = {r["variant"].partition("=")[0] for r in records(tmp_path / "s")}
-    assert swept == {"max_chunk_len", "target_len", "warmup_layers", "retention"}
+    assert swept == {"max_chunk_len", "target_len"}
 
 
 def test_every_ablation_and_sweep_row_is_a_method():
     for text in [*suites.ABLATION.values(), *suites.sweep("homer", 8192, 30).values()]:
-        Method.parse(text).config().resolve(8192, 30)
+        Method.parse(text).config()
 
 
 def test_report_prints_the_tables_of_a_folder_again(homer, monkeypatch, tmp_path):

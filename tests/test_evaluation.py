@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt
 
 TEXT = " ".join(f"Sentence w{i % 90} stands here." for i in range(3000))
-HOMER = "homer:max_chunk_len=120,target_len=90,warmup_layers=2"
+HOMER = "homer:max_chunk_len=120,target_len=90"
+PAPER = "homer-paper:max_chunk_len=120,target_len=90,warmup_layers=2"
 
 
 # Methods
@@ -40,7 +42,7 @@ HOMER = "homer:max_chunk_len=120,target_len=90,warmup_layers=2"
         ("plain+ntk:4", "plain", {}, "ntk:4"),
         ("homer-paper+yarn:2", "homer-paper", {}, "yarn:2"),
         ("homer:target_len=2048,pooling=1,score=softmax", "homer", {"target_len": 2048, "pooling": 1}, None),
-        ("homer:chunk_share=0.5+pi:8", "homer", {"chunk_share": 0.5}, "pi:8"),
+        ("homer-paper:chunk_share=0.5+pi:8", "homer-paper", {"chunk_share": 0.5}, "pi:8"),
         ("truncate:budget=100+pi:2", "truncate", {"budget": 100}, "pi:2"),
         ("streaming", "streaming", {}, None),
     ],
@@ -57,8 +59,8 @@ def test_a_method_is_read_from_its_name(text, base, settings, rope):
     ("text", "why"),
     [
         ("homre", "method is 'homre'"),
-        ("homer:nothing=1", "method is 'homer:nothing=1': 'nothing' is not a setting"),
-        ("homer:pooling=two", "it must be a whole number"),
+        ("homer:nothing=1", "method is 'homer:nothing=1': nothing is not a setting"),
+        ("homer:pooling=two", "it must be a number"),
         ("homer:pooling=2", "pooling is 2"),
         ("plain:budget=3", "is not a setting of plain"),
         ("homer+long:2", "RopeScaling.method is 'long'"),
@@ -73,13 +75,13 @@ def test_a_wrong_method_is_refused_by_name(text, why):
 @pytest.mark.parametrize(
     "given",
     [
-        ["plain pi:2 homer:floor=0.0,pooling=1+yarn:2 homer-paper"],
-        ["plain,pi:2,homer:floor=0.0,pooling=1+yarn:2,homer-paper"],
-        ["plain, pi:2", "homer:floor=0.0,pooling=1+yarn:2", "homer-paper,plain"],
+        ["plain pi:2 homer:min_share=0.0,pooling=1+yarn:2 homer-paper"],
+        ["plain,pi:2,homer:min_share=0.0,pooling=1+yarn:2,homer-paper"],
+        ["plain, pi:2", "homer:min_share=0.0,pooling=1+yarn:2", "homer-paper,plain"],
     ],
 )
 def test_methods_are_listed_by_commas_or_spaces(given):
-    names = ["plain", "plain+pi:2", "homer:floor=0.0,pooling=1+yarn:2", "homer-paper"]
+    names = ["plain", "plain+pi:2", "homer:min_share=0.0,pooling=1+yarn:2", "homer-paper"]
     assert [str(method) for method in parse_methods(given, ())] == names
 
 
@@ -203,10 +205,10 @@ def test_clipping_leaves_three_quarters_under_ntk_and_yarn(rope, share):
     assert len(reading.token_indices) == int(LIMIT * share) - 12
 
 
-@pytest.mark.parametrize("more", ["", ",readout=merged,refinement=none"])
-def test_the_homer_reader_is_homer(more):
+@pytest.mark.parametrize("name", [HOMER, f"{PAPER},score=logit,refinement=none"])
+def test_the_homer_reader_is_homer(name):
     model, (p, c, s) = llama(), prompt(context=400)
-    method = Method.parse(HOMER + more)
+    method = Method.parse(name)
     reading = reader_for(method, model, None).read(_ids(p, c, s), 8)
     homer = Homer(model, None, method.config())
     context = homer.compress(p, c, s)
@@ -280,7 +282,7 @@ def test_homer_windows_see_all_before_them_compressed(words):
     model = llama(max_position_embeddings=512)
     document = " ".join(f"w{(7 * i * i) % 90}" for i in range(1300))
     work = WindowsWork(document, 0, 1024, 512, "text")
-    method = Method.parse("homer:max_chunk_len=320,target_len=250,warmup_layers=2")
+    method = Method.parse("homer:max_chunk_len=320,target_len=250")
     reader = reader_for(method, model, words)
     outcomes = dict(work.run(Setup(model, words, reader), done={0}))
     assert sorted(outcomes) == [1, 2]
@@ -356,6 +358,7 @@ def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
 
     class Letters:
         is_fast = False
+        all_special_tokens = ()
 
         def __call__(self, text, **_):
             return type("E", (), {"input_ids": [vocabulary.get(text, 1)]})
@@ -542,12 +545,14 @@ def test_the_calibration_that_is_the_models_own_is_taken(tmp_path, words):
 def test_every_supported_family_can_be_evaluated(tmp_path, words, family):
     if not family.available():
         pytest.skip(f"this transformers has no {family.name} that runs")
+    wide = json.dumps(family.sizes).replace('"sliding_window": 24', '"sliding_window": 160')
+    family = replace(family, sizes=json.loads(wide))  # a chunk is to hold the whole question
     model = family.build()
     works = [
         SampleWork(Passkey(), 300, 0, 0, answered(3)),
         SampleWork(Passkey(), 300, 0, 0, likelihood_of_answer, row=("passkey-perplexity", "")),
     ]
-    methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120,warmup_layers=1")]
+    methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120")]
     run_plan(tmp_path, words, [(method, works) for method in methods], lambda _: (model, words))
     records, _ = read_records(tmp_path)
     assert [(r["error"], r["kept"] <= 120 or r["method"] == "plain") for r in records] == [(None, True)] * 4

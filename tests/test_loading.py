@@ -1,5 +1,6 @@
 """Loading by folder, hub name and GGUF file: what comes back, what is kept on disk, and what each failure says."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -13,9 +14,10 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from homerlm.errors import ConfigError, ModelLoadError
@@ -327,6 +329,47 @@ def test_unwritable_cache(gguf_file, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOMERLM_CACHE", str(tmp_path / "file"))
     fails(gguf_file, str(tmp_path / "file"), "HOMERLM_CACHE")
+
+
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_room_at_once(*_args, **_kwargs):
+    raise DISK_FULL
+
+
+def no_room_as_safetensors_says_it(*_args, **_kwargs):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def no_room_wrapped(*_args, **_kwargs):
+    try:
+        no_room_at_once()
+    except OSError as error:
+        raise RuntimeError("Unable to save") from error
+
+
+@needs_gguf
+@pytest.mark.parametrize("place", [(PreTrainedModel, "save_pretrained"), (AutoTokenizer, "from_pretrained")])
+@pytest.mark.parametrize("fail", [no_room_at_once, no_room_as_safetensors_says_it, no_room_wrapped])
+def test_full_disk_is_not_a_damaged_model(gguf_file, monkeypatch, place, fail):
+    """Neither when the conversion is written nor when transformers writes while it reads the file."""
+    monkeypatch.setattr(*place, fail)
+    error = fails(gguf_file, "disk is full", str(cache_folder()), "HOMERLM_CACHE")
+    assert "damaged" not in str(error)
+    assert converted_folders() == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_that_is_full_before_the_conversion(tmp_path, monkeypatch, code):
+    def no_room(*_args, **_kwargs):
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    with pytest.raises(ModelLoadError, match="disk is full") as caught:
+        derived_folder(tmp_path / "a.gguf", lambda _folder: None)
+    assert "HOMERLM_CACHE" in str(caught.value)
 
 
 def test_gguf_without_its_reader(tmp_path, monkeypatch):

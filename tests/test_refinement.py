@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from homerlm import Homer, HomerConfig
-from homerlm.config import REFINEMENT_NAMES
 from homerlm.errors import InputError
 from homerlm.merge.chunk import Chunk
-from homerlm.merge.refinement import random
+from homerlm.merge.refinement import REFINEMENTS, random
 from homerlm.merge.tree import Tree
-from test_tree import rotate
+from test_merge import rotate
 from tiny import HEAD_DIM, HEADS, KV_HEADS, LAYERS, VOCAB, llama
 
 P, C, S = 4, 80, 5
@@ -64,10 +63,10 @@ def lengths(node):
 
 def test_the_refinement_decides_nothing_but_the_layers_below(model, ids):
     """Every choice, the last layer and the logits are the same: lower keys and values are not read inside the tree."""
-    kept = {name: [] for name in REFINEMENT_NAMES}
+    kept = {name: [] for name in REFINEMENTS}
     contexts = {
         name: compress(model, ids, name, lambda event, name=name: kept[name].append(event.kept.tolist()))[1]
-        for name in REFINEMENT_NAMES
+        for name in REFINEMENTS
     }
     reference = contexts.pop("propagative")
     for name, context in contexts.items():
@@ -80,7 +79,7 @@ def test_the_refinement_decides_nothing_but_the_layers_below(model, ids):
 
 def test_none_leaves_the_layers_below_as_they_are(model, ids):
     homer, context = compress(model, ids, "none")
-    schedule = homer.plan(P, C, S)
+    schedule = homer.plan(P, C, S).schedule
     expected = lengths(schedule.root)
     assert schedule.height == 2
     assert expected[0] == P + C + S
@@ -119,7 +118,7 @@ def test_random_is_uniform():
 def test_per_layer_top_k_ranks_by_the_layers_own_scores(model, ids):
     """Layer 0 by hand: scored once, in its leaf, by the leaf's last query; ranked there and in every node above."""
     homer, context = compress(model, ids, "per_layer_top_k")
-    schedule = homer.plan(P, C, S)
+    schedule = homer.plan(P, C, S).schedule
     for row in range(2):
         whole = torch.cat(ids, dim=1)[row]
         score = {}
@@ -140,7 +139,7 @@ def test_per_layer_top_k_ranks_by_the_layers_own_scores(model, ids):
         assert expected != context.token_indices[row].tolist()
 
 
-@pytest.mark.parametrize("refinement", REFINEMENT_NAMES)
+@pytest.mark.parametrize("refinement", REFINEMENTS)
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=str)
 def test_generates(model, ids, refinement, settings):
     homer, context = compress(model, ids, refinement)

@@ -1,16 +1,12 @@
 """Sentences that stay whole: where they end, and what that does to what is kept."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from homerlm import Homer, HomerConfig
-from homerlm.merge.chunk import Chunk
-from homerlm.merge.tree import Selection
-from homerlm.score.scores import SCORES, pool_within
+from homerlm.score.neighbours import pool_within, significance
 from homerlm.score.sentences import Sentences
 from tiny import VOCAB, llama, prompt
 
@@ -74,7 +70,7 @@ def model():
     return llama()
 
 
-SIZES = {"max_chunk_len": 60, "warmup_layers": 2, "pooling": 1, "recap_len": 0, "floor": 1.0}
+SIZES = {"max_chunk_len": 60, "pooling": 1, "recap_len": 0, "min_share": 1.0}
 
 
 def _words(stop: int) -> PreTrainedTokenizerFast:
@@ -109,19 +105,19 @@ def test_the_tree_keeps_sentences_whole_too(model):
     ids = prompt(context=300)
     words = ids[1][0].tolist()
     stop = max(set(words), key=words.count)
-    config = HomerConfig(**SIZES, target_len=40, second_look="never", sentence_weight=1.0)
+    config = HomerConfig(max_chunk_len=60, pooling=1, target_len=40, rerank="never", sentence_weight=1.0)
     alone, whole = (_kept(Homer(model, tokenizer, config), ids) for tokenizer in (None, _words(stop)))
     assert len(whole) < len(alone) / 2  # as many tokens, in fewer pieces
 
 
 def test_what_speaks_against_a_token_is_not_weakened_by_its_sentence():
     sentences = Sentences(Tokens("a", "b"), 2)
-    scores, places = torch.tensor([[0.0, -4.0, -2.0, -3.0, 0.0]]), torch.arange(5)[None]
-    chunk = Chunk(torch.empty(1, 5, 0), places, places, prefix_len=1, suffix_len=1, scores=scores)
-    selection = Selection(SCORES["logit"], queries=1, pooling=1, sentence_weight=0.5, sentences=sentences)
-    assert selection.worth(chunk, places % 2).tolist() == [[-4.0, -2.0, -3.0]]
-    chunk = replace(chunk, scores=-scores)
-    assert selection.worth(chunk, places % 2).tolist() == [[4.0, 2.0, 3.0]]
-    assert replace(selection, sentence_weight=0.9).worth(chunk, places % 2)[0].tolist() == pytest.approx(
-        [4.0, 3.6, 3.6]
-    )
+    scores, places = torch.tensor([[-4.0, -2.0, -3.0]]), torch.tensor([[1, 2, 3]])
+
+    def of(scores, weight):
+        ids = places % 2
+        return significance(scores, ids, places, pooling=1, sentence_weight=weight, sentences=sentences)[0].tolist()
+
+    assert of(scores, 0.5) == [-4.0, -2.0, -3.0]
+    assert of(-scores, 0.5) == [4.0, 2.0, 3.0]
+    assert of(-scores, 0.9) == pytest.approx([4.0, 3.6, 3.6])

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from homerlm.merge.chunk import Chunk
-from homerlm.merge.tree import Selection
-from homerlm.score.scores import SCORES, Attention, keep_most_significant, pool
+from homerlm.score.attention import Attention
+from homerlm.score.neighbours import keep_most_significant, pool, pool_within
+from homerlm.score.scores import SCORES
 
 B, H, K, Q, S, D = 2, 6, 3, 4, 11, 5
 
@@ -16,7 +16,7 @@ B, H, K, Q, S, D = 2, 6, 3, 4, 11, 5
 def attention():
     torch.manual_seed(0)
     positions = torch.tensor([[0, 1, 2, 3, 4, 5, 2, 9, 10, 11, 12], [0, 1, 4, 5, 5, 6, 7, 9, 10, 11, 12]])
-    return Attention(torch.randn(B, H, Q, D), torch.randn(B, K, S, D), positions, 0.37, torch.randn(13))
+    return Attention(torch.randn(B, H, Q, D), torch.randn(B, K, S, D), positions, 0.37, bias=torch.randn(13))
 
 
 def loops(attention):
@@ -80,12 +80,19 @@ def test_affixes_stay_and_ties_go_to_the_earlier():
     assert keep_most_significant(worth, 2, 1, 3).tolist() == [[0, 1, 7]]
 
 
-def test_affix_scores_do_not_leak_into_the_pooled_context():
-    scores = torch.tensor([[99.0, 0, 1, 0, 0, 0, 99]])
-    places = torch.arange(7)[None]
-    chunk = Chunk(torch.empty(1, 7, 0), places, places, prefix_len=1, suffix_len=1, scores=scores)
-    selection = Selection(SCORES["softmax"], queries=1, pooling=3)
-    assert selection.worth(chunk, places).tolist() == [[1, 1, 1, 0, 0]]
+def test_pooling_within_groups_in_blocks_is_the_same(monkeypatch):
+    scores, groups = torch.rand(2, 50), torch.randint(0, 2, (2, 50)).cumsum(1)
+    expected = torch.stack(
+        [
+            torch.stack(
+                [max(row[j] for j in range(max(i - 4, 0), min(i + 5, 50)) if group[j] == group[i]) for i in range(50)]
+            )
+            for row, group in zip(scores, groups, strict=True)
+        ]
+    )
+    for block in (7, 1 << 14):
+        monkeypatch.setattr("homerlm.score.neighbours._BLOCK", block)
+        assert torch.equal(pool_within(scores, groups, 4), expected)
 
 
 def test_rows_choose_for_themselves():

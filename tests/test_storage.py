@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -121,6 +124,18 @@ class TestAtomicity:
         assert os.listdir(saved.parent) == [saved.name]
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no umask")
+    def test_a_read_only_file_system_is_one_message(self, tmp_path, monkeypatch):
+        def refuse(*_args, **_kwargs):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr("builtins.open", refuse)
+        monkeypatch.setattr(os, "unlink", refuse)
+        monkeypatch.setattr("pathlib.Path.unlink", refuse)
+        with pytest.raises(InputError, match="Read-only file system") as caught:
+            _write(tmp_path / "f")
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.__context__ is None
+
     def test_permissions_are_those_of_any_new_file(self, saved):
         (saved.parent / "other").touch()
         assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE((saved.parent / "other").stat().st_mode)
@@ -132,6 +147,74 @@ class TestAtomicity:
         _write(link, metadata={"new": True})
         assert link.is_symlink()
         assert _read(saved)[1] == {"new": True}
+
+
+class TestStaleTemporaries:
+    """What a killed process left: cleared by the next write into the same folder."""
+
+    def test_those_of_dead_processes_and_old_ones_go(self, tmp_path):
+        dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+        left = [
+            storage.temporary_name(pid=int(dead.stdout)),
+            storage.temporary_name(),
+            storage.temporary_name(host="elsewhere"),
+            ".homerlm-0123456789abcdef0123456789abcdef.tmp",
+        ]
+        for name in left:
+            (tmp_path / name).write_bytes(b"half a fi")
+        for name in left[1:]:
+            os.utime(tmp_path / name, (time.time() - 3700,) * 2)
+        _write(tmp_path / "f")
+        assert os.listdir(tmp_path) == ["f"]
+
+    def test_those_of_living_processes_and_other_files_stay(self, tmp_path):
+        stay = {
+            storage.temporary_name(),
+            storage.temporary_name(pid=os.getppid()),
+            storage.temporary_name(host="elsewhere", pid=2**22),  # another machine's processes cannot be seen
+            "notes.tmp",
+            ".homerlm-notes",
+        }
+        for name in stay:
+            (tmp_path / name).write_bytes(b"")
+        _write(tmp_path / "f")
+        assert {*os.listdir(tmp_path)} == {"f", *stay}
+
+    def test_one_that_cannot_be_removed_is_left(self, tmp_path):
+        stale = tmp_path / storage.temporary_name(pid=2**22)
+        stale.mkdir()
+        _write(tmp_path / "f")
+        assert stale.exists()
+
+
+class TestReplacing:
+    def test_text_is_put_in_place_when_it_is_complete(self, tmp_path):
+        path = tmp_path / "page.html"
+        path.write_text("old")
+        with storage.replacing(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+        assert os.listdir(tmp_path) == [path.name]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), RuntimeError("bug")])
+    def test_a_failure_inside_keeps_the_old_file(self, tmp_path, error):
+        path = tmp_path / "page.html"
+        path.write_text("old")
+
+        def write():
+            with storage.replacing(path) as temporary:
+                temporary.write_text("half")
+                raise error
+
+        with pytest.raises(type(error)):
+            write()
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == [path.name]
+
+    def test_a_device_is_no_file_to_replace(self):
+        with pytest.raises(InputError, match="not a regular file"), storage.replacing(os.devnull):
+            pass
 
 
 class TestDamage:

@@ -5,32 +5,69 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from transformers import TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from homerlm import prompt
-from homerlm.errors import InputError
+from homerlm.context import CompactContext
+from homerlm.documents import read_document
+from homerlm.errors import ConfigError, InputError
+from homerlm.generation import check_settings
 from homerlm.model.memory import PeakMemory
+from homerlm.passes import Event
 
 if TYPE_CHECKING:
-    from homerlm.context import CompactContext
-    from homerlm.homer import Homer
-    from homerlm.merge.tree import Observer
+    from torch import Tensor
 
 OnText = Callable[[str], None]
+Observer = Callable[[Event], None]
+Document = str | Path | CompactContext
+
+
+class Reader(Protocol):
+    """What of a `Homer` a question needs."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
+    @property
+    def limit(self) -> int: ...
+    def for_later(self) -> Reader: ...
+    def compress(
+        self,
+        prefix_ids: Tensor,
+        context_ids: Tensor,
+        suffix_ids: Tensor,
+        *,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> CompactContext: ...
+    def focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext: ...
+    def generate(
+        self, context: CompactContext, *, cancel: threading.Event | None = None, **settings: Any
+    ) -> Tensor: ...
+    def check_context(self, context: CompactContext) -> None: ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and its price. Tokens are the whole prompt's; `peak_bytes` is memory above what was in use before
-    (the loaded model); `model_limit` the tokens that the plain model was made to read. `token_ids`: the new ids.
-    `context`: what was read for this answer; `source`: what can be asked again."""
+    """An answer and its price.
+
+    tokens_read: prompt tokens that the model read for this answer, of the whole document or, where it was compressed
+    before, of the question alone; prompt_len: tokens of the whole prompt; tokens_kept: of the cache the answer was
+    written from; peak_bytes: memory above what was in use before (the loaded model); model_limit: tokens the plain
+    model was made to read; token_ids: the new ids. context: what was read for this answer; source: what can be asked
+    again.
+    """
 
     text: str
     tokens_read: int
+    prompt_len: int
     tokens_kept: int
     new_tokens: int
     compress_seconds: float
@@ -46,126 +83,185 @@ class Answer:
         return {name: value for name, value in vars(self).items() if name not in ("context", "source", "token_ids")}
 
 
-def read(
-    homer: Homer,
+@dataclass(frozen=True)
+class Asking:
+    """One question, checked, before any work. The fields are `Homer.ask`'s arguments."""
+
+    homer: Reader
+    document: Document
+    question: str
+    instruction: str | None
+    answer_start: str
+    chat: bool | None
+    template_options: Mapping[str, Any] | None
+    reuse: bool
+    max_new_tokens: int
+    settings: dict[str, Any]
+
+    def check(self) -> prompt.Text:
+        """The part after the document. Raises `InputError` or `ConfigError` for what cannot be asked."""
+        _check_types(self)
+        if isinstance(self.document, CompactContext):
+            given = {"instruction": self.instruction, "template_options": self.template_options}
+            ignored = [name for name, value in given.items() if value is not None] + ["reuse"] * self.reuse
+            if ignored:
+                raise InputError(f"{ignored[0]} has no effect on a document compressed before: leave it out")
+            self.homer.check_context(self.document)
+        check_settings(self.homer.model, self.settings)
+        return self.affixes(self.question)[1]
+
+    def answer(self, *, on_text: OnText | None, observer: Observer | None, cancel: threading.Event | None) -> Answer:
+        """The answer, its pieces to `on_text` as they are written. Raises `Cancelled` once `cancel` is set."""
+        after, tokenizer = self.check(), _tokenizer(self.homer)
+        document = read_document(self.document) if isinstance(self.document, Path) else self.document
+        with PeakMemory(self.homer.model) as peak:
+            started = time.perf_counter()
+            if isinstance(document, str):
+                source = self._compressed(document, observer, cancel)
+                read = source.prompt_len
+            else:
+                source, read = document, 0
+            context = source
+            if self.reuse or not isinstance(document, str):
+                suffix = prompt.token_ids(tokenizer, after)
+                context, read = self.homer.focus(source, suffix), read + suffix.shape[1]
+            compressed = time.perf_counter()
+            settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens} | self.settings
+            if on_text is not None:
+                settings["streamer"] = _Streamer(tokenizer, on_text)
+            new = self.homer.generate(context, cancel=cancel, **settings)
+            finished = time.perf_counter()
+        return Answer(
+            text=str(tokenizer.decode(new[0], skip_special_tokens=True)).strip(),
+            tokens_read=read,
+            prompt_len=context.prompt_len,
+            tokens_kept=len(context),
+            new_tokens=new.shape[1],
+            compress_seconds=compressed - started,
+            generate_seconds=finished - compressed,
+            peak_bytes=peak.bytes,
+            model_limit=self.homer.limit,
+            token_ids=tuple(new[0].tolist()),
+            context=context,
+            source=source,
+        )
+
+    def _compressed(self, document: str, observer: Observer | None, cancel: threading.Event | None) -> CompactContext:
+        """The document compressed for this question, or, with `reuse`, for others too."""
+        if self.reuse:
+            broad = f"{self.question} {prompt.NEUTRAL_QUESTION}"
+            return compressed(self.homer.for_later(), document, self.affixes(broad, ""), observer, cancel)
+        return compressed(self.homer, document, self.affixes(self.question), observer, cancel)
+
+    def affixes(self, question: str, answer_start: str | None = None) -> tuple[prompt.Text, prompt.Text]:
+        return prompt.affixes(
+            _tokenizer(self.homer),
+            question,
+            instruction=prompt.INSTRUCTION if self.instruction is None else self.instruction,
+            answer_start=self.answer_start if answer_start is None else answer_start,
+            chat=self.chat,
+            template_options=self.template_options,
+        )
+
+
+def compressed(
+    homer: Reader,
     document: str,
-    question: str = prompt.NEUTRAL_QUESTION,
-    *,
-    observer: Observer | None = None,
-    instruction: str = prompt.INSTRUCTION,
-    chat: bool | None = None,
+    affixes: tuple[prompt.Text, prompt.Text],
+    observer: Observer | None,
+    cancel: threading.Event | None,
 ) -> CompactContext:
-    """Compress a document once, for questions to come: `ask` takes the result in the document's place.
+    """A document's text compressed between its affixes."""
+    ids = prompt.encode(_tokenizer(homer), affixes[0], document, affixes[1])
+    return homer.compress(ids.prefix, ids.context, ids.suffix, observer=observer, cancel=cancel)
 
-    `question` tells what the later questions will be about; beside that, what the model could not have predicted is
-    kept. The context holds as much as one chunk of `Homer.for_later()`. Raises `InputError` without a tokenizer.
+
+class AnswerStream(Iterator[str]):
+    """An answer's pieces as they are written. The work runs in a thread of its own.
+
+    `close()`, from any thread, stops it within one chunk and one token; so does leaving a `with` block. `answer` is the
+    whole record once the stream has ended; it is also the value of `yield from`.
     """
-    before, after = _affixes(homer, question, instruction, "", chat)
-    return _compressed(homer.for_later(), document, before, after, observer)
 
+    def __init__(self, asking: Asking, observer: Observer | None = None) -> None:
+        asking.check()
+        self._outcome: list[Answer | BaseException] = []
+        self._cancel = threading.Event()
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        work = (asking, observer, self._cancel, self._pieces, self._outcome)  # not self: dropping it stops the work
+        self._worker = threading.Thread(target=_answer_into, args=work, daemon=True)
+        self._worker.start()
 
-def ask(
-    homer: Homer,
-    document: str | CompactContext,
-    question: str,
-    *,
-    max_new_tokens: int = 256,
-    on_text: OnText | None = None,
-    observer: Observer | None = None,
-    instruction: str = prompt.INSTRUCTION,
-    answer_start: str = "",
-    chat: bool | None = None,
-    reuse: bool = False,
-    **settings: Any,
-) -> Answer:
-    """Answer a question about a document, or about one compressed before, by `read` or by another question.
+    @property
+    def answer(self) -> Answer | None:
+        """The record, None before the stream's end and where it was stopped."""
+        return next((outcome for outcome in self._outcome if isinstance(outcome, Answer)), None)
 
-    An empty document is answered without compression. With `reuse`, the document is read for other questions too
-    (`Answer.source`), and this one is asked of what was kept for all. `on_text` gets the answer in pieces as it is
-    generated, `observer` every node of the tree. `settings` go to transformers' `generate`; greedy unless they say
-    otherwise. Raises `InputError` without a tokenizer or for an empty question.
-    """
-    before, after = _affixes(homer, question, instruction, answer_start, chat)
-    settings = {"do_sample": False} | settings
-    assert homer.tokenizer is not None
-    with PeakMemory(homer.decoder.device) as peak:
-        started = time.perf_counter()
-        if isinstance(document, str) and reuse:
-            broad = f"{question} {prompt.NEUTRAL_QUESTION}"
-            document = read(homer, document, broad, observer=observer, instruction=instruction, chat=chat)
-        if isinstance(document, str):
-            source = context = _compressed(homer, document, before, after, observer)
-        else:
-            source, context = document, homer.focus(document, prompt.token_ids(homer.tokenizer, after))
-        compressed = time.perf_counter()
-        streamer = _Streamer(homer.tokenizer, on_text) if on_text else None
-        new = homer.generate(context, max_new_tokens=max_new_tokens, streamer=streamer, **settings)
-        finished = time.perf_counter()
-    return Answer(
-        text=homer.tokenizer.decode(new[0], skip_special_tokens=True).strip(),
-        tokens_read=context.prompt_len,
-        tokens_kept=len(context),
-        new_tokens=new.shape[1],
-        compress_seconds=compressed - started,
-        generate_seconds=finished - compressed,
-        peak_bytes=peak.bytes,
-        model_limit=homer.limit,
-        token_ids=tuple(new[0].tolist()),
-        context=context,
-        source=source,
-    )
-
-
-def ask_stream(
-    homer: Homer, document: str | CompactContext, question: str, **options: Any
-) -> Generator[str, None, Answer]:
-    """`ask` as a generator of the answer's pieces; its return value (`yield from`) is the `Answer`.
-
-    The work runs in a thread of its own and stops at the next token if the generator is closed.
-    """
-    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    outcome: list[Answer | BaseException] = []
-    closed = threading.Event()
-
-    def put(piece: str) -> None:
-        if closed.is_set():
-            raise _Closed
-        pieces.put(piece)
-
-    def work() -> None:
+    def __next__(self) -> str:
         try:
-            outcome.append(ask(homer, document, question, on_text=put, **options))
-        except BaseException as error:
-            outcome.append(error)
-        pieces.put(None)
+            piece = None if self._cancel.is_set() else self._pieces.get()
+        except BaseException:  # an interrupt while waiting
+            self.close()
+            raise
+        if piece is not None:
+            return piece
+        self._pieces.put(None)  # for whoever asks again
+        if not self._cancel.is_set():
+            self._worker.join()
+            for outcome in self._outcome:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        raise StopIteration(self.answer)
 
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
+    def close(self) -> None:
+        """Stop the work and wait for its end: at most the time of one chunk or one token."""
+        self._cancel.set()
+        self._pieces.put(None)
+        if self._worker is not threading.current_thread():
+            self._worker.join()
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._cancel.set()
+
+
+def _answer_into(
+    asking: Asking,
+    observer: Observer | None,
+    cancel: threading.Event,
+    pieces: queue.SimpleQueue[str | None],
+    outcome: list[Answer | BaseException],
+) -> None:
+    """What a stream's thread does."""
     try:
-        while (piece := pieces.get()) is not None:
-            yield piece
-    finally:
-        closed.set()
-        worker.join()
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+        outcome.append(asking.answer(on_text=pieces.put, observer=observer, cancel=cancel))
+    except BaseException as error:
+        outcome.append(error)
+    pieces.put(None)
 
 
-def _affixes(homer: Homer, question: str, instruction: str, answer_start: str, chat: bool | None) -> tuple[str, str]:
+def _check_types(asking: Asking) -> None:
+    document, question = asking.document, asking.question
+    if not isinstance(document, str | Path | CompactContext):
+        raise InputError(
+            f"document is {type(document).__name__}; it must be text, a Path to a file, or a CompactContext"
+        )
+    if not isinstance(question, str):
+        raise InputError(f"question is {type(question).__name__}; it must be text")
+    number = asking.max_new_tokens
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ConfigError(f"max_new_tokens is {number!r}; it must be a whole number of at least 1")
+
+
+def _tokenizer(homer: Reader) -> PreTrainedTokenizerBase:
     if homer.tokenizer is None:
         raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
-    return prompt.affixes(homer.tokenizer, question, instruction=instruction, answer_start=answer_start, chat=chat)
-
-
-def _compressed(homer: Homer, document: str, before: str, after: str, observer: Observer | None) -> CompactContext:
-    assert homer.tokenizer is not None
-    ids = prompt.encode(homer.tokenizer, before, document, after)
-    return homer.compress(ids.prefix, ids.context, ids.suffix, observer=observer)
-
-
-class _Closed(Exception):
-    """The reader of a stream has gone."""
+    return homer.tokenizer
 
 
 class _Streamer(TextStreamer):

@@ -1,9 +1,10 @@
-"""The result of a compression: an ordinary, short KV cache with its positions (SPEC 8)."""
+"""The result of a compression: an ordinary, short KV cache with its positions (docs/method.md, "Using the result")."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import storage
 from homerlm.errors import CorruptFileError, InputError, MismatchError
+from homerlm.formatting import size
 from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 
 KIND = "compact context"
@@ -29,16 +31,18 @@ class Origin:
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CompactContext:
     """A compressed prompt.
 
     keys, values: one (B, K, S, D) tensor per layer, RoPE applied; position_ids: (B, S) RoPE positions they carry;
     token_indices: (B, S) index in the original prompt of each kept token; input_ids: (B, S) their ids;
-    logits: (B, V) for the next token, whose position is `next_position`. The first `prefix_len` and the last
-    `suffix_len` tokens are the prompt's affixes, `prompt_len` the length of the whole prompt before compression.
+    logits: (B, V) for the next token, at `next_positions`. The first `prefix_len` and the last `suffix_len` tokens are
+    the prompt's affixes, `prompt_len` the length of the whole prompt before compression.
 
-    Where layers were not refined alike (`HomerConfig.refinement`), the token tensors describe the last layer: the ones
+    padding: (B,) tokens at the beginning of each row that only fill it up, because other rows kept more; None for none.
+
+    Where layers were not refined alike (`MergeConfig.refinement`), the token tensors describe the last layer: the ones
     below hold other context tokens between the same affixes, and with refinement "none" more of them (`uneven`).
     """
 
@@ -48,12 +52,19 @@ class CompactContext:
     token_indices: Tensor
     input_ids: Tensor
     logits: Tensor
-    next_position: int
     prefix_len: int
     suffix_len: int
     prompt_len: int
-    model_config: Any = field(repr=False)
-    origin: Origin = field(repr=False)
+    model_config: Any
+    origin: Origin
+    padding: Tensor | None = None
+
+    def __repr__(self) -> str:
+        rows = f"{self.batch_size} rows, " if self.batch_size > 1 else ""
+        return (
+            f"CompactContext({rows}{len(self):,} of {self.prompt_len:,} tokens, {len(self.keys)} layers, "
+            f"{self.keys[0].dtype}, {size(self.nbytes)})"
+        )
 
     def __len__(self) -> int:
         return self.position_ids.shape[1]
@@ -63,6 +74,63 @@ class CompactContext:
         return self.position_ids.shape[0]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    @property
+    def next_positions(self) -> Tensor:
+        """(B,) RoPE position of each row's next token."""
+        return self.position_ids[:, -1] + 1
+
+    @property
+    def next_position(self) -> int:
+        """RoPE position of the first row's next token."""
+        return int(self.next_positions[0])
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(B, S) 1 for tokens, 0 for padding, as transformers' `generate` takes it."""
+        if self.padding is None:
+            return torch.ones_like(self.input_ids)
+        places = torch.arange(len(self), device=self.input_ids.device)
+        return (places >= self.padding.to(places.device)[:, None]).long()
+
+    def row(self, index: int) -> CompactContext:
+        """One row of a batch as a context of its own, without padding."""
+        skip = 0 if self.padding is None else int(self.padding[index])
+        one = slice(index, index + 1)
+        return replace(
+            self,
+            keys=tuple(keys[one, :, skip:] for keys in self.keys),
+            values=tuple(values[one, :, skip:] for values in self.values),
+            **{name: getattr(self, name)[one, skip:] for name in _TOKEN_TENSORS},
+            logits=self.logits[one],
+            padding=None,
+        )
+
+    @classmethod
+    def stack(cls, rows: Sequence[CompactContext]) -> CompactContext:
+        """Contexts of one row each as a batch; shorter rows are padded at their beginning."""
+        longest = max(map(len, rows))
+        padding = torch.tensor([longest - len(row) for row in rows])
+        if len(rows) == 1 or not padding.any():
+            padded = list(rows)
+        else:
+            padded = [_padded(row, longest - len(row)) for row in rows]
+
+        def join(tensors: Sequence[Tensor]) -> Tensor:
+            return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+        return replace(
+            rows[0],
+            keys=tuple(join(layer) for layer in zip(*(row.keys for row in padded), strict=True)),
+            values=tuple(join(layer) for layer in zip(*(row.values for row in padded), strict=True)),
+            **{name: join([getattr(row, name) for row in padded]) for name in (*_TOKEN_TENSORS, "logits")},
+            padding=padding if padding.any() else None,
+        )
+
+    @property
     def uneven(self) -> bool:
         """Whether some layer holds another number of tokens than the last one."""
         return any(keys.shape[2] != len(self) for keys in self.keys)
@@ -70,10 +138,15 @@ class CompactContext:
     def to_cache(self) -> DynamicCache:
         """A transformers cache of this context, its own copy: generating with it leaves the context as it was.
 
-        Feed the next token at `next_position`; where the model has sliding-window layers they keep their window. The
-        cache of an uneven context takes one token at a time.
+        Feed the next tokens at `next_positions`, with `attention_mask` if there is padding; where the model has
+        sliding-window layers they keep their window. The cache of an uneven context takes one token at a time.
         """
         return self._cache(len(self), copies=1)
+
+    def check_model(self, identity: ModelIdentity) -> None:
+        """Raise `MismatchError` if the context was made by another model than the one of this identity."""
+        if difference := self.origin.model.mismatch(identity):
+            raise MismatchError(f"this context belongs to another model, {difference}")
 
     def _cache(self, length: int, copies: int) -> DynamicCache:
         """All but the last tokens, so that `length` are left, as a cache with each batch row `copies` times."""
@@ -98,6 +171,8 @@ class CompactContext:
         tensors = {name: getattr(self, name) for name in (*_TOKEN_TENSORS, "logits")}
         for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             tensors |= {f"keys.{layer}": keys, f"values.{layer}": values}
+        if self.padding is not None:
+            tensors["padding"] = self.padding
         metadata = {name: getattr(self, name) for name in _NUMBERS} | {
             "model": self.origin.model.to_dict(),
             "tokenizer": self.origin.tokenizer,
@@ -139,6 +214,22 @@ class _UnevenCache(DynamicCache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
+def _padded(row: CompactContext, count: int) -> CompactContext:
+    """A row with `count` tokens in front that nothing attends to."""
+
+    def fill(tensor: Tensor, axis: int) -> Tensor:
+        shape = list(tensor.shape)
+        shape[axis] = count
+        return torch.cat([tensor.new_zeros(shape), tensor], dim=axis)
+
+    return replace(
+        row,
+        keys=tuple(fill(keys, 2) for keys in row.keys),
+        values=tuple(fill(values, 2) for values in row.values),
+        **{name: fill(getattr(row, name), 1) for name in _TOKEN_TENSORS},
+    )
+
+
 def _metadata(path: Any, metadata: dict[str, Any]) -> tuple[Origin, dict[str, int]]:
     expected = {*_NUMBERS, "model", "tokenizer", "settings", "dtype"}
     if set(metadata) != expected:
@@ -171,8 +262,14 @@ def _rebuild(
     base: Any = model.get_decoder()
     layers = range(len(base.layers))
     kv_names = [f"{part}.{layer}" for layer in layers for part in ("keys", "values")]
-    storage.check_names(tensors, {*_TOKEN_TENSORS, "logits", *kv_names})
+    padding = {"padding"} & set(tensors)
+    storage.check_names(tensors, {*_TOKEN_TENSORS, "logits", *kv_names, *padding})
     batch, length = storage.check_tensor(tensors, "input_ids", shape=(None, None), dtype=torch.long).shape
+    if padding and not (
+        int(storage.check_tensor(tensors, "padding", shape=(batch,), dtype=torch.long).min()) >= 0
+        and int(tensors["padding"].max()) < length
+    ):
+        raise CorruptFileError(f"{path}: padding is {tensors['padding'].tolist()}, expected 0 to {length - 1}")
     for name in _TOKEN_TENSORS:
         storage.check_tensor(tensors, name, shape=(batch, length), dtype=torch.long)
     for layer in layers:  # some families' layers differ in heads and sizes, and their values' size from their keys'
@@ -192,9 +289,12 @@ def _rebuild(
         values=tuple(tensors[f"values.{layer}"].to(devices[layer]) for layer in layers),
         **{name: tensors[name].to(first) for name in _TOKEN_TENSORS},
         logits=tensors["logits"].to(first),
-        **numbers,
+        prefix_len=numbers["prefix_len"],
+        suffix_len=numbers["suffix_len"],
+        prompt_len=numbers["prompt_len"],
         model_config=base.config,
         origin=origin,
+        padding=tensors.get("padding"),
     )
 
 

@@ -43,3 +43,7 @@ class NumericalError(HomerError, ArithmeticError):
 
 class OutOfMemoryError(HomerError, MemoryError):
     """The device ran out of memory; the message says what was asked and what to lower."""
+
+
+class Cancelled(HomerError):
+    """Work was stopped by its caller; nothing is half done."""

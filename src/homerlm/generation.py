@@ -1,59 +1,114 @@
-"""New tokens from a compact context, by the model's own forward and transformers' own `generate`."""
+"""New tokens from a compact context, by the model's own forward and transformers' own `generate`.
+
+Whatever is hooked belongs to the calling context (`ContextVar`), so that any number of threads may generate from one
+model, and its owner's own forwards never notice.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel, StoppingCriteria
 
 from homerlm.context import CompactContext
-from homerlm.errors import InputError
-from homerlm.model.decoder import Decoder
+from homerlm.errors import Cancelled, ConfigError
+from homerlm.model.decoder import Decoder, hooked
+
+Cancel = threading.Event
 
 
 def score(model: PreTrainedModel, context: CompactContext, input_ids: Tensor) -> Tensor:
     """Logits (B, S, V) of continuation ids (B, S) at the positions after the context."""
-    if input_ids.dim() != 2 or len(input_ids) != context.batch_size:
-        raise InputError(f"input_ids is {tuple(input_ids.shape)}; it must be ({context.batch_size}, tokens)")
-    start = context.next_position
-    positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
+    steps = torch.arange(input_ids.shape[1], device=input_ids.device)
+    positions = context.next_positions.to(input_ids.device)[:, None] + steps
     cache = context.to_cache()
-    step = 1 if context.uneven else input_ids.shape[1]
+    size = 1 if context.uneven else input_ids.shape[1]
+    seen = context.attention_mask.to(input_ids.device)
+    logits = []
     with _masks_that_fit(model, context):
-        steps = zip(input_ids.split(step, dim=1), positions.split(step, dim=1), strict=True)
-        logits = [model(input_ids=ids, past_key_values=cache, position_ids=at).logits for ids, at in steps]
+        for ids, at in zip(input_ids.split(size, dim=1), positions.split(size, dim=1), strict=True):
+            seen = torch.cat([seen, torch.ones_like(ids)], dim=1)
+            mask = {} if context.padding is None else {"attention_mask": seen}
+            logits.append(model(input_ids=ids, past_key_values=cache, position_ids=at, **mask).logits)
     return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
 
-def generate(model: PreTrainedModel, context: CompactContext, **settings: Any) -> Any:
+def generate(model: PreTrainedModel, context: CompactContext, *, cancel: Cancel | None = None, **settings: Any) -> Any:
     """New ids (B * num_return_sequences, n), through `model.generate`; its output object if it is asked for one.
 
     `generate` wants a token to start from, so it gets the context less its last token, and that token as its prompt's
     end. The step it makes of it is exchanged for what the compression computed, which keeps the paper's cache exact.
+    Once `cancel` is set, no further token is made and `Cancelled` is raised.
     """
     copies = _copies(model, settings)
     length = len(context)
     device = model.get_input_embeddings().weight.device
+    if cancel is not None:
+        settings["stopping_criteria"] = [*(settings.get("stopping_criteria") or ()), _Cancelling(cancel)]
     with _first_step_from(model, context, copies), _masks_that_fit(model, context):
         output = model.generate(
             input_ids=context.input_ids.to(device),
-            attention_mask=torch.ones_like(context.input_ids, device=device),
+            attention_mask=context.attention_mask.to(device),
             position_ids=context.position_ids.to(device),
             past_key_values=context._cache(length - 1, copies),
             **settings,
         )
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("stopped while writing the answer")
     if isinstance(output, Tensor):
         return output[:, length:]
     output.sequences = output.sequences[:, length:]
     return output
 
 
+_OWN_ARGUMENTS = frozenset(
+    [
+        "logits_processor",
+        "stopping_criteria",
+        "prefix_allowed_tokens_fn",
+        "synced_gpus",
+        "assistant_model",
+        "streamer",
+        "generation_config",
+        "use_model_defaults",
+        "negative_prompt_ids",
+        "negative_prompt_attention_mask",
+        "custom_generate",
+        "tokenizer",
+        "assistant_tokenizer",
+    ]
+)
+_GIVEN = frozenset(["input_ids", "inputs", "attention_mask", "position_ids", "past_key_values", "inputs_embeds"])
+
+
+def check_settings(model: PreTrainedModel, settings: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a name that transformers' `generate` does not take, before any work is done."""
+    for name in settings:
+        if name in _GIVEN:
+            raise ConfigError(f"{name} is set by homerlm from the compressed prompt: leave it out")
+        if name not in _OWN_ARGUMENTS and not hasattr(model.generation_config, name):
+            raise ConfigError(
+                f"{name} is no setting of transformers' generate, nor an option of this method: check the spelling "
+                "(max_new_tokens, do_sample, temperature, top_p, ...)"
+            )
+
+
+class _Cancelling(StoppingCriteria):
+    def __init__(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_kwargs: Any) -> Any:  # noqa: ARG002
+        return torch.full((len(input_ids),), self._cancel.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
 def _copies(model: PreTrainedModel, settings: dict[str, Any]) -> int:
-    """How many cache rows `generate` needs for each row of the context."""
+    """Number of cache rows that `generate` needs for each row of the context."""
     config = settings.get("generation_config") or model.generation_config
     wanted = (settings.get(name) or getattr(config, name, None) or 1 for name in ("num_beams", "num_return_sequences"))
     return max(wanted)
@@ -62,25 +117,30 @@ def _copies(model: PreTrainedModel, settings: dict[str, Any]) -> int:
 def _masks_that_fit(model: PreTrainedModel, context: CompactContext) -> AbstractContextManager[None]:
     """A model makes one mask for layers of all lengths. Uneven ones are read one token at a time, which needs none:
     it attends to all that its layer's cache holds, and our attention is given no mask."""
-    return Decoder(model).session() if context.uneven else nullcontext()
+    return Decoder(model).watched() if context.uneven else nullcontext()
 
 
-@contextmanager
-def _first_step_from(model: PreTrainedModel, context: CompactContext, copies: int) -> Iterator[None]:
-    """Inside the block, the model's first forward yields the context's own logits and last keys and values.
+class _FirstStep:
+    """What the first forward of one `generate` call yields in place of what it computes: the context's own logits and
+    last keys and values.
 
     Assisted generation (`prompt_lookup_num_tokens`, `assistant_model`) begins with the whole prompt and its guesses,
     whatever a cache holds: what it does hold is cut off.
     """
 
-    def cut(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        first.remove()
+    def __init__(self, context: CompactContext, copies: int) -> None:
+        self._context, self._copies = context, copies
+        self.begun = self.done = False
+
+    def cut(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        self.begun = True
         given, held = kwargs["input_ids"].shape[1], kwargs["past_key_values"].get_seq_length()
         names = ("input_ids", "position_ids") if given > held else ()
-        return args, kwargs | {name: kwargs[name][:, held:] for name in names}
+        return kwargs | {name: kwargs[name][:, held:] for name in names}
 
-    def exchange(_module: nn.Module, _args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        last.remove()
+    def exchange(self, kwargs: dict[str, Any], output: Any) -> None:
+        self.done = True
+        context, copies = self._context, self._copies
         step = kwargs["input_ids"].shape[1]
         output.logits[:, -step] = context.logits.to(output.logits).repeat_interleave(copies, dim=0)
         cache: Cache = kwargs["past_key_values"]
@@ -88,12 +148,32 @@ def _first_step_from(model: PreTrainedModel, context: CompactContext, copies: in
             at = slice(layer.keys.shape[2] - step, layer.keys.shape[2] - step + 1)
             layer.keys[:, :, at] = keys[:, :, -1:].repeat_interleave(copies, dim=0)
             layer.values[:, :, at] = values[:, :, -1:].repeat_interleave(copies, dim=0)
-        return output
 
-    first = model.register_forward_pre_hook(cut, with_kwargs=True)
-    last = model.register_forward_hook(exchange, with_kwargs=True)
+
+_first_step: ContextVar[_FirstStep | None] = ContextVar("homerlm_first_step", default=None)
+
+
+def _before_forward(_module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> Any:
+    step = _first_step.get()
+    return None if step is None or step.begun or kwargs is None else (args, step.cut(kwargs))
+
+
+def _after_forward(_module: nn.Module, _args: tuple, *rest: Any) -> None:
+    """torch may call this without the forward's arguments while another thread takes a hook of its own away."""
+    step = _first_step.get()
+    if step is not None and not step.done and len(rest) == 2:
+        step.exchange(*rest)
+
+
+@contextmanager
+def _first_step_from(model: PreTrainedModel, context: CompactContext, copies: int) -> Iterator[None]:
+    """Inside the block, this context's first forward of the model yields the compact context's own logits."""
+    token = _first_step.set(_FirstStep(context, copies))
     try:
-        yield
+        with (
+            hooked(model.register_forward_pre_hook, _before_forward, with_kwargs=True),
+            hooked(model.register_forward_hook, _after_forward, with_kwargs=True),
+        ):
+            yield
     finally:
-        first.remove()
-        last.remove()
+        _first_step.reset(token)

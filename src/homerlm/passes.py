@@ -1,23 +1,121 @@
-"""Stand-in for the core's module of this name, which replaces it: a pass of tokens through layers, as planned."""
+"""What a compression runs, in plain integers: the list that costs, memory, progress and the program itself read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from homerlm.errors import ScheduleError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from homerlm.model.shape import DecoderShape
 
 
 @dataclass(frozen=True)
 class Pass:
-    """kind: chunk, merge, rerank or read. tokens: per row and chunk; rows: chunks run side by side; layers
-    [first_layer, last_layer) run, the last one without `finish` only as far as its queries and keys. queries: scoring
-    queries in each of `scoring_layers`. logits: positions whose logits are computed. keys: tokens attended to."""
+    """One run of tokens through a range of layers.
+
+    kind: "chunk" (a span of the document between the affixes), "merge" (two merged chunks), "rerank" (the candidates)
+    or "read" (what the answer is read from). tokens: of one row of one chunk; rows: chunks that run side by side;
+    layers `[first_layer, last_layer)`; finish: False where the last layer stops after its queries and keys;
+    scoring_layers: those whose attention scores the tokens, with this many `queries`; logits: positions whose logits
+    are computed; keys: tokens attended to, more than `tokens` where a cache comes before them.
+    """
 
     kind: str
     tokens: int
-    rows: int
     first_layer: int
     last_layer: int
-    finish: bool
-    scoring_layers: tuple[int, ...]
-    queries: int
-    logits: int
-    keys: int
+    rows: int = 1
+    finish: bool = True
+    scoring_layers: tuple[int, ...] = ()
+    queries: int = 0
+    logits: int = 0
+    cached: int = 0
+
+    @property
+    def keys(self) -> int:
+        return self.cached + self.tokens
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of a config, resolved for one model and short affixes; tokens."""
+
+    max_chunk_len: int
+    target_len: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a compression is done. `read` of `total` context tokens have been read so far.
+
+    kept: (B, n) indices in the prompt of the tokens that live on at `level` (1, 2, ... the higher, the later they were
+    still there), or None where nothing was decided.
+    """
+
+    read: int
+    total: int
+    level: int = 0
+    kept: Tensor | None = None
+
+
+class Plan(Protocol):
+    """What lengths and model decide about one compression, before it starts. Prints itself."""
+
+    @property
+    def prefix_len(self) -> int: ...
+    @property
+    def context_len(self) -> int: ...
+    @property
+    def suffix_len(self) -> int: ...
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """In the order in which they run."""
+        ...
+
+    @property
+    def cache_len(self) -> int:
+        """Largest number of tokens in the result, affixes included."""
+        ...
+
+    @property
+    def prompt_len(self) -> int: ...
+    @property
+    def waiting_kv(self) -> int:
+        """Largest number of (token, layer) pairs whose keys and values are kept while passes run."""
+        ...
+
+
+def check_target(prefix_len: int, context_len: int, suffix_len: int, target_len: int) -> None:
+    """Raise `ScheduleError` where the affixes, which are never dropped, leave no room for the document."""
+    affixes = prefix_len + suffix_len
+    if target_len < affixes + (context_len > 0):
+        raise ScheduleError(
+            f"target_len is {target_len}, but prefix ({prefix_len}) and suffix ({suffix_len}) are never dropped and "
+            f"leave no room for the document: raise target_len (--target-len) above {affixes}, or shorten them"
+        )
+
+
+def head_pass(layers: int) -> Pass:
+    """The pass of a stand-in token through the model's own forward, which makes the logits of a final state."""
+    return Pass("read", 1, 0, layers, logits=1)
+
+
+SCORING_BYTES = 1 << 26  # of float32 attention logits that exist at once
+
+
+def peak_bytes(plan: Plan, shape: DecoderShape) -> int:
+    """Predicted peak of tensors above the weights: the kept keys and values, and the largest pass's states: its hidden
+    state and copies of it, queries, keys, values, the MLP's numbers, and the scoring queries' logits."""
+    return plan.waiting_kv * shape.kv_bytes + max(_pass_bytes(run, shape) for run in plan.passes)
+
+
+def _pass_bytes(run: Pass, shape: DecoderShape) -> int:
+    tokens = run.tokens * run.rows
+    heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim  # queries before and after RoPE, keys, values
+    states = tokens * (4 * shape.hidden + max(2 * heads, 3 * shape.intermediate)) * shape.itemsize
+    logits = 4 * run.rows * shape.heads * run.queries * run.keys if run.scoring_layers else 0
+    return states + 2 * min(logits, SCORING_BYTES) + 4 * shape.vocab * min(max(run.logits, 1), 64)

@@ -1,8 +1,15 @@
-"""A document and a question as prefix, context and suffix: the split that HOMER needs, chat template included."""
+"""A document and a question as prefix, context and suffix: the split that HOMER needs, chat template included.
+
+Text that enters (document, instruction, question, the answer's start) is text: where it holds the name of a special
+token, as `<|im_end|>`, that name is spelled out in ordinary tokens. Only the template's own marks are special.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +19,8 @@ from homerlm.errors import InputError
 
 NEUTRAL_QUESTION = "Who? What? When? Where? Which number? How many? Which name?"  # docs/experiments.md
 INSTRUCTION = "Read the following text. A question about it follows at its end."
-_DOCUMENT_MARK = "\ue000document\ue000"  # private-use characters: in no template and no question
+TEMPLATE_OPTIONS: Mapping[str, Any] = {"enable_thinking": False}  # read by templates of models that can think first
+_MARKS = ("\ue000instruction\ue000", "\ue000document\ue000", "\ue000question\ue000")  # private-use characters
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,24 @@ class PromptIds:
     suffix: Tensor
 
 
+@dataclass(frozen=True)
+class Text:
+    """A part of a prompt. `own`: the spans `[start, stop)` of `text` that are ours (the template's, the tokenizer's
+    beginning of a prompt), where names of special tokens mean those tokens."""
+
+    text: str
+    own: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def join(cls, *pieces: tuple[str, bool]) -> Text:
+        """Pieces in order, each with whether it is ours."""
+        own, at = [], 0
+        for piece, ours in pieces:
+            own += [(at, at + len(piece))] if ours and piece else []
+            at += len(piece)
+        return cls("".join(piece for piece, _ in pieces), tuple(own))
+
+
 def affixes(
     tokenizer: PreTrainedTokenizerBase,
     question: str,
@@ -32,11 +58,14 @@ def affixes(
     instruction: str = INSTRUCTION,
     answer_start: str = "",
     chat: bool | None = None,
-) -> tuple[str, str]:
-    """Text before and after the document. `chat` asks for the model's chat template; None uses it where there is one.
+    template_options: Mapping[str, Any] | None = None,
+) -> tuple[Text, Text]:
+    """The parts before and after the document. `chat` asks for the model's chat template; None uses it where there is
+    one. `template_options` go to the template; by default models that can think first do not.
 
     `answer_start` is put into the model's mouth: the answer goes on from there. Without a template it follows the
     question as running text, which a small model continues better than labels (docs/experiments.md).
+    Raises `InputError` for an empty question, or options that the tokenizer has no use for.
     """
     if not question.strip():
         raise InputError("the question is empty: ask something")
@@ -44,27 +73,84 @@ def affixes(
     if chat and not has_template:
         raise InputError("this model's tokenizer has no chat template: leave chat out, or set it to False")
     if has_template if chat is None else chat:
-        content = f"{instruction}\n\n{_DOCUMENT_MARK}\n\n{question}"
-        messages = [{"role": "user", "content": content}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        parts = str(text).split(_DOCUMENT_MARK)
-        if len(parts) != 2:
-            raise InputError("the model's chat template does not pass the message on once: set chat to False")
-        return parts[0], parts[1] + answer_start
-    bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
+        return _templated(tokenizer, instruction, question, answer_start, template_options or {})
+    if template_options:
+        raise InputError(
+            f"template_options {dict(template_options)} need a chat template, which is not used: leave them out"
+        )
+    bos = str(tokenizer.bos_token) if _adds_bos(tokenizer) else ""
     asked = f"{question} {answer_start}" if answer_start else f"Question: {question}\nAnswer:"
-    return f"{bos}{instruction}\n\n", f"\n\n{asked}"
+    return Text.join((bos, True), (f"{instruction}\n\n", False)), Text(f"\n\n{asked}")
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prefix: str, document: str, suffix: str) -> PromptIds:
-    """Ids of the three parts, each tokenised by itself, without special tokens beyond those in the texts."""
+def encode(tokenizer: PreTrainedTokenizerBase, prefix: Text, document: str, suffix: Text) -> PromptIds:
+    """Ids of the three parts, each tokenised by itself, without special tokens beyond those that are ours."""
     return PromptIds(*(token_ids(tokenizer, text) for text in (prefix, document, suffix)))
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """(1, tokens) long."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: Text | str) -> Tensor:
+    """(1, tokens) long. Raises `InputError` for text that is no text: lone surrogates."""
+    text = Text(text) if isinstance(text, str) else text
+    ids: list[int] = []
+    for piece in _pieces(text, _special_names(tokenizer)):
+        try:
+            ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"the text holds characters that are none (lone surrogates): {error}") from error
     return torch.tensor([ids], dtype=torch.long)
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, instruction: str, question: str, answer_start: str, options: Mapping[str, Any]
+) -> tuple[Text, Text]:
+    """The template around marks, which then give way to the texts."""
+    content = f"{_MARKS[0]}\n\n{_MARKS[1]}\n\n{_MARKS[2]}"
+    messages = [{"role": "user", "content": content}]
+    settings = {**TEMPLATE_OPTIONS, **options, "tokenize": False, "add_generation_prompt": True}
+    try:
+        rendered = str(tokenizer.apply_chat_template(messages, **settings))
+    except Exception as error:  # a template is a program of the model's makers
+        raise InputError(f"the model's chat template failed ({error}): set chat to False") from error
+    pieces = re.split("|".join(map(re.escape, _MARKS)), rendered)
+    if len(pieces) != 4 or [rendered.count(mark) for mark in _MARKS] != [1, 1, 1]:
+        raise InputError("the model's chat template does not pass the message on once: set chat to False")
+    before = Text.join((pieces[0], True), (instruction, False), (pieces[1], True))
+    return before, Text.join((pieces[2], True), (question, False), (pieces[3], True), (answer_start, False))
+
+
+def _pieces(text: Text, names: re.Pattern[str] | None) -> Iterator[str]:
+    """The text, cut inside every name of a special token that does not lie in a span of ours: tokenised by themselves,
+    the pieces cannot become that token. Text without such names stays in one piece."""
+    start = 0
+    for cut in _cuts(text, names):
+        yield text.text[start:cut]
+        start = cut
+    if start < len(text.text):
+        yield text.text[start:]
+
+
+def _cuts(text: Text, names: re.Pattern[str] | None) -> Iterator[int]:
+    """Places after the first character of each such name, overlapping ones included."""
+    at = 0
+    while names is not None and (found := names.search(text.text, at)):
+        ours = next((stop for start, stop in text.own if start <= found.start() and found.end() <= stop), None)
+        if ours is None:
+            yield found.start() + 1
+            at = found.start() + 1
+        else:
+            at = found.end()
+
+
+def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Names of the tokens that text must not become: the special ones, and added ones that look like marks. Longest
+    first. Added tokens that stand for ordinary text (runs of spaces, say) stay usable."""
+    names = {str(token) for token in tokenizer.all_special_tokens}
+    for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
+        name = str(token.content)
+        if token.special or (len(name) > 2 and name[0] in "<[" and name[-1] in ">]"):
+            names.add(name)
+    listed = sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, listed))) if listed else None
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -1,7 +1,8 @@
 """One file format for what homerlm saves (calibrations, contexts): safetensors, with JSON in its metadata.
 
 Never pickle: a file from somebody else can be wrong, but it cannot run code. The file holds a SHA-256 digest of its own
-content, so damage anywhere is found when it is read, and it is put in place only once it is complete.
+content, so damage anywhere is found when it is read, and it is put in place only once it is complete (`replacing`, for
+other files too).
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
+import time
 import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,6 +30,7 @@ from homerlm.errors import CorruptFileError, InputError, MismatchError
 
 # The safetensors metadata of every file of ours; safetensors wants strings.
 _HEADER_KEYS = {"kind", "version", "metadata", "sha256"}
+STALE_SECONDS = 3600
 
 
 def write(
@@ -32,11 +41,6 @@ def write(
     `metadata` comes back from `read` as JSON leaves it: tuples as lists, keys as strings.
     Raises `InputError` when the folder is missing, the file cannot be written, or `metadata` is not JSON.
     """
-    target = Path(os.path.realpath(path))  # through a link to the file behind it: os.replace would replace the link
-    if not target.parent.is_dir():
-        raise InputError(f"{path}: the folder {target.parent} does not exist; create it or choose another path")
-    if target.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file in it")
     text = _to_json(metadata, kind)
     plain = _plain(tensors)
     header = {
@@ -45,9 +49,30 @@ def write(
         "metadata": text,
         "sha256": _digest(kind, str(version), text, plain),
     }
-    temporary = target.with_name(f".homerlm-{uuid.uuid4().hex}.tmp")
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata=header)
+        with safe_open(temporary, framework="pt"):  # older safetensors write headers larger than they read
+            pass
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside `path` for the block to fill; it takes the place of `path` once the block is through.
+
+    On any failure what was at `path` before is kept and the temporary file removed. It reaches the disk first, and has
+    the permissions of any new file. Raises `InputError` when `path` cannot be written.
+    """
+    target = Path(os.path.realpath(path))  # through a link to the file behind it: os.replace would replace the link
+    _check_target(path, target)
+    _clear_stale(target.parent)
+    temporary = target.with_name(temporary_name())
     try:
-        _save_complete(temporary, plain, header)
+        with open(temporary, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode  # newer safetensors put a file of mode 0600 in its place
+        yield temporary
+        os.chmod(temporary, mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
         raise InputError(
@@ -55,7 +80,14 @@ def write(
             "permissions of the folder, or choose another path"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that refuses even this has already said so
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_name(host: str | None = None, pid: int | None = None) -> str:
+    """Name of a new temporary file: whose it is (machine, process), so that others know when it is left over."""
+    machine = zlib.crc32((host or platform.node()).encode())
+    return f".homerlm-{machine:08x}-{pid or os.getpid()}-{uuid.uuid4().hex[:12]}.tmp"
 
 
 def read(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -128,16 +160,30 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _save_complete(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write to `path`, down to the disk, with the permissions of any new file, and see that it opens."""
-    with open(path, "xb") as file:
-        mode = os.fstat(file.fileno()).st_mode  # newer safetensors put a file of mode 0600 in its place
-    save_file(tensors, path, metadata=header)
-    os.chmod(path, mode)
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-    with safe_open(path, framework="pt"):  # older safetensors write headers larger than they read
-        pass
+def _check_target(path: str | os.PathLike[str], target: Path) -> None:
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: the folder {target.parent} does not exist; create it or choose another path")
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file in it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is not a regular file and would be replaced by one; choose another path")
+
+
+def _clear_stale(folder: Path) -> None:
+    """Remove temporary files of ours that a killed process left in a folder."""
+    for file in folder.glob(".homerlm-*.tmp"):
+        with suppress(OSError):  # in use elsewhere, or not ours to remove
+            if _is_stale(file):
+                file.unlink()
+
+
+def _is_stale(file: Path) -> bool:
+    """Whether nobody writes to it any more: its process on this machine has ended, or it is an hour old."""
+    named = re.fullmatch(r"\.homerlm-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}\.tmp", file.name)
+    here = named is not None and int(named[1], 16) == zlib.crc32(platform.node().encode())
+    if named is not None and here and not psutil.pid_exists(int(named[2])):
+        return True
+    return time.time() - file.stat().st_mtime > STALE_SECONDS
 
 
 def _open(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -11,25 +11,50 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.context import CompactContext
-from homerlm.merge.tree import Event
+from homerlm.passes import Event
+
+READ, SAVED = 255, 254  # levels of what an answer was read from, and of what is kept for other questions only
 
 
 class LevelTrace:
-    """An observer of `compress` (batch of one): for each token of the prompt, at how many levels it was kept.
-
-    `levels`: (prompt tokens,) 0 for a token that its first chunk dropped, up to the highest number, the
-    tree's height + 1 (and one more after a second look), for one that is in the final cache.
-    """
+    """An observer of `compress` (batch of one). `levels`: (prompt tokens,) uint8, for each token of the prompt the
+    highest level at which it was kept, 0 for one that was dropped at once."""
 
     def __init__(self) -> None:
         self.levels = torch.zeros(0, dtype=torch.uint8)
 
     def __call__(self, event: Event) -> None:
+        if event.kept is None:
+            return
         kept = event.kept[0].cpu()
         missing = int(kept.max()) + 1 - len(self.levels)
         if missing > 0:
             self.levels = torch.cat([self.levels, self.levels.new_zeros(missing)])
-        self.levels[kept] = event.node.height + event.look
+        self.levels[kept] = event.level
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What became of the document's tokens: `levels` (tokens,) is `READ`, `SAVED`, or of a token that was dropped how
+    often it had been kept before, at most `rounds` times."""
+
+    levels: Tensor
+    rounds: int
+
+    @classmethod
+    def of(cls, trace: LevelTrace, context: CompactContext, source: CompactContext) -> Fates:
+        """The fates for an answer read from `context`; `source` is what its document was compressed to."""
+        document = slice(source.prefix_len, source.prompt_len - source.suffix_len)
+        levels = torch.zeros(source.prompt_len, dtype=torch.uint8)
+        levels[: len(trace.levels)] = trace.levels
+        levels = levels[document].clamp(max=SAVED - 1)
+        levels[kept_indices(source)] = SAVED
+        levels[kept_indices(context)] = READ
+        dropped = levels[levels < SAVED]
+        return cls(levels, int(dropped.max()) if len(dropped) else 0)
+
+    def count(self, level: int) -> int:
+        return int((self.levels == level).sum())
 
 
 @dataclass(frozen=True)
@@ -53,15 +78,24 @@ def passages(tokenizer: PreTrainedTokenizerBase, document: str, levels: Tensor) 
         yield Passage(document[begin:end], tokens[0], level)
 
 
+def kept_indices(context: CompactContext) -> list[int]:
+    """Indices of the kept tokens among the document's, in order (the context's first row)."""
+    return [index for index, _ in _kept(context)]
+
+
 def kept_passages(tokenizer: PreTrainedTokenizerBase, context: CompactContext) -> Iterator[Passage]:
     """The document's kept passages in order, from the context alone (its first row): neighbours in the prompt are one.
 
     `start` counts from the document's first token.
     """
-    document = slice(context.prefix_len, len(context) - context.suffix_len)
-    indices, ids = (tokens[0, document].tolist() for tokens in (context.token_indices, context.input_ids))
-    kept = sorted(set(zip(indices, ids, strict=True)))  # a passage that is read twice is one
-    for _, run in groupby(enumerate(kept), key=lambda pair: pair[1][0] - pair[0]):
+    for _, run in groupby(enumerate(_kept(context)), key=lambda pair: pair[1][0] - pair[0]):
         tokens = [token for _, token in run]
         text = tokenizer.decode([token_id for _, token_id in tokens])
-        yield Passage(str(text), tokens[0][0] - context.prefix_len, 1)
+        yield Passage(str(text), tokens[0][0], 1)
+
+
+def _kept(context: CompactContext) -> list[tuple[int, int]]:
+    """Index in the document and id of each kept token; one that is read twice is one."""
+    document = slice(context.prefix_len, len(context) - context.suffix_len)
+    indices, ids = (tokens[0, document].tolist() for tokens in (context.token_indices, context.input_ids))
+    return sorted({(index - context.prefix_len, token_id) for index, token_id in zip(indices, ids, strict=True)})

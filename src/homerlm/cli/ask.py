@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from homerlm.cli.console import err, out, print_json, reading
-from homerlm.cli.options import CalibrationFile, Json, Model, Rope, with_config
-from homerlm.config import HomerConfig
-from homerlm.errors import InputError
+from homerlm.cli import inputs
+from homerlm.cli.console import err, out, print_json, reading, status
+from homerlm.cli.devices import DType, check_device
+from homerlm.cli.errors import UsageError
+from homerlm.cli.options import CalibrationFile, Force, Json, Model, Rope, template_options, with_config
+from homerlm.cli.outputs import check_outputs
+from homerlm.config import Config, MergeConfig
+from homerlm.errors import ConfigError
 from homerlm.formatting import size
 
 EXAMPLES = """
@@ -19,92 +23,136 @@ Examples:
 
   homer ask report.pdf "Who signed the contract?"
 
-  homer ask src/*.py "Where is the cache written?" --model Qwen/Qwen3-4B
+  homer ask src/ "Where is the cache written?" --model Qwen/Qwen3-4B --device cuda
 
   homer ask book.epub "Who is Emma?" --save emma.homer
 
   homer ask --context emma.homer "Where does she live?"
 
-  cat log.txt | homer ask - "What failed first?" --show-kept
+  cat log.txt | homer ask - -q "What failed first?" --show-kept
 """
 
 
 @with_config
 def ask(
-    inputs: Annotated[
-        list[str],
+    given: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="FILE... QUESTION", help="Documents (- is standard input), then the question.", show_default=False
+            metavar="FILE... QUESTION",
+            help="Documents, folders or globs (- is standard input), then the question.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     *,
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="The question; all arguments are documents then.")
+    ] = None,
     model: Model = None,
     rope: Rope = None,
-    calibration: CalibrationFile = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Keep the compressed document in this file, for other questions too.")
+    device: Annotated[
+        str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ..., or auto for all devices.")
     ] = None,
+    dtype: Annotated[DType, typer.Option(help="Numbers of the model; auto takes the checkpoint's own.")] = DType.auto,
+    calibration: CalibrationFile = None,
+    password: Annotated[str | None, typer.Option(help="Password of encrypted PDFs.", show_default=False)] = None,
     context: Annotated[
         Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")
     ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the compressed document in this file, for other questions too.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of the document, with what the answer was read from.")
+    ] = None,
+    force: Force = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed for temperatures above 0.")] = None,
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Use the model's chat template; default where it has one.")
     ] = None,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=JSON", help="For the chat template: enable_thinking=true. May be repeated."),
+    ] = None,
     answer_start: Annotated[str, typer.Option(help="Words the answer begins with.")] = "",
     show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page of the document, shaded by what was kept.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer and errors, nothing else.")] = False,
     as_json: Json = False,
-    settings: HomerConfig,
+    settings: Config,
 ) -> None:
     """Answer a question about documents far longer than the model can read."""
-    files, question = inputs[:-1], inputs[-1]
-    _check(files, context, html)
-    from homerlm.documents.reading import read_documents
-
-    document = read_documents(files) if files else ""
-    homer = open_homer(model, rope, calibration, settings)
-    with reading("Reading", quiet=as_json) as bar:
+    paths, question = inputs.split(given or [], question, has_context=context is not None)
+    _check(context, save, html, calibration, settings)
+    options = template_options(template_option or [], chat)
+    files, skipped = inputs.expand(paths) if paths else ([], [])
+    check_outputs({"--save": save, "--html": html}, [*files, context, calibration, model], force=force)
+    check_device(device)
+    if not quiet:
+        for line in inputs.shortened(skipped):
+            err.print(f"skipped {line}", style="dim", markup=False, soft_wrap=True)
+    document = inputs.read(files, password) if files else ""
+    silent = quiet or as_json
+    homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
+    shown: list[str] = []
+    with reading("Reading", quiet=silent) as bar:
 
         def show(piece: str) -> None:
             bar.stop()
+            shown.append(piece)
             out.print(piece, end="", markup=False)
 
-        answer = homer.ask(
-            _load_context(context, homer) if context else document,
-            question,
-            max_new_tokens=max_new_tokens,
-            on_text=None if as_json else show,
-            observer=bar,
-            answer_start=answer_start,
-            chat=chat,
-            reuse=save is not None,
-            **_sampling(temperature, seed),
-        )
+        try:
+            answer = homer.ask(
+                _load_context(context, homer) if context else document,
+                question,
+                max_new_tokens=max_new_tokens,
+                on_text=None if as_json else show,
+                observer=bar,
+                answer_start=answer_start,
+                chat=chat,
+                reuse=save is not None,
+                **options,
+                **_sampling(temperature, seed),
+            )
+        finally:  # also where the answer breaks off
+            if shown:
+                out.print()
     if save:
         answer.source.save(save)
     if html:
-        from homerlm.cli.page import write_page
+        from homerlm.cli.page import render, write_page
 
-        write_page(html, homer.tokenizer, document, bar.trace, answer, question)
+        names = inputs.names(files)
+        write_page(html, render(homer.tokenizer, document, names, question, answer, bar.trace))
     if as_json:
-        print_json(_record(answer, homer, show_kept, save, html))
+        print_json(_record(answer, homer, show_kept) | _files(save, html, skipped))
         return
-    out.print()
     if show_kept:
         _print_kept(homer, answer)
-    err.print(summary(answer), style="dim", soft_wrap=True)
+    if not quiet:
+        err.print(summary_of_saved(answer) if context else summary(answer), style="dim", soft_wrap=True)
 
 
-def open_homer(model: str | None, rope: str | None, calibration: Path | None, settings: HomerConfig) -> Any:
+def open_homer(
+    model: str | None,
+    rope: str | None,
+    calibration: Path | None,
+    settings: Config,
+    *,
+    device: str | None = None,
+    dtype: DType = DType.auto,
+    quiet: bool = False,
+) -> Any:
     """The compressor for a command's options, with a spinner while the model loads."""
-    with err.status("Loading the model"):
+    with status("Loading the model", quiet):
         from homerlm import Calibration, Homer, load_model
 
-        loaded, tokenizer = load_model(model, rope=rope)
+        placed = {} if device is None else {"device_map": device}
+        loaded, tokenizer = load_model(model, rope=rope, dtype=str(dtype), **placed)
         if calibration is not None:
+            if not isinstance(settings, MergeConfig):
+                raise ConfigError("--calibration is for --preset paper; the default preset needs none: leave it out")
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))
         return Homer(loaded, tokenizer, settings)
 
@@ -112,20 +160,40 @@ def open_homer(model: str | None, rope: str | None, calibration: Path | None, se
 def summary(answer: Any) -> str:
     """One line: tokens read and kept, times, peak memory above the weights, model limit."""
     speed = answer.tokens_read / max(answer.compress_seconds, 1e-9)
+    kept = f"{answer.tokens_kept:,} kept"
+    if answer.source is not answer.context:
+        kept = f"{len(answer.source):,} saved, {kept} for this answer"
     return (
-        f"{answer.tokens_read:,} tokens read in {answer.compress_seconds:.1f} s ({speed:,.0f}/s), "
-        f"{answer.tokens_kept:,} kept; {answer.new_tokens} new in {answer.generate_seconds:.1f} s; "
+        f"{answer.tokens_read:,} tokens read in {answer.compress_seconds:.1f} s ({speed:,.0f}/s), {kept}; "
+        f"{_after_reading(answer)}"
+    )
+
+
+def summary_of_saved(answer: Any) -> str:
+    """One line for a question to a saved document, none of which is read anew."""
+    return (
+        f"asked of {len(answer.source):,} kept tokens (of {answer.source.prompt_len:,}) in "
+        f"{answer.compress_seconds:.1f} s, {answer.tokens_kept:,} read for this answer; {_after_reading(answer)}"
+    )
+
+
+def _after_reading(answer: Any) -> str:
+    return (
+        f"{answer.new_tokens} new in {answer.generate_seconds:.1f} s; "
         f"peak {size(answer.peak_bytes)} above the weights; model limit {answer.model_limit:,}"
     )
 
 
-def _check(files: list[str], context: Path | None, html: Path | None) -> None:
-    if context is not None and files:
-        raise InputError(f"--context takes no documents, but {', '.join(files)} is given: leave out one of them")
-    if context is None and not files:
-        raise InputError('no document given: homer ask FILE... "QUESTION" (- for standard input), or --context FILE')
+def _check(
+    context: Path | None, save: Path | None, html: Path | None, calibration: Path | None, settings: Config
+) -> None:
+    """Refuse options that cannot act together."""
     if context is not None and html is not None:
-        raise InputError("--html needs the document itself, which a saved context does not hold: give the FILE again")
+        raise UsageError("--html needs the document itself, which a saved context does not hold: give the FILE again")
+    if context is not None and save is not None:
+        raise UsageError(f"--save with --context would write the same again: copy {context} instead")
+    if calibration is not None and "calibration" not in {field.name for field in fields(settings)}:
+        raise UsageError("--calibration is for scores that need one, which this preset has not: add --preset paper")
 
 
 def _load_context(path: Path, homer: Any) -> Any:
@@ -144,13 +212,17 @@ def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:
     return {"do_sample": True, "temperature": temperature}
 
 
-def _record(answer: Any, homer: Any, show_kept: bool, save: Path | None, html: Path | None) -> dict[str, Any]:
+def _record(answer: Any, homer: Any, show_kept: bool) -> dict[str, Any]:
     record: dict[str, Any] = answer.to_dict()
     if show_kept:
         from homerlm.trace import kept_passages
 
         record["kept"] = [{"start": p.start, "text": p.text} for p in kept_passages(homer.tokenizer, answer.context)]
-    return record | {"saved": str(save) if save else None, "html": str(html) if html else None}
+    return record
+
+
+def _files(save: Path | None, html: Path | None, skipped: list[str]) -> dict[str, Any]:
+    return {"saved": str(save) if save else None, "html": str(html) if html else None, "skipped": skipped}
 
 
 def _print_kept(homer: Any, answer: Any) -> None:

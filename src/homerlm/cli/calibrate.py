@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from homerlm.cli.console import err, out, print_json
-from homerlm.cli.options import Json, Rope
-from homerlm.errors import InputError
+from homerlm.cli.console import err, out, print_json, status
+from homerlm.cli.options import Force, Json, Rope
+from homerlm.cli.outputs import check_outputs
 
 EXAMPLES = """
 Examples:
@@ -36,13 +36,13 @@ def calibrate(
         int, typer.Option(min=1, help="Last tokens of each segment to average over; the paper uses 1.")
     ] = 1,
     rope: Rope = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""
-    if not output.parent.is_dir():
-        raise InputError(f"the folder {output.parent} of {output} does not exist: make it first")
+    check_outputs({"OUTPUT": output}, [*(text or []), model], force=force)
     texts = _texts(text)
-    with err.status("Loading the model"):
+    with status("Loading the model", quiet=as_json):
         from homerlm import Calibration, load_model
 
         loaded, tokenizer = load_model(None if model == "default" else model, rope=rope)

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from homerlm.merge.tree import Event
+    from homerlm.passes import Event
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class _Speed(ProgressColumn):
@@ -48,13 +48,16 @@ class ReadingProgress:
 
     def __call__(self, event: Event) -> None:
         self.trace(event)
-        if event.node.height == 0 and event.look == 1:
-            self._progress.update(self._task, total=event.schedule.context_len)
-            self._progress.advance(self._task, event.node.context_stop - event.node.context_start)
+        self._progress.update(self._task, total=event.total, completed=event.read)
 
     def stop(self) -> None:
         """Clear the bar, because something else is about to be printed."""
         self._progress.stop()
+
+
+def status(label: str, quiet: bool = False) -> AbstractContextManager[Any]:
+    """A spinner on stderr while something of unknown length is done; none if `quiet`."""
+    return nullcontext() if quiet else err.status(label)
 
 
 @contextmanager

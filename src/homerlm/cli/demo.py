@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from homerlm.cli.ask import open_homer, summary
-from homerlm.cli.console import err, out, print_json, reading
-from homerlm.cli.options import Json, Model, with_config
+from homerlm.cli.console import out, print_json, reading, status
+from homerlm.cli.options import Json, Model, parse_tokens, with_config
 from homerlm.config import HomerConfig
 from homerlm.lab.corpora import python_documentation
 
@@ -20,7 +20,7 @@ Examples:
 
   homer demo
 
-  homer demo --tokens 65536 --seed 7
+  homer demo --tokens 64k --seed 7
 
   homer demo --model Qwen/Qwen3-0.6B --tokens 200000
 """
@@ -31,7 +31,7 @@ MAX_NEW_TOKENS = 16
 def demo(
     *,
     model: Model = None,
-    tokens: Annotated[int, typer.Option(min=1000, help="Length of the whole prompt in tokens.")] = 40_000,
+    tokens: Annotated[str, typer.Option(help="Length of the whole prompt in tokens; 40k is 40,960.")] = "40000",
     seed: Annotated[
         int | None, typer.Option(help="Where the fact is planted, and which; default another each time.")
     ] = None,
@@ -42,17 +42,19 @@ def demo(
     """Hide a number in Python's documentation, several times longer than the model's limit, and ask for it."""
     from homerlm.lab.needle import Needle
 
+    prompt_len = parse_tokens(tokens, "--tokens", least=1000)
     seed = random.randrange(10**6) if seed is None else seed
-    homer = open_homer(model, None, None, settings)
+    homer = open_homer(model, None, None, settings, quiet=as_json)
     sample = Needle("single", python_documentation(), "Python's documentation").sample(
-        homer.tokenizer, tokens, seed, seed
+        homer.tokenizer, prompt_len, seed, seed
     )
     (question,) = sample.questions
     (number,) = question.expected
     if not as_json:
         out.print(
-            f"Document: Python's documentation, about {tokens:,} tokens, {tokens / homer.limit:.1f} times the model's "
-            f"limit of {homer.limit:,}.\nPlanted at {sample.depth:.0%} of it: {number}.\nQuestion: {question.text}"
+            f"Document: Python's documentation, about {prompt_len:,} tokens, {prompt_len / homer.limit:.1f} times the "
+            f"model's limit of {homer.limit:,}.\nPlanted at {sample.depth:.0%} of it: {number}.\n"
+            f"Question: {question.text}"
         )
     with reading("HOMER reads", quiet=as_json) as bar:
         answer = homer.ask(
@@ -67,7 +69,7 @@ def demo(
     seconds = answer.compress_seconds + answer.generate_seconds
     rows = [_row("HOMER", answer.text, question, answer.tokens_kept, seconds)]
     if plain:
-        with err.status("The plain model reads what fits its limit"):
+        with status("The plain model reads what fits its limit", quiet=as_json):
             rows.append(_ask_plain(homer, sample))
     if as_json:
         print_json({"seed": seed, "planted": number, "depth": sample.depth, "rows": rows, **answer.to_dict()})

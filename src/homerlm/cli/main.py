@@ -1,4 +1,4 @@
-"""The entry point: commands, and errors as one message and an exit code instead of a traceback."""
+"""The commands, and errors as one message and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import typer
 
 from homerlm import __version__
 from homerlm.cli import ask, bench, calibrate, demo, eval, plan
-from homerlm.cli.console import err
-from homerlm.errors import HomerError, OutOfMemoryError
-from homerlm.model.memory import keep_freed_memory
+from homerlm.cli.errors import ParseError, exit_code, report
+from homerlm.errors import HomerError
 
-EXIT_ERROR, EXIT_MEMORY, EXIT_INTERRUPTED = 1, 3, 130
+TYPER_INTERRUPTED = 130  # what typer makes of KeyboardInterrupt, without a word
 
 app = typer.Typer(
     help="Long documents through ordinary open LLMs in little memory: hierarchical context merging (HOMER).",
-    epilog="Exit codes: 0 done, 1 an error, 2 wrong usage, 3 out of memory, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 an error, 2 wrong usage or settings, 3 out of memory, 130 interrupted, "
+    '143 terminated. With --json an error is {"error": {"type": ..., "message": ...}} on standard output.',
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -39,27 +38,29 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(  # noqa: ARG001 (its callback has printed it)
+        False, "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
-    pass
+    if _asks_for_help():
+        return
+    from homerlm.model.memory import keep_freed_memory  # imports torch
 
-
-def run() -> None:
-    """The command `homer`."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_freed_memory()
+
+
+def run() -> int:
+    """Run the command of `sys.argv`; its exit code. Raises `KeyboardInterrupt`, and what is no mistake of a user's."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(standalone_mode=True)
-    except HomerError as error:
-        err.print("[bold red]Error:[/]", end=" ")
-        err.print(str(error), markup=False)
-        sys.exit(EXIT_MEMORY if isinstance(error, OutOfMemoryError) else EXIT_ERROR)
-    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the first into the second, without a word
-        if isinstance(stop, SystemExit) and stop.code != EXIT_INTERRUPTED:
-            raise
-        err.print("Stopped. Nothing was left half written.")
-        sys.exit(EXIT_INTERRUPTED)
+        code = app(standalone_mode=False, prog_name="homer") or 0
+    except (HomerError, ParseError) as error:
+        report(error, as_json="--json" in sys.argv[1:])
+        return exit_code(error)
+    if code == TYPER_INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
 
 
-if __name__ == "__main__":
-    run()
+def _asks_for_help() -> bool:
+    return not {"-h", "--help"}.isdisjoint(sys.argv[1:])

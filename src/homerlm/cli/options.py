@@ -1,9 +1,11 @@
-"""HomerConfig's fields as command-line options, made from the fields themselves."""
+"""Options that commands share, those of the configs made from the configs' own fields."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
 from enum import StrEnum
 from functools import wraps
@@ -12,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from homerlm.config import HomerConfig
+from homerlm.cli.errors import UsageError
+from homerlm.config import HomerConfig, MergeConfig, flag
+from homerlm.errors import ConfigError
 
 
 class Preset(StrEnum):
@@ -20,9 +24,13 @@ class Preset(StrEnum):
     paper = "paper"
 
 
+# For each preset the class whose fields are its settings, and what builds it from those that are given.
+PRESETS: dict[Preset, tuple[type, Callable[..., Any]]] = {
+    Preset.default: (HomerConfig, HomerConfig),
+    Preset.paper: (MergeConfig, MergeConfig),
+}
 PRESET_HELP = "default answers best; paper is the published method exactly."
 PANEL = "HOMER"
-CONFIG_FIELDS: list[Field[Any]] = [field for field in fields(HomerConfig) if "help" in field.metadata]
 
 Model = Annotated[
     str | None,
@@ -34,49 +42,104 @@ Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2,
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="Calibration file, for the scores that need one (`homer calibrate`).")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def flag(field: Field[Any]) -> str:
-    return "--" + field.name.replace("_", "-")
+def parse_lengths(text: str) -> list[int]:
+    """`8k, 16384, 1M` as numbers; raises `InputError`."""
+    return [parse_tokens(item, "length") for item in text.replace(",", " ").split() or [text]]
+
+
+def parse_tokens(text: str, name: str, least: int = 1) -> int:
+    """`8192`, `8k` or `1M` as a number of tokens; raises `UsageError` naming the argument."""
+    found = re.fullmatch(r"(\d[\d_]*)([kKmM]?)", text.strip(), re.ASCII)
+    count = int(found[1]) << {"": 0, "k": 10, "m": 20}[found[2].lower()] if found else 0
+    if count < least:
+        raise UsageError(f"{name} is {text!r}; it must be a token count such as 8192 or 8k, of at least {least:,}")
+    return count
+
+
+def template_options(given: Iterable[str], chat: bool | None) -> dict[str, Any]:
+    """`homer.ask`'s keyword for `--template-option KEY=JSON`, empty without any. Raises `UsageError`."""
+    options: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            equals = ""
+        if not equals or not key.isidentifier():
+            raise UsageError(
+                f"--template-option is {item!r}; it must be KEY=JSON, such as enable_thinking=true or 'effort=\"low\"'"
+            )
+    if options and chat is False:
+        raise UsageError(
+            "--template-option is for the chat template, which --no-chat leaves out: leave out one of them"
+        )
+    return {"template_options": options} if options else {}
+
+
+def config_fields(classes: Iterable[type]) -> dict[str, list[Field[Any]]]:
+    """The settings of some configs by name, each with its field in every config that has it."""
+    found: dict[str, list[Field[Any]]] = {}
+    for config in dict.fromkeys(classes):
+        for field in fields(config):
+            if "help" in field.metadata:
+                found.setdefault(field.name, []).append(field)
+    return found
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `settings` the option `--preset` and one option per field of HomerConfig.
+    """Give a command that takes `settings` the option `--preset` and one option per setting of any preset.
 
-    `settings` is the chosen preset with the options that were given, a `HomerConfig` without calibration.
+    `settings` is the chosen preset with the options that were given, without calibration.
     """
+    settings = config_fields(config for config, _ in PRESETS.values())
 
     @wraps(command)
     def wrapper(**given: Any) -> None:
         preset = given.pop("preset")
-        changes = {field.name: value for field in CONFIG_FIELDS if (value := given.pop(field.name)) is not None}
+        changes = {name: value for name in settings if (value := given.pop(name)) is not None}
         changes = {name: str(value) if isinstance(value, StrEnum) else value for name, value in changes.items()}
-        build = HomerConfig.paper if preset is Preset.paper else HomerConfig
-        command(**given, settings=build(**changes))
+        command(**given, settings=build_config(preset, changes))
 
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     del parameters["settings"]
     preset = Annotated[Preset, typer.Option(help=PRESET_HELP, rich_help_panel=PANEL)]
     parameters["preset"] = _parameter("preset", preset, Preset.default)
-    for field in CONFIG_FIELDS:
-        option = typer.Option(flag(field), help=_help(field), rich_help_panel=PANEL, show_default=False)
-        parameters[field.name] = _parameter(field.name, Annotated[_type(field) | None, option], None)
+    for name, found in settings.items():
+        option = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False)
+        parameters[name] = _parameter(name, Annotated[_type(found) | None, option], None)
     wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return wrapper
+
+
+def build_config(preset: Preset, changes: dict[str, Any]) -> Any:
+    """The preset's config with the settings that were given; raises `ConfigError` for one that it does not have."""
+    config, build = PRESETS[preset]
+    if unknown := [name for name in changes if name not in config_fields([config])]:
+        others = " or ".join(p for p, (other, _) in PRESETS.items() if unknown[0] in config_fields([other]))
+        raise ConfigError(
+            f"{unknown[0]} is {changes[unknown[0]]!r}; preset {preset} has no such setting, {others} has: "
+            f"leave out {flag(unknown[0])}, or set --preset {others}"
+        )
+    return build(**changes)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _type(field: Field[Any]) -> Any:
-    if choices := field.metadata.get("choices"):
-        return StrEnum(field.name, {name: name for name in choices})
-    return float if isinstance(field.default, float) else int
+def _type(found: list[Field[Any]]) -> Any:
+    """The option's type; the choices are those of all presets, and the chosen one refuses what is not its own."""
+    if choices := dict.fromkeys(name for field in found for name in field.metadata.get("choices") or ()):
+        return StrEnum(found[0].name, {name: name for name in choices})
+    return next(kind for kind in (bool, float, int, str) if kind.__name__ in str(found[0].type))
 
 
-def _help(field: Field[Any]) -> str:
-    text = field.metadata["help"]
-    return text if field.default is None else f"{text} Default {field.default}."
+def _help(found: list[Field[Any]]) -> str:
+    text = found[0].metadata["help"]
+    defaults = [str(field.default) for field in found if field.default is not None]
+    return f"{text} Default {' or '.join(dict.fromkeys(defaults))}." if defaults else text

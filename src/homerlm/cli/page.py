@@ -1,55 +1,90 @@
-"""A self-contained page of a document, shaded by how far up the tree each passage was kept."""
+"""A self-contained page of a document: what of it the answer was read from, and what became of the rest."""
 
 from __future__ import annotations
 
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homerlm.errors import InputError
-from homerlm.trace import LevelTrace, passages
+from homerlm.storage import replacing
+from homerlm.trace import READ, SAVED, Fates, LevelTrace, Passage, passages
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.6 Georgia, serif; color: #1c1c1c; background: #fff; max-width: 52rem; margin: 2rem auto;
-       padding: 0 1rem; }
-header { font-family: system-ui, sans-serif; border-bottom: 1px solid #ddd; padding-bottom: 1rem;
-         margin-bottom: 1.5rem; }
-h1 { font-size: 1.25rem; margin: 0 0 .5rem; } p { margin: .4rem 0; } .answer { font-size: 1.1rem; }
-.facts { color: #555; font-size: .85rem; } .legend span { padding: .1rem .5rem; margin-right: .4rem; font-size: .8rem; }
-main { white-space: pre-wrap; overflow-wrap: anywhere; } .l0 { color: #9a9a9a; }
-"""
+NEAR = 8  # tokens: passages read for the answer that are nearer to each other are one in the page's list
+_SNIPPET = 90  # characters of a passage in the list
+_DARKEST = 0.22  # opacity of what was dropped last
 
 
-def write_page(path: Path, tokenizer: Any, document: str, trace: LevelTrace, answer: Any, question: str) -> None:
-    """The page of a document (text), its `trace` and its `Answer`. Raises `InputError` if it cannot be written."""
-    context = answer.context
-    first, length = context.prefix_len, context.prompt_len - context.prefix_len - context.suffix_len
-    levels = trace.levels[first : first + length]
-    top = int(levels.max()) if len(levels) else 1
-    body = "".join(
-        f'<span class="l{passage.level}">{escape(passage.text)}</span>'
-        for passage in passages(tokenizer, document, levels)
+@dataclass(frozen=True)
+class Piece:
+    """A passage as the page shows it; `number` where it is one to jump to, counted from 1."""
+
+    text: str
+    kind: str
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A place to jump to: its number, its first words, and how far down the document it is (0 to 1)."""
+
+    number: int
+    snippet: str
+    depth: float
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page, complete or not at all. Raises `InputError` if it cannot be written."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+
+
+def render(tokenizer: Any, document: str, names: list[str], question: str, answer: Any, trace: LevelTrace) -> str:
+    """The page, as HTML, of an `Answer` about a document (text, put together from files of these names)."""
+    fates = Fates.of(trace, answer.context, answer.source)
+    pieces, stops = _pieces(list(passages(tokenizer, document, fates.levels)), len(fates.levels))
+    return _template().render(
+        question=question,
+        answer=answer,
+        names=names,
+        pieces=pieces,
+        stops=stops,
+        total=len(fates.levels),
+        read=fates.count(READ),
+        kept=fates.count(READ) + fates.count(SAVED) if fates.count(SAVED) else 0,
+        shades=[(level, _DARKEST * level / fates.rounds) for level in range(1, fates.rounds + 1)],
+        has_dropped=int(fates.levels.min()) < SAVED if len(fates.levels) else False,
     )
-    shades = "".join(f".l{k} {{ background: hsl(45 100% {97 - 37 * k / top:.0f}%); }}\n" for k in range(1, top + 1))
-    facts = (
-        f"{answer.tokens_read:,} tokens read, {answer.tokens_kept:,} kept; "
-        f"{answer.compress_seconds:.1f} s to read; the model's own limit is {answer.model_limit:,} tokens"
-    )
-    text = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(question)}</title><style>{_STYLE}{shades}</style></head>
-<body><header><h1>{escape(question)}</h1><p class="answer">{escape(answer.text)}</p>
-<p class="facts">{facts}</p><p class="legend">{_legend(top)}</p></header>
-<main>{body}</main></body></html>
-"""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} could not be written: {error.strerror}") from error
 
 
-def _legend(top: int) -> str:
-    names = {0: "dropped by its first chunk", top: "kept to the end"}
-    labels = ((k, names.get(k, f"dropped at level {k}")) for k in range(top + 1))
-    return "".join(f'<span class="l{k}">{label}</span>' for k, label in labels)
+def _pieces(found: list[Passage], total: int) -> tuple[list[Piece], list[Stop]]:
+    """Passages to show, and the places to jump to: where a passage that was read has none just before it."""
+    pieces: list[Piece] = []
+    stops: list[Stop] = []
+    last = -NEAR - 1  # the token after the last passage that was read
+    for passage, end in zip(found, [*(later.start for later in found[1:]), total], strict=True):
+        number = None
+        if passage.level == READ:
+            if passage.start - last > NEAR:
+                number = len(stops) + 1
+                stops.append(Stop(number, _snippet(passage.text), passage.start / total))
+            last = end
+        pieces.append(Piece(passage.text, _kind(passage.level), number))
+    return pieces, stops
+
+
+def _kind(level: int) -> str:
+    return {READ: "read", SAVED: "saved"}.get(level, f"seen l{level}")
+
+
+def _snippet(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _SNIPPET else words[:_SNIPPET].rsplit(" ", 1)[0] + " …"
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("homerlm.cli", "templates")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("page.html")

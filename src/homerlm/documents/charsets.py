@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from homerlm.errors import DocumentError
 
-SUPPORTED = "text, source code, .html, .pdf, .docx and .epub"
+SUPPORTED = "text, source code, .html, .pdf, .docx, .pptx, .xlsx, .odt, .rtf, .epub, .eml and .ipynb"
 
 # UTF-32 before UTF-16: the little-endian mark of the first begins with that of the second.
 BYTE_ORDER_MARKS = (
@@ -17,6 +17,7 @@ BYTE_ORDER_MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 CONTROLS = bytes({*range(32), 127} - set(b"\t\n\v\f\r\b\x1b"))
+SEVEN_BIT_CODECS = {"iso-2022-jp", "iso-2022-kr", "hz-gb-2312"}  # whose bytes are UTF-8 too, but not that text
 MAX_CONTROL_SHARE = 0.05
 MAX_WESTERN_SHARE = 0.4  # accented letters in any Western language stay far below; Cyrillic or Chinese are far above
 
@@ -37,11 +38,14 @@ def decode_text(data: bytes, name: str, declared: str = "") -> str:
     cp1252 holds all printable characters of latin-1, so latin-1 is not tried: all it adds is control characters.
     """
     data = _without_mark(data, name)
-    if data.startswith(b"%PDF-") or b"\0" in data or sum(map(data.count, CONTROLS)) > MAX_CONTROL_SHARE * len(data):
+    if _holds_binary(data):
         raise DocumentError(
             f"{name}: holds binary data, not text; convert it to one of {SUPPORTED}, "
             "and if it already is one, give it that file name ending"
         )
+    if declared in SEVEN_BIT_CODECS:
+        with suppress(ValueError):
+            return data.decode(declared)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -56,6 +60,25 @@ def decode_text(data: bytes, name: str, declared: str = "") -> str:
         f"{name}: is not UTF-8 text (first wrong byte at {wrong_byte:,}) nor Western Windows text; "
         "save it as UTF-8, or repair it if it was cut or mixed"
     )
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether a file that begins with these bytes can be no text, in any character set that is read."""
+    return not any(head.startswith(mark) for mark, _ in BYTE_ORDER_MARKS) and _holds_binary(head)
+
+
+def _holds_binary(data: bytes) -> bool:
+    return b"\0" in data or sum(map(data.count, CONTROLS)) > MAX_CONTROL_SHARE * len(data)
+
+
+def join_surrogates(text: str) -> str:
+    """The text with halves of characters joined, as some files hold them, and lone ones, which nothing could encode,
+    replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _without_mark(data: bytes, name: str) -> bytes:

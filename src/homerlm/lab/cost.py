@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from homerlm.config import MergeConfig
 from homerlm.errors import ConfigError
 from homerlm.homer import Homer
 from homerlm.lab.flops import Flops, Shape, flops_of, plain_pass, with_kept
 from homerlm.lab.methods import Method
 from homerlm.lab.readers import HomerReader, PlainReader, Reader
-from homerlm.lab.todays_passes import passes_of
+from homerlm.merge.plan import MergeLengths
+from homerlm.model.shape import DecoderShape
 from homerlm.prompt import PromptIds
 from homerlm.score.calibration import Calibration
-from homerlm.score.scores import CALIBRATED_SCORES
+from homerlm.score.scores import SCORES
 
 AFFIX_LEN = 30  # tokens of the prefix, and of the suffix: an instruction and a question
 
@@ -37,14 +39,15 @@ def cost_of(reader: Reader, shape: Shape, prompt: PromptIds, kept: int | None = 
         run = plain_pass(shape, sum(lengths))
         return Cost(flops_of(shape, [run]), run.tokens * shape.layers * shape.kv_bytes, None, run.tokens)
     plan = reader.homer.plan(*lengths)
-    passes = passes_of(reader.homer, plan)
-    planned = min(reader.homer.lengths.target_len, sum(lengths))
+    passes = list(plan.passes)
+    planned = plan.cache_len
     kept = planned if kept is None else kept
-    carried = 0 if reader.homer.config.readout == "recomputed" else plan.peak_kv_tokens
+    schedule = getattr(plan, "schedule", None)  # of a tree, which carries keys and values up
+    carried = 0 if schedule is None else schedule.peak_kv_tokens
     return Cost(
         flops_of(shape, with_kept(passes, planned, kept)),
         max(carried, kept * shape.layers) * shape.kv_bytes,
-        plan.kv_bound_tokens() * shape.kv_bytes,
+        None if schedule is None else schedule.kv_bound_tokens() * shape.kv_bytes,
         max(run.keys for run in passes),
     )
 
@@ -57,10 +60,9 @@ def bench_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTo
     if not method.is_homer:
         raise ConfigError(f"method is {method}; the benchmark measures plain, homer and homer-paper")
     config, text = method.config(), model.config.get_text_config(decoder=True)
-    if config.score in CALIBRATED_SCORES:
-        layers: int = text.num_hidden_layers
-        longest = config.resolve(text.max_position_embeddings, layers).max_chunk_len
-        config = replace(config, calibration=Calibration(torch.zeros(layers, longest)))
+    if isinstance(config, MergeConfig) and SCORES[config.score].calibrated:
+        longest = MergeLengths.of(config, DecoderShape.of(text)).max_chunk_len
+        config = replace(config, calibration=Calibration(torch.zeros(text.num_hidden_layers, longest)))
     return HomerReader(Homer(model, tokenizer, config))
 
 

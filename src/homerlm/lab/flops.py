@@ -118,16 +118,14 @@ def _of_pass(shape: Shape, run: Pass) -> Flops:
 
 def plain_pass(shape: Shape, tokens: int) -> Pass:
     """The plain model's reading, with the logits of its last token."""
-    return Pass("read", tokens, 1, 0, shape.layers, True, (), 0, 1, tokens)
+    return Pass("read", tokens, 0, shape.layers, logits=1)
 
 
 def with_kept(passes: Iterable[Pass], planned: int, kept: int) -> list[Pass]:
     """The passes of a plan for a prompt of which `kept` tokens are left, not the `planned` ones, the most there can
     be."""
+    return [_shortened(run, planned - kept) if run.kind == "read" and run.keys == planned else run for run in passes]
 
-    def actual(tokens: int) -> int:
-        return kept if tokens == planned else tokens
 
-    return [
-        replace(run, tokens=actual(run.tokens), keys=actual(run.keys)) if run.kind == "read" else run for run in passes
-    ]
+def _shortened(run: Pass, tokens: int) -> Pass:
+    return replace(run, cached=run.cached - tokens) if run.cached else replace(run, tokens=run.tokens - tokens)

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from homerlm.config import MergeConfig, parse_settings
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, HomerError, InputError
 from homerlm.homer import Homer
 from homerlm.lab.likelihood import Prefill
-from homerlm.lab.settings import parse_settings
 from homerlm.model.loading import load_model
 from homerlm.score.calibration import Calibration
 
@@ -109,6 +109,8 @@ class HomerLM(HFLM):
         device_map = str(next((device for device in devices if device), best))
         model, tokenizer = load_model(pretrained, device_map=device_map, **loading)
         if calibration is not None:
+            if not isinstance(config, MergeConfig):
+                raise ConfigError("model_args: calibration is for preset=paper: leave it out")
             config = replace(config, calibration=Calibration.load(calibration, model))
         return cls(Homer(model, tokenizer, config), **own)
 
@@ -202,7 +204,7 @@ class HomerLM(HFLM):
     def _fitting(self, prefix: int, suffix: int) -> tuple[int, int]:
         """The affix lengths, lowered in proportion to half of the shortest chunk or target, so that a tree exists."""
         lengths = self.homer.lengths
-        longest = lengths.max_initial_chunk_len or lengths.max_chunk_len
+        longest = getattr(self.homer.config, "max_initial_chunk_len", None) or lengths.max_chunk_len
         room = min(prefix + suffix, min(longest, lengths.target_len) // 2)
         prefix = prefix * room // (prefix + suffix)
         return prefix, max(room - prefix, 1)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homerlm.config import HomerConfig
+from homerlm.config import Config, parse_settings
 from homerlm.errors import ConfigError
-from homerlm.lab.settings import parse_settings
 from homerlm.model.rope import METHODS as SCALINGS
 from homerlm.model.rope import RopeScaling
 
@@ -55,7 +54,7 @@ class Method:
     def is_homer(self) -> bool:
         return self.base in PRESETS
 
-    def config(self) -> HomerConfig:
+    def config(self) -> Config:
         return parse_settings(PRESETS[self.base], {name: str(value) for name, value in self.settings})
 
     def __str__(self) -> str:

@@ -37,12 +37,12 @@ SCORING, MERGING, HEAD, REST = "scoring", "merging copies", "embedding and head"
 PARTS = (ATTENTION, PROJECTIONS, MLP, NORMS, SCORING, MERGING, HEAD, REST)
 
 FUNCTIONS = {  # of the library, by where they are looked up
-    "homerlm.model.decoder._recording_attention": ATTENTION,
-    "homerlm.merge.tree.Selection.judge": SCORING,
+    "homerlm.model.attention.sdpa_attention_forward": ATTENTION,
+    "homerlm.score.scores.Score.__call__": SCORING,
     "homerlm.merge.tree.keep_most_significant": SCORING,
-    "homerlm.select.rerank.keep_most_significant": SCORING,
-    "homerlm.merge.tree.Selection.worth": SCORING,
-    "homerlm.select.rerank.with_recap": SCORING,
+    "homerlm.select.ranking.Ranking.candidates": SCORING,
+    "homerlm.select.ranking.Ranking.best": SCORING,
+    "homerlm.select.method.recap": SCORING,
     "homerlm.merge.chunk.Chunk.select": MERGING,
     "homerlm.merge.chunk.Chunk.merge": MERGING,
     "homerlm.merge.chunk.Chunk.rows": MERGING,
@@ -93,7 +93,7 @@ def profile_once(reader: Reader, prompt: PromptIds) -> dict[str, float]:
     torch's own kernel in both cases."""
     model = reader.model
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])]
-    with parts_recorded(model), Decoder(model).session(), torch_profile(activities=activities) as seen:  # noqa: SIM117
+    with parts_recorded(model), Decoder(model).watched(), torch_profile(activities=activities) as seen:  # noqa: SIM117
         with record_function(REST):  # closed before the profiler is
             reader.read(prompt, 0).prefill()
             if model.device.type != "cpu":

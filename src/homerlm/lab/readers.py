@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from homerlm.config import MergeConfig
 from homerlm.context import CompactContext
 from homerlm.errors import MismatchError
 from homerlm.homer import Homer
@@ -19,7 +20,7 @@ from homerlm.lab.likelihood import Prefill
 from homerlm.lab.methods import Method
 from homerlm.prompt import PromptIds
 from homerlm.score.calibration import Calibration
-from homerlm.score.scores import CALIBRATED_SCORES
+from homerlm.score.scores import SCORES
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
@@ -66,7 +67,7 @@ def reader_for(
     """
     if method.is_homer:
         config = method.config()
-        if config.score in CALIBRATED_SCORES:
+        if isinstance(config, MergeConfig) and SCORES[config.score].calibrated:
             config = replace(config, calibration=_own_calibration(calibrations, model))
         return HomerReader(Homer(model, tokenizer, config))
     if method.base == "plain":

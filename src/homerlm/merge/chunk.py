@@ -17,9 +17,9 @@ from torch import Tensor
 class Chunk:
     """Prefix, some context and suffix, after the layers run so far.
 
-    hidden: (B, S, E), or (B, S, 0) once no layer is to run any more; position_ids, token_indices: (B, S); keys, values:
-    per layer run so far (B, K, S, D), each on its layer's device, or empty where the tree only chooses tokens; scores:
-    (B, S) significance found so far, None before the first. `token_indices` point into the original prompt.
+    hidden: (B, S, E); position_ids, token_indices: (B, S); keys, values: per layer run so far (B, K, S, D), each on its
+    layer's device; scores: (B, S) of the layer that scored last, None before the first. `token_indices` point into the
+    original prompt.
 
     All of it holds the same tokens, unless layers were refined by themselves (`refinement`): then the layers
     below the last reduction have S of their own, and hold context tokens of their own between the same affixes.
@@ -41,7 +41,7 @@ class Chunk:
 
     def select(self, keep: Tensor, below: Sequence[Tensor | None] | None = None) -> Chunk:
         """The chunk with only the tokens `keep` (B, n), ascending indices: hidden state, positions and the keys and
-        values of every layer are cut together (propagative refinement, paper 3.2, SPEC 5).
+        values of every layer are cut together (propagative refinement, paper 3.2).
 
         `below`, for the other refinements, has for every layer under the last one what it keeps of its own tokens
         instead: indices (B, m), or None for all of them.
@@ -72,14 +72,14 @@ class Chunk:
         )
 
     def merge(self, right: Chunk) -> Chunk:
-        """Affixes averaged, contexts side by side, position ids carried along (SPEC 6)."""
+        """Affixes averaged, contexts side by side, position ids carried along (docs/method.md, "Merging")."""
         p, s = self.prefix_len, self.suffix_len
 
         def join(a: Tensor, b: Tensor, axis: int, mean: bool) -> Tensor:
             body = (a.narrow(axis, p, a.shape[axis] - p - s), b.narrow(axis, p, b.shape[axis] - p - s))
             head = a.narrow(axis, 0, p), b.narrow(axis, 0, p)
             tail = a.narrow(axis, a.shape[axis] - s, s), b.narrow(axis, b.shape[axis] - s, s)
-            ends = [(x + y) / 2 if mean else x for x, y in (head, tail)]
+            ends = [torch.lerp(x, y, 0.5) if mean else x for x, y in (head, tail)]  # x + y can overflow in float16
             return torch.cat([ends[0], *body, ends[1]], dim=axis)
 
         return replace(

@@ -1,4 +1,4 @@
-"""What the layers below keep when a chunk is reduced at its last layer (paper section 3.2 and table 4b, SPEC 5).
+"""What the layers below keep when a chunk is reduced at its last layer (paper section 3.2, table 4b).
 
 The last layer's choice decides which hidden states, and so which tokens of its own, live on. A refinement carries a
 choice to the layers below: it takes the chunk, that choice (B, n) and the width over which scores are pooled, and
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from homerlm.merge.chunk import Chunk
-from homerlm.score.scores import keep_most_significant, pool
+from homerlm.score.neighbours import keep_most_significant, pool
 
 Refinement = Callable[[Chunk, Tensor, int], Chunk]
 
@@ -51,4 +51,3 @@ REFINEMENTS: dict[str, Refinement] = {
     "random": random,
     "per_layer_top_k": per_layer_top_k,
 }
-LAYER_SCORED_REFINEMENTS = frozenset({per_layer_top_k})

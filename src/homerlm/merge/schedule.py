@@ -1,4 +1,4 @@
-"""The plan of one compression in plain integers: which chunks, which layers, which lengths (paper section 3, SPEC 1).
+"""The plan of one compression in plain integers: which chunks, layers, lengths (paper section 3).
 
 Nothing here knows about tensors. A `Schedule` prints as a tree, and predicts the memory of the walk before it starts.
 """
@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from homerlm.config import flag
 from homerlm.errors import ScheduleError
+from homerlm.passes import check_target
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Node:
     children: tuple[Node, ...] = ()
 
     def walk(self) -> Iterator[Node]:
-        """This node and all below it, in the order in which they run: left, right, parent (SPEC 7)."""
+        """This node and all below it, in the order in which they run: left, right, parent (docs/method.md, "Order")."""
         for child in self.children:
             yield from child.walk()
         yield self
@@ -58,23 +60,24 @@ class Schedule:
     def leaves(self) -> tuple[Node, ...]:
         return tuple(node for node in self.root.walk() if node.height == 0)
 
+    def leaf_groups(self, size: int) -> Iterator[list[Node]]:
+        """Runs of at most `size` neighbouring leaves of one length: those that can run as one batch."""
+        for _, alike in itertools.groupby(self.leaves, key=lambda leaf: leaf.length):
+            while group := list(itertools.islice(alike, size)):
+                yield group
+
     @property
     def prompt_len(self) -> int:
         return self.prefix_len + self.context_len + self.suffix_len
 
     @property
     def suffix_start(self) -> int:
-        """First position id of the suffix, the same in every chunk (SPEC 2)."""
+        """First position id of the suffix, the same in every chunk (docs/method.md, "Leaves")."""
         return self.prefix_len + self.leaf_context_len
 
     @property
     def next_position(self) -> int:
         return self.suffix_start + self.suffix_len
-
-    @property
-    def layer_tokens(self) -> int:
-        """Tokens times layers that the walk computes; the whole prompt through the plain model is one full product."""
-        return sum(node.length * (node.last_layer - node.first_layer) for node in self.root.walk())
 
     @property
     def peak_kv_tokens(self) -> int:
@@ -106,7 +109,8 @@ def plan(
     max_initial_chunk_len: int | None = None,
     retention: float = 0.5,
 ) -> Schedule:
-    """Cut a prompt into HOMER's binary tree (SPEC 1). All lengths are tokens, affixes included where a chunk is meant.
+    """Cut a prompt into HOMER's binary tree (docs/method.md, "Schedule"). All lengths are tokens, affixes included
+    where a chunk is meant.
 
     `retention`: how much of a full chunk's context a child keeps, 0.5 in the paper; above that, merged chunks are
     longer than `max_chunk_len`.
@@ -147,17 +151,13 @@ def _check_lengths(
         if limit is not None and limit <= affixes:
             raise ScheduleError(
                 f"{name} is {limit}, but prefix ({prefix_len}) and suffix ({suffix_len}) already take {affixes}: "
-                f"shorten them or raise {name} above {affixes}"
+                f"shorten them or raise {name} ({flag(name)}) above {affixes}"
             )
     if max_initial_chunk_len is not None and max_initial_chunk_len > max_chunk_len:
         raise ScheduleError(
             f"max_initial_chunk_len is {max_initial_chunk_len}, above max_chunk_len {max_chunk_len}: lower it"
         )
-    if target_len < affixes:
-        raise ScheduleError(
-            f"target_len is {target_len}, below prefix ({prefix_len}) + suffix ({suffix_len}) = {affixes}, "
-            f"which are never dropped: raise target_len to at least {affixes}"
-        )
+    check_target(prefix_len, context_len, suffix_len, target_len)
 
 
 def _leaf_bounds(context_len: int, leaves: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ checksums, and renamed. Interrupted or racing builds leave nothing behind, and a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,8 @@ def cache_folder() -> Path:
 def derived_folder(source: Path, build: Callable[[Path], None]) -> Path:
     """The folder `models/<stem>-<checksum of source>` of the cache, filled by `build(folder)` if need be.
 
-    Raises what `build` raises, and `ModelLoadError` if the cache cannot be written or the source cannot be read.
+    Raises what `build` raises, and `ModelLoadError` if the cache cannot be written, which includes a disk that is full
+    inside `build`, whatever that makes of it, or if the source cannot be read.
     """
     try:
         folder = cache_folder() / "models" / f"{source.stem}-{_sha256(source)[:16]}"
@@ -41,14 +43,30 @@ def derived_folder(source: Path, build: Callable[[Path], None]) -> Path:
             build(fresh)
             _write_manifest(fresh)
             _move_into_place(fresh, folder)
-    except HomerError:
-        raise
-    except OSError as error:
+    except Exception as error:
+        if _disk_is_full(error):
+            raise ModelLoadError(
+                f"{source} could not be converted and kept in {cache_folder()}: the disk is full. Make room there, or "
+                "set the environment variable HOMERLM_CACHE to a folder on another disk"
+            ) from error
+        if isinstance(error, HomerError) or not isinstance(error, OSError):
+            raise
         raise ModelLoadError(
-            f"{source} could not be converted and kept in {cache_folder()}: {error}. Make room there and allow "
-            "writing, or set the environment variable HOMERLM_CACHE to another folder"
+            f"{source} could not be converted and kept in {cache_folder()}: {error}. Allow writing there, or set the "
+            "environment variable HOMERLM_CACHE to another folder"
         ) from error
     return folder
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether it, or what it came from, says so; what is written in Rust says so only in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_intact(folder: Path, *, contents: bool = False) -> bool:

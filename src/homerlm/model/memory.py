@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
 import psutil
@@ -39,49 +40,54 @@ def keep_freed_memory() -> bool:
 
 
 class PeakMemory:
-    """`with PeakMemory(device) as peak: ...; peak.bytes`.
+    """`with PeakMemory(model) as peak: ...; peak.bytes`: the most that was in use above what was before. `model`: the
+    model at work, or a device.
 
-    On CUDA the allocator's own peak; elsewhere the process's resident set, looked at every few milliseconds (it also
-    counts what libraries and the allocator keep).
+    On CUDA what the allocator of each of the model's devices held (its own peak where the block raised it, which leaves
+    the process's statistics alone, else readings every few milliseconds), on MPS readings of its allocator; elsewhere
+    readings of the process's resident set, which also counts what libraries and the allocator keep.
     """
 
-    def __init__(self, device: torch.device, interval_s: float = 0.01) -> None:
+    def __init__(self, model: torch.nn.Module | torch.device, interval_s: float = 0.01) -> None:
         self.bytes = 0
-        self._device = device
+        devices = {model} if isinstance(model, torch.device) else {p.device for p in model.parameters()}
+        self._cuda = [device for device in devices if device.type == "cuda"]
+        self._readings: list[Callable[[], int]] = [partial(torch.cuda.memory_allocated, d) for d in self._cuda]
+        if not self._cuda:
+            mps = any(device.type == "mps" for device in devices)
+            self._readings = [torch.mps.current_allocated_memory if mps else _resident_bytes]
         self._interval = interval_s
         self._done = threading.Event()
 
     def __enter__(self) -> PeakMemory:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self._before = _cuda_bytes(torch.cuda.memory_allocated)
-        else:
-            self._process = psutil.Process()
-            self._before = self._process.memory_info().rss
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
+        self._before = [reading() for reading in self._readings]
+        self._peaks = list(self._before)
+        self._peaks_before = [torch.cuda.max_memory_allocated(device) for device in self._cuda]
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._device.type == "cuda":
-            self.bytes = _cuda_bytes(torch.cuda.max_memory_allocated) - self._before
-        else:
-            self._done.set()
-            self._thread.join()
-            self._look()
+        self._done.set()
+        self._thread.join()
+        self._look()
+        for i, device in enumerate(self._cuda):
+            peak = torch.cuda.max_memory_allocated(device)
+            self._peaks[i] = peak if peak > self._peaks_before[i] else self._peaks[i]
+        self.bytes = sum(peak - before for peak, before in zip(self._peaks, self._before, strict=True))
 
     def _watch(self) -> None:
         while not self._done.wait(self._interval):
             self._look()
 
     def _look(self) -> None:
-        self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
+        self._peaks = [max(peak, reading()) for peak, reading in zip(self._peaks, self._readings, strict=True)]
 
 
-def _cuda_bytes(reading) -> int:  # type: ignore[no-untyped-def]
-    return sum(reading(device) for device in range(torch.cuda.device_count()))
+def _resident_bytes() -> int:
+    return psutil.Process().memory_info().rss
 
 
 @contextmanager

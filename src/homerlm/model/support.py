@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from homerlm.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from homerlm.model.decoder import Decoder, LayerRun
+    from homerlm.model.decoder import Decoder, LayerStep
 
 _RUNNING_STATE = "keeps a running state, from which no token can be dropped afterwards"
 _LAYER_TYPES = {
@@ -82,33 +82,35 @@ def verify_layer_loop(decoder: Decoder) -> None:
     name = type(decoder.model).__name__
     vocab = decoder.model.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(1, 9, device=decoder.device) % vocab)[None]
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with torch.no_grad(), decoder.eager():
         expected = decoder.model(input_ids=ids, use_cache=True)
         if not torch.isfinite(expected.logits[:, -1]).all():
             raise InputError(
                 f"{name} gives NaN or infinite logits for a plain prompt: its weights are damaged, "
                 "or its dtype overflows (try dtype=bfloat16 or float32)"
             )
-        run, logits = _layer_loop(decoder, ids)
+        steps, logits = _layer_loop(decoder, ids)
     if not (difference := _difference(logits, expected.logits[:, -1:])) <= tolerance:
         raise UnsupportedModelError(
             f"{name}: running its layers one by one gives other logits than its forward "
             f"(relative difference {difference:.2g}, allowed {tolerance}), so its layers do more than HOMER can see"
         )
-    if not (difference := _cache_difference(run, expected.past_key_values)) <= tolerance:
+    if not (difference := _cache_difference(steps, expected.past_key_values)) <= tolerance:
         raise UnsupportedModelError(
             f"{name} caches something else than the keys and values that its attention reads "
             f"(relative difference {difference:.2g}, allowed {tolerance}), so a compact cache cannot be handed to it"
         )
 
 
-def _layer_loop(decoder: Decoder, ids: Tensor) -> tuple[LayerRun, Tensor]:
+def _layer_loop(decoder: Decoder, ids: Tensor) -> tuple[list[LayerStep], Tensor]:
     """All layers over ids (1, S) at positions from 0, and the last token's logits (1, 1, V)."""
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
     try:
         with decoder.session():
-            run = decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), keep_kv=True)
-        return run, decoder.logits(run.hidden[:, -1:])
+            steps = list(decoder.steps(decoder.embed(ids), positions, 0, len(decoder.layers)))
+        hidden = steps[-1].hidden
+        assert hidden is not None
+        return steps, decoder.logits(hidden[:, -1:])
     except UnsupportedModelError:
         raise
     except (TypeError, AttributeError, LookupError, ValueError) as error:  # not RuntimeError: memory and device faults
@@ -117,13 +119,13 @@ def _layer_loop(decoder: Decoder, ids: Tensor) -> tuple[LayerRun, Tensor]:
         ) from error
 
 
-def _cache_difference(run: LayerRun, cache: Any) -> float:
+def _cache_difference(steps: list[LayerStep], cache: Any) -> float:
     """Largest relative difference over layers, in the tokens that the model's own cache holds."""
     layers = getattr(cache, "layers", ())
-    if len(layers) != len(run.keys):
+    if len(layers) != len(steps):
         return float("inf")
     own = [states for layer in layers for states in (layer.keys, layer.values)]
-    seen = [states for pair in zip(run.keys, run.values, strict=True) for states in pair]
+    seen = [states for step in steps for states in (step.attended.keys, step.attended.values)]
     return max(_difference(s[:, :, -o.shape[2] :], o) for s, o in zip(seen, own, strict=True))
 
 

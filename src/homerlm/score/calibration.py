@@ -1,4 +1,5 @@
-"""What attention logit a token at some distance usually gets, per layer: the bias of the paper's score (SPEC 9)."""
+"""What attention logit a token at some distance usually gets, per layer: the bias of the paper's score (docs/method.md,
+"Calibration")."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from homerlm import storage
 from homerlm.errors import ConfigError, HomerError, InputError, MismatchError
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
-from homerlm.score.scores import Attention
+from homerlm.score.attention import Attention
 
 KIND = "calibration"
 VERSION = 1
@@ -131,13 +132,10 @@ def _logits_by_distance(decoder: Decoder, ids: Tensor, queries: int) -> Tensor:
     positions = torch.arange(length, device=decoder.device)[None]
     counts = _sum_by_distance(torch.ones(queries, length, dtype=torch.float64))
     rows: list[Tensor] = []
-
-    def watch(_layer: int, layer_queries: Tensor, keys: Tensor, scaling: float) -> None:
-        attention = Attention(layer_queries[:, :, -queries:], keys, positions, scaling)
-        rows.append(_sum_by_distance(attention.logits().amax(1)[0].double().cpu()) / counts)
-
     with decoder.session():
-        decoder.run(decoder.embed(ids), positions, 0, len(decoder.layers), watch=watch)
+        for step in decoder.steps(decoder.embed(ids), positions, 0, len(decoder.layers)):
+            attention = Attention.of(step.attended, queries, positions, decoder.window(step.layer))
+            rows.append(_sum_by_distance(attention.logits().amax(1)[0].double().cpu()) / counts)
     return torch.stack(rows)
 
 

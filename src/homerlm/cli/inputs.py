@@ -1,0 +1,69 @@
+"""The arguments FILE... QUESTION: which of them is the question, and the documents' text."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from homerlm.cli.errors import UsageError
+
+_FILE_NAME = re.compile(r"\S*[/\\*]\S*|\S+\.[A-Za-z]\w{0,4}")  # one word with a folder, a star or an extension
+
+_MAX_SKIPPED = 10  # lines that say what was left out
+
+
+def split(given: Sequence[str], question: str | None, *, has_context: bool) -> tuple[list[str], str]:
+    """Documents and question; `question` if it was given by name, else the last argument. Raises `UsageError`."""
+    files = list(given)
+    if question is None:
+        if not files:
+            raise UsageError("no question given: give it last, or with -q/--question")
+        question = files.pop()
+        if _is_file(question) or (files and all(map(_FILE_NAME.fullmatch, given))):
+            raise UsageError(f"{question} is a file, not a question: give the question last, or with -q/--question")
+    if not question.strip():
+        raise UsageError("the question is empty: ask something")
+    if has_context and files:
+        raise UsageError(f"--context takes no documents, but {', '.join(files)} is given: leave out one of them")
+    if not has_context and not files:
+        raise UsageError('no document given: homer ask FILE... "QUESTION" (- for standard input), or --context FILE')
+    return files, question
+
+
+def expand(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that paths, folders and globs stand for, and what was skipped and why, a line each."""
+    from homerlm.documents import expand_inputs
+
+    found = expand_inputs(paths)
+    return [str(file) for file in found.files], described(found.skipped)
+
+
+def read(files: Sequence[str], password: str | None) -> str:
+    """The files' text. Raises `DocumentError`."""
+    from homerlm.documents.reading import read_documents
+
+    return read_documents(files, **({} if password is None else {"password": password}))
+
+
+def described(skipped: Iterable[Any]) -> list[str]:
+    """A line for each file or folder that is left out: its path and why."""
+    return [f"{item.path}: {item.reason}" for item in skipped]
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = len(lines) - _MAX_SKIPPED
+    return [*lines[:_MAX_SKIPPED], f"{more:,} more (all of them with --json)"] if more > 0 else lines
+
+
+def names(files: Sequence[str]) -> list[str]:
+    """Names of documents for people: without their folders where that tells them apart."""
+    shown = ["standard input" if file == "-" else Path(file).name for file in files]
+    return shown if len(set(shown)) == len(shown) else ["standard input" if file == "-" else file for file in files]
+
+
+def _is_file(argument: str) -> bool:
+    return argument == "-" or os.path.exists(argument)

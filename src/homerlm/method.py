@@ -1,0 +1,32 @@
+"""The protocol that both methods fulfil: `homerlm.merge` (HOMER as published) and `homerlm.select` (the default)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Protocol
+
+from torch import Tensor
+
+from homerlm.context import CompactContext
+from homerlm.passes import Event, Lengths, Plan
+
+Compressing = Generator[Event, None, CompactContext]
+
+
+class Method(Protocol):
+    """A way from a prompt to a compact context. Holds the model and settings, nothing of any prompt."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """Chunk and target length of a prompt whose affixes are short."""
+        ...
+
+    def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Plan:
+        """What a prompt of these lengths in tokens will run. Raises `ScheduleError`."""
+
+    def compress(self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor) -> Compressing:
+        """Events of a prompt of ids (B, P), (B, C), (B, S) as its parts are done; the generator's value is the
+        context. Closing the generator stops the work."""
+
+    def ask_again(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+        """What another suffix, ids (B, S), needs of a document compressed before."""

@@ -1,0 +1,70 @@
+"""What a token's score does for the tokens around it, and the choice of those that stay."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from homerlm.score.sentences import Sentences
+
+SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
+_BLOCK = 1 << 14  # tokens whose neighbours are laid side by side at once
+
+
+def pool(scores: Tensor, width: int) -> Tensor:
+    """Maximum over `width` neighbours (odd) of scores (B, S), so that numbers and names survive or go as a whole."""
+    if width == 1 or scores.shape[1] == 0:
+        return scores
+    return torch.nn.functional.max_pool1d(scores[:, None], width, stride=1, padding=width // 2)[:, 0]
+
+
+def pool_within(scores: Tensor, groups: Tensor, reach: int) -> Tensor:
+    """Maximum over the neighbours of scores (B, S) that are at most `reach` away and of the same group (B, S)."""
+    width, pad = 2 * reach + 1, torch.nn.functional.pad
+    scores, groups = pad(scores, (reach, reach)), pad(groups, (reach, reach), value=-1)
+    parts = []
+    for start in range(0, scores.shape[1] - 2 * reach, _BLOCK):
+        stop = min(start + _BLOCK + 2 * reach, scores.shape[1])
+        around = scores[:, start:stop].unfold(1, width, 1)  # (B, at most _BLOCK, width)
+        group = groups[:, start:stop]
+        same = group.unfold(1, width, 1) == group[:, reach : group.shape[1] - reach, None]
+        parts.append(around.masked_fill(~same, float("-inf")).amax(-1))
+    return torch.cat(parts, dim=1) if parts else scores[:, :0]
+
+
+def significance(
+    scores: Tensor,
+    input_ids: Tensor,
+    places: Tensor,
+    *,
+    pooling: int,
+    sentence_weight: float,
+    sentences: Sentences | None,
+) -> Tensor:
+    """Significance (B, C) of tokens with scores (B, C): for themselves, for their neighbours (the maximum over
+    `pooling` of them) and, by `sentence_weight`, for the rest of their sentence, which begins with a match and ends
+    with what it is about. input_ids, places: (B, C), the tokens' ids and where in the document they are."""
+    pooled = pool(scores, pooling)
+    if sentences is None or not sentence_weight or not scores.shape[1]:
+        return pooled
+    numbers = sentences.number(input_ids, places)
+    rest = sentence_weight * pool_within(scores, numbers, SENTENCE_REACH)
+    return torch.where(rest > 0, pooled.maximum(rest), pooled)  # part of a logit below 0 would be more than it
+
+
+def top_tokens(scores: Tensor, count: int) -> Tensor:
+    """Ascending indices (B, count) of the highest scores (B, C); ties go to the earlier token."""
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
+
+
+def keep_most_significant(scores: Tensor, prefix_len: int, suffix_len: int, count: int) -> Tensor:
+    """Ascending indices (B, count) of the tokens to keep of a chunk whose context tokens have scores (B, C).
+
+    The affixes always stay: only the context is ranked. Ties go to the earlier token.
+    """
+    batch, context_len = scores.shape
+    room = count - prefix_len - suffix_len
+    assert 0 <= room <= context_len, (count, prefix_len, suffix_len, context_len)
+    kept = top_tokens(scores, room) + prefix_len
+    ends = torch.arange(prefix_len + context_len + suffix_len, device=scores.device).expand(batch, -1)
+    return torch.cat([ends[:, :prefix_len], kept, ends[:, prefix_len + context_len :]], dim=1)

@@ -1,0 +1,167 @@
+"""The default method: what runs when `compress` is called with `HomerConfig()`.
+
+Chunks of the document are scored by what the question attends to; the best tokens of all chunks are read once more,
+side by side, and scored again; what deserves a place is read as one short prompt. Not in the paper, whose tree it
+replaces by a ranking (docs/how-it-works.md, docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from homerlm.config import HomerConfig
+from homerlm.context import CompactContext, Origin
+from homerlm.method import Compressing
+from homerlm.model.decoder import Decoder
+from homerlm.passes import Event, Lengths
+from homerlm.score.sentences import Sentences
+from homerlm.select.plan import SelectPlan, lengths, scoring_layers
+from homerlm.select.ranking import Ranking
+from homerlm.select.reading import Reading, Scorer
+from homerlm.select.recap import recap
+from homerlm.suffix import exchange_suffix
+
+
+@dataclass(frozen=True)
+class Select:
+    """The default method on one model. `sentences` are known where there is a tokenizer."""
+
+    decoder: Decoder
+    config: HomerConfig
+    origin: Origin
+    sentences: Sentences | None
+
+    @classmethod
+    def on(cls, decoder: Decoder, config: HomerConfig, origin: Origin, sentences: Sentences | None) -> Select:
+        """Raises `ConfigError` for settings that do not fit the model."""
+        lengths(config, decoder.shape, 0, 0, 0)
+        return cls(decoder, config, origin, sentences)
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(*lengths(self.config, self.decoder.shape, 0, 0, 0))
+
+    @property
+    def ranking(self) -> Ranking:
+        return Ranking(self.config, self.sentences)
+
+    def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> SelectPlan:
+        return SelectPlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len)
+
+    def compress(self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor) -> Compressing:
+        """Chunks are read and scored, the best tokens are reranked, what is left is read as one short prompt."""
+        plan = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
+        reading = Reading(self.decoder, plan, prefix_ids, context_ids, suffix_ids)
+        with self.decoder.session():
+            kept = yield from self._candidates(reading)
+            chosen = self._rerank(reading, kept) if plan.reranks else list(kept)
+            if plan.reranks:
+                yield Event(plan.context_len, plan.context_len, 2, _in_prompt(plan, chosen[0])[None])
+            rows = [self._read(reading, row, places) for row, places in enumerate(chosen)]
+        return CompactContext.stack(rows)
+
+    def ask_again(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+        """What another question needs of a document compressed before. The suffix runs over the context's keys and
+        values, which scores the kept tokens; what deserves a place is read as one short prompt, each row by itself.
+
+        Made for documents compressed with rerank "later". Where the settings have no reranking, the suffix is
+        exchanged. The context itself stays as it was, for the next question.
+        """
+        if self.config.rerank == "never":
+            return exchange_suffix(self.decoder, context, suffix_ids)
+        rows = [self._focus(context.row(i), suffix_ids[i : i + 1]) for i in range(context.batch_size)]
+        return CompactContext.stack(rows)
+
+    def _candidates(self, reading: Reading) -> Generator[Event, None, Tensor]:
+        """Events of the chunks; the value is the candidates' context indices (B, n), ascending."""
+        plan, context_ids = reading.plan, reading.context_ids
+        total = plan.context_len
+        if not plan.spans:
+            yield Event(total, total)
+            return torch.arange(total, device=context_ids.device).expand(len(context_ids), -1)
+        scores: list[Tensor] = []
+        for group, new in reading.chunks():
+            scores.append(new)
+            yield Event(group[-1][1], total)
+        count = plan.candidates - plan.prefix_len - plan.suffix_len
+        kept = self.ranking.candidates(torch.cat(scores, dim=1), context_ids, count)
+        yield Event(total, total, 1, _in_prompt(plan, kept))
+        return kept
+
+    def _rerank(self, reading: Reading, candidates: Tensor) -> list[Tensor]:
+        """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
+        plan = reading.plan
+        ids = reading.context_ids.gather(1, candidates)
+        scores = reading.score(torch.cat([reading.prefix_ids, ids, reading.suffix_ids], dim=1))
+        scores = scores[:, plan.prefix_len : scores.shape[1] - plan.suffix_len]
+        room = plan.target_len - plan.prefix_len - plan.suffix_len
+        rows = zip(scores, ids, candidates, strict=True)
+        return [places[self._best(row, row_ids, places, room)] for row, row_ids, places in rows]
+
+    def _best(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> Tensor:
+        """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""
+        again = min(self.config.recap_len, room // 2)
+        kept = self.ranking.best(scores, ids, places, room - again)
+        repeated = recap(scores[kept].tolist(), places[kept].tolist(), again)
+        return torch.cat([kept, kept[repeated]])
+
+    def _read(self, reading: Reading, row: int, places: Tensor) -> CompactContext:
+        """One row's chosen context tokens, indices (n,), between its affixes, run through all layers as a fresh prompt
+        at contiguous positions: every kept token has seen all others before it."""
+        one = slice(row, row + 1)
+        parts = reading.prefix_ids[one], reading.context_ids[one, places], reading.suffix_ids[one]
+        return self._recomputed(torch.cat(parts, dim=1), _in_prompt(reading.plan, places)[None], reading.plan)
+
+    def _recomputed(self, input_ids: Tensor, token_indices: Tensor, plan: SelectPlan) -> CompactContext:
+        decoder = self.decoder
+        ids = input_ids.to(decoder.device)
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        hidden, keys, values = decoder.embed(ids), [], []
+        for step in decoder.steps(hidden, positions, 0, len(decoder.layers)):
+            assert step.hidden is not None
+            hidden = step.hidden
+            keys.append(step.attended.keys)
+            values.append(step.attended.values)
+        return CompactContext(
+            keys=tuple(keys),
+            values=tuple(values),
+            position_ids=positions,
+            token_indices=token_indices,
+            input_ids=ids,
+            logits=decoder.logits(hidden[:, -1:])[:, -1],
+            prefix_len=plan.prefix_len,
+            suffix_len=plan.suffix_len,
+            prompt_len=plan.prompt_len,
+            model_config=decoder.config,
+            origin=self.origin,
+        )
+
+    def _focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+        """One row of a context cut to what another question, suffix ids (1, S), asks for."""
+        old, new, p = context.suffix_len, suffix_ids.shape[1], context.prefix_len
+        length = len(context) - old + new
+        document = context.prompt_len - p - old
+        plan = replace(self.plan(p, document, new), scoring_layers=self._layers_for(length))
+        scorer, places = Scorer.of(self.decoder, plan), torch.arange(length, device=self.decoder.device)[None]
+        with self.decoder.watched(lambda attended: scorer(attended, places)):
+            asked = exchange_suffix(self.decoder, context, suffix_ids)
+        inside = slice(p, length - new)
+        ids, at = asked.input_ids[0, inside], asked.token_indices[0, inside]
+        kept = self._best(scorer.total[0, inside].to(ids.device), ids, at, plan.target_len - p - new)
+        chosen = torch.cat([torch.arange(p), kept.cpu() + p, torch.arange(length - new, length)]).to(ids.device)
+        with self.decoder.session():
+            return self._recomputed(asked.input_ids[:, chosen], asked.token_indices[:, chosen], plan)
+
+    def _layers_for(self, tokens: int) -> tuple[int, ...]:
+        return scoring_layers(self.config.scoring_layers, self.decoder.shape, tokens)
+
+
+def _in_prompt(plan: SelectPlan, places: Tensor) -> Tensor:
+    """Indices in the prompt of its affixes and the context tokens at `places` (..., n), between them."""
+    head = torch.arange(plan.prefix_len, device=places.device).expand(*places.shape[:-1], -1)
+    tail = torch.arange(plan.prompt_len - plan.suffix_len, plan.prompt_len, device=places.device)
+    return torch.cat([head, places + plan.prefix_len, tail.expand(*places.shape[:-1], -1)], dim=-1)

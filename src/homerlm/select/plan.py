@@ -1,0 +1,215 @@
+"""What the default method runs for one prompt, in plain integers: spans, candidates and every pass."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from homerlm.config import HomerConfig, flag
+from homerlm.errors import ConfigError, ScheduleError
+from homerlm.model.shape import DecoderShape
+from homerlm.passes import Pass, check_target, head_pass
+
+CHUNK_LEN, CHUNK_SHARE = 2048, 1 / 4  # the default: tokens, and at most this share of the model's limit
+TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
+MIDDLE = (0.5, 0.6)  # of the layers: those that match the question's words to the text (docs/experiments.md)
+LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
+
+
+@dataclass(frozen=True)
+class SelectPlan:
+    """The passes of one compression.
+
+    spans: context tokens `[start, stop)` of each chunk, none where the whole prompt is one candidate; chunk_len,
+    target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
+    that the chunks' scores leave; lead: context tokens that a chunk is read after where surprisal counts;
+    scoring_layers: those whose scores are summed.
+    """
+
+    config: HomerConfig
+    shape: DecoderShape
+    prefix_len: int
+    context_len: int
+    suffix_len: int
+    chunk_len: int
+    target_len: int
+    lead: int
+    spans: tuple[tuple[int, int], ...]
+    candidates: int
+    scoring_layers: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, config: HomerConfig, shape: DecoderShape, prefix_len: int, context_len: int, suffix_len: int
+    ) -> SelectPlan:
+        """Raises `ScheduleError` for a prompt that does not fit, `ConfigError` for lengths above the model's."""
+        if prefix_len < 0 or context_len < 0 or suffix_len < 1:
+            raise ScheduleError(
+                f"prefix, context and suffix have {prefix_len}, {context_len}, {suffix_len} tokens; the suffix, whose "
+                "attention scores the context, needs at least one, and none may be negative"
+            )
+        affixes = prefix_len + suffix_len
+        chunk_len, target_len = lengths(config, shape, prefix_len, context_len, suffix_len)
+        prompt_len = affixes + context_len
+        candidates = (
+            prompt_len if prompt_len <= target_len else min(max(chunk_len, target_len), shape.sight, prompt_len)
+        )
+        if config.rerank == "never":
+            candidates = min(target_len, prompt_len)
+        lead = 0 if config.chosen_by == "attention" else min(LEAD, (chunk_len - affixes) // 2)
+        spans = even_spans(context_len, chunk_len - affixes - lead) if candidates < prompt_len else ()
+        reranks = config.rerank == "now" and target_len < prompt_len
+        return cls(
+            config,
+            shape,
+            prefix_len,
+            context_len,
+            suffix_len,
+            chunk_len,
+            target_len,
+            lead,
+            spans,
+            candidates,
+            scoring_layers(config.scoring_layers, shape, max(min(chunk_len, prompt_len), candidates if reranks else 0)),
+        )
+
+    @property
+    def prompt_len(self) -> int:
+        return self.prefix_len + self.context_len + self.suffix_len
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the candidates are read and scored once more: if the prompt is longer than the target."""
+        return self.config.rerank == "now" and self.target_len < self.prompt_len
+
+    @property
+    def cache_len(self) -> int:
+        return min(self.target_len, self.prompt_len) if self.reranks else self.candidates
+
+    @property
+    def waiting_kv(self) -> int:
+        return self.cache_len * self.shape.layers
+
+    @property
+    def queries(self) -> int:
+        """Number of the last suffix tokens whose attention scores the context."""
+        return min(self.config.scoring_queries or self.suffix_len, self.suffix_len)
+
+    @property
+    def by_attention(self) -> bool:
+        """Whether the suffix's attention has a part in choosing the candidates."""
+        return self.config.chosen_by != "surprisal"
+
+    def span_groups(self) -> Iterator[list[tuple[int, int]]]:
+        """The spans that run as one batch: at most `chunk_batch` neighbours of one length."""
+        group: list[tuple[int, int]] = []
+        for span in self.spans:
+            same = group and span[1] - span[0] == group[0][1] - group[0][0]
+            if group and (len(group) == self.config.chunk_batch or not same or self.config.chosen_by != "attention"):
+                yield group
+                group = []
+            group.append(span)
+        if group:
+            yield group
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The chunks, the reranking and the reading of what is left, at its largest."""
+        passes: list[Pass] = []
+        for group in self.span_groups():
+            passes.append(self._chunk_pass(group))
+            if self.config.chosen_by != "attention":  # is the head alone all that the model does to its logits?
+                passes.append(head_pass(self.shape.layers))
+        if self.reranks:
+            passes.append(self._scoring_pass("rerank", self.candidates, 1))
+        return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), head_pass(self.shape.layers))
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.prompt_len:,} tokens (prefix {self.prefix_len:,}, context {self.context_len:,}, suffix "
+            f"{self.suffix_len:,})"
+        )
+        return "\n".join([head, *self._lines()])
+
+    def _lines(self) -> Iterator[str]:
+        layers = ", ".join(map(str, self.scoring_layers))
+        if self.spans:
+            first = self.passes[0]
+            yield (
+                f"read in {len(self.spans):,} chunks of up to {max(p.tokens for p in self.passes[:-1]):,} tokens, "
+                f"layers [0, {first.last_layer}) of {self.shape.layers}"
+                + (f"; scored by layers {layers}" if first.scoring_layers else "; scored by surprisal")
+            )
+            yield f"the best {self.candidates - self.prefix_len - self.suffix_len:,} tokens of the document stay"
+        if self.reranks:
+            yield f"reranked as one chunk of {self.candidates:,} tokens by layers {layers}"
+        yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"
+
+    def _chunk_pass(self, group: list[tuple[int, int]]) -> Pass:
+        start, stop = group[0]
+        if self.config.chosen_by == "attention":
+            return self._scoring_pass("chunk", self.prefix_len + stop - start + self.suffix_len, len(group))
+        tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len
+        scoring = self.scoring_layers if self.by_attention else ()
+        return Pass(
+            "chunk", tokens, 0, self.shape.layers, scoring_layers=scoring, queries=self.queries, logits=stop - start + 1
+        )
+
+    def _scoring_pass(self, kind: str, tokens: int, rows: int) -> Pass:
+        last = self.scoring_layers[-1] + 1
+        return Pass(kind, tokens, 0, last, rows, False, self.scoring_layers, self.queries)
+
+
+def lengths(
+    config: HomerConfig, shape: DecoderShape, prefix_len: int, context_len: int, suffix_len: int
+) -> tuple[int, int]:
+    """Chunk and target length for affixes of so many tokens. Where the config leaves them open they are absolute, at
+    most a share of the model's limit, and follow long affixes up to it; chunks are at most what some layer sees.
+
+    Raises `ConfigError` for a length above the model's limit, `ScheduleError` where the affixes leave no room.
+    """
+    for name in ("max_chunk_len", "target_len"):
+        if (value := getattr(config, name) or 0) > shape.limit:
+            raise ConfigError(f"{name} is {value}, above the model's limit of {shape.limit} tokens: lower it")
+    affixes, chunk, target = prefix_len + suffix_len, config.max_chunk_len, config.target_len
+    if chunk is None:
+        usual = min(CHUNK_LEN, int(shape.limit * CHUNK_SHARE))
+        chunk = min(max(usual, affixes + usual // 2), shape.limit)
+    if target is None:
+        usual = min(TARGET_LEN, int(shape.limit * TARGET_SHARE))
+        target = min(max(usual, affixes + usual // 2), shape.limit)
+    chunk = min(chunk, shape.sight)
+    check_target(prefix_len, context_len, suffix_len, target)
+    if context_len and chunk <= affixes and affixes + context_len > target:
+        name, seen = "max_chunk_len", f"what the model's layers see is {shape.sight}"
+        raise ScheduleError(
+            f"{name} is {chunk} ({seen}), but instruction and question already take {affixes} tokens: shorten them"
+            + (f", or raise {name} ({flag(name)})" if chunk < shape.sight else "")
+        )
+    return chunk, target
+
+
+def even_spans(context_len: int, room: int) -> tuple[tuple[int, int], ...]:
+    """`[start, stop)` of the fewest spans of at most `room` tokens that cover the context, sizes differing by one."""
+    count = math.ceil(context_len / room)
+    cuts = [i * context_len // count for i in range(count + 1)]
+    return tuple(itertools.pairwise(cuts))
+
+
+def scoring_layers(name: str, shape: DecoderShape, tokens: int) -> tuple[int, ...]:
+    """The layers whose scores count for chunks of so many tokens: those of the named range whose attention reaches over
+    all of them, or the nearest one that does."""
+    layers = shape.layers
+    start = 0 if name == "all" else math.floor(layers * MIDDLE[0])
+    stop = max(round(layers * MIDDLE[1]), start + 1) if name == "middle" else layers
+    seeing = shape.layers_seeing(tokens)
+    if not seeing:
+        raise ScheduleError(
+            f"no layer sees {tokens} tokens at once; the longest sliding window is {shape.sight}: lower "
+            "target_len (--target-len)"
+        )
+    inside = tuple(layer for layer in seeing if start <= layer < stop)
+    middle = (start + stop - 1) / 2
+    return inside or (min(seeing, key=lambda layer: (abs(layer - middle), layer)),)

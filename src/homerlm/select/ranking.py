@@ -1,0 +1,55 @@
+"""The choice of tokens from numbers alone: candidates of a whole document, and what is left of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homerlm.config import HomerConfig
+from homerlm.score.neighbours import significance, top_tokens
+from homerlm.score.sentences import Sentences
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Settings of the choice. `sentences` are known where there is a tokenizer."""
+
+    config: HomerConfig
+    sentences: Sentences | None
+
+    def candidates(self, scores: Tensor, context_ids: Tensor, count: int) -> Tensor:
+        """Ascending indices (B, count) of a document's best tokens, by scores (B, C) of all of them. A candidate brings
+        twice as many neighbours along as after the reranking; surprisal is an average over neighbours already."""
+        if self.config.chosen_by == "attention":
+            wide = self.config.pooling if self.config.rerank == "never" else 2 * self.config.pooling + 1
+            places = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
+            scores = self._significance(scores, context_ids, places, wide)
+        return top_tokens(scores, count)
+
+    def best(self, scores: Tensor, candidate_ids: Tensor, places: Tensor, room: int) -> Tensor:
+        """Ascending indices (n,) of the candidates, with scores (C,) of their reranking, that deserve a place: at most
+        `room`, none below `min_share` of the highest significance. candidate_ids, places: (C,) ids, and where in the
+        document they are.
+
+        In a chunk of its own a fact competes with what happens to be beside it; here it competes with the best of the
+        whole document, which tells the fact that is asked for from others like it. Not in the paper
+        (docs/experiments.md).
+        """
+        if not len(scores):
+            return torch.empty(0, dtype=torch.long, device=scores.device)
+        ranked = self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)
+        highest = ranked.amax()
+        lowest = highest - (1 - self.config.min_share) * highest.abs()  # of scores that can be negative, the best stays
+        return top_tokens(ranked, min(room, int((ranked >= lowest).sum())))[0]
+
+    def _significance(self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int) -> Tensor:
+        return significance(
+            scores,
+            ids,
+            places,
+            pooling=pooling,
+            sentence_weight=self.config.sentence_weight,
+            sentences=self.sentences,
+        )

@@ -1,0 +1,421 @@
+"""The default method against a literal one: chunks scored, all tokens ranked, candidates reranked, the best read."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+
+import families
+from homerlm import Homer, HomerConfig
+from homerlm.config import MergeConfig
+from homerlm.errors import InputError, ScheduleError
+from homerlm.score.neighbours import pool
+from homerlm.score.surprisal import NEIGHBOURS
+from homerlm.select.method import Select
+from homerlm.select.plan import even_spans
+from homerlm.select.ranking import Ranking
+from homerlm.select.reading import Reading
+from homerlm.select.recap import recap
+from homerlm.trace import LevelTrace
+from tiny import llama, prompt
+
+SIZES = {"max_chunk_len": 60, "target_len": 40, "pooling": 3, "recap_len": 0}
+P, S = 4, 5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return llama(attn_implementation="eager")
+
+
+def homer_of(model, **changes):
+    return Homer(model, None, HomerConfig(**(SIZES | changes)))
+
+
+@torch.no_grad()
+def literal_scores(model, ids, layers=(5,)):
+    """(B, S) mean square of the question's attention, the maximum over heads, by the model's own weights."""
+    weights = model(ids, output_attentions=True).attentions
+    return sum(weights[layer][:, :, -S:].amax(1).square().mean(1) for layer in layers)
+
+
+def literal(model, ids, target, min_share=0.1):
+    """Indices in the prompt of what stays of a prompt of one row, without sentences and recap."""
+    prefix, document, suffix = ids
+    length, room = document.shape[1], 60 - P - S
+    scores = []
+    for start, stop in even_spans(length, room):
+        chunk = torch.cat([prefix, document[:, start:stop], suffix], dim=1)
+        scores.append(literal_scores(model, chunk)[:, P:-S])
+    ranked = pool(torch.cat(scores, dim=1), 7)[0]
+    kept = sorted(ranked.argsort(descending=True, stable=True)[:room].tolist())
+    again = literal_scores(model, torch.cat([prefix, document[:, kept], suffix], dim=1))[0, P:-S]
+    reranked = pool(again[None], 3)[0]
+    best = reranked.argsort(descending=True, stable=True)[: target - P - S].tolist()
+    chosen = sorted(kept[i] for i in best if reranked[i] >= min_share * reranked.max())
+    return [*range(P), *(P + i for i in chosen), *range(P + length, P + length + S)]
+
+
+@pytest.mark.parametrize("length", [45, 120, 300])
+def test_equals_a_literal_selection(model, length):
+    ids = prompt(context=length)
+    context = homer_of(model).compress(*ids)
+    kept = literal(model, ids, 40)
+    assert context.token_indices[0].tolist() == kept
+    whole = torch.cat(ids, dim=1)[:, kept]
+    with torch.no_grad():
+        expected = model(whole, use_cache=True)
+    torch.testing.assert_close(context.logits, expected.logits[:, -1], rtol=1e-4, atol=1e-5)
+    for layer, keys in zip(expected.past_key_values.layers, context.keys, strict=True):
+        torch.testing.assert_close(keys, layer.keys, rtol=1e-4, atol=1e-5)
+    assert context.position_ids[0].tolist() == list(range(len(kept)))
+
+
+def what_runs(model, homer, ids):
+    """(layer, tokens) of each layer's calls while a prompt is compressed, whether they end after the MLP."""
+    calls, hooks = [], []
+    for i, layer in enumerate(model.model.layers):
+        hooks += [
+            layer.self_attn.q_proj.register_forward_pre_hook(
+                lambda _m, args, i=i: calls.append([i, args[0].shape[0] * args[0].shape[1], False])
+            ),
+            layer.mlp.register_forward_hook(lambda *_: calls[-1].__setitem__(2, True)),
+        ]
+    homer.compress(*ids)
+    for hook in hooks:
+        hook.remove()
+    return [tuple(call) for call in calls]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"chunk_batch": 3},
+        {"scoring_layers": "upper_half"},
+        {"rerank": "never"},
+        {"rerank": "later"},
+        {"chosen_by": "surprisal"},
+        {"chosen_by": "both", "rerank": "later"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("length", [20, 45, 301])
+def test_the_plans_passes_are_what_runs(model, changes, length):
+    homer = homer_of(model, min_share=0.0, **changes) if "never" not in changes.values() else homer_of(model, **changes)
+    ids = prompt(context=length)
+    ran = what_runs(model, homer, ids)
+    planned = []
+    for p in homer.plan(P, length, S).passes:
+        layers = range(p.first_layer, p.last_layer)
+        planned += [(i, p.tokens * p.rows, p.finish or i < p.last_layer - 1) for i in layers]
+    assert ran == planned
+
+
+def test_what_is_far_below_the_best_goes_even_where_there_is_room(model):
+    ids = prompt(context=300)
+    lengths = [len(homer_of(model, min_share=share).compress(*ids)) for share in (0.0, 0.5, 0.9, 1.0)]
+    assert lengths[0] == 40
+    assert lengths == sorted(lengths, reverse=True)
+    assert P + S < lengths[-1] < lengths[0]
+
+
+def test_of_scores_below_zero_the_best_stay():
+    scores = torch.tensor([-5.0, -1, -2, -9])
+    places = torch.arange(4)
+    for share, expected in ((1.0, [1]), (0.9, [1]), (0.0, [1, 2])):
+        ranking = Ranking(HomerConfig(pooling=1, min_share=share), None)
+        assert ranking.best(scores, places, places, 2).tolist() == expected
+
+
+def test_rows_of_a_batch_keep_what_each_of_them_needs(model):
+    homer, ids = homer_of(model, min_share=0.6, recap_len=6), prompt(context=300, batch=3)
+    together = homer.compress(*ids)
+    assert together.padding is not None
+    new = homer.generate(together, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    scores = homer.score(together, ids[2])
+    for row in range(3):
+        alone = homer.compress(*(part[row : row + 1] for part in ids))
+        assert together.row(row).token_indices.tolist() == alone.token_indices.tolist()
+        expected = homer.generate(alone, max_new_tokens=5, do_sample=False, eos_token_id=None)
+        assert new[row].tolist() == expected[0].tolist()
+        got = homer.score(alone, ids[2][row : row + 1])
+        torch.testing.assert_close(scores[row : row + 1], got, rtol=1e-4, atol=1e-4)
+    assert len({together.row(row).token_indices.shape[1] for row in range(3)}) > 1
+
+
+def test_a_padded_batch_is_saved_and_asked_again(model, tmp_path):
+    from homerlm import CompactContext
+
+    homer, ids = homer_of(model, min_share=0.6, recap_len=6), prompt(context=300, batch=3)
+    context = homer.compress(*ids)
+    assert context.padding is not None
+    context.save(tmp_path / "rows")
+    loaded = CompactContext.load(tmp_path / "rows", model)
+    assert torch.equal(loaded.padding, context.padding)
+    other = prompt(seed=8, suffix=6, batch=3)[2]
+    for again in (homer.focus, homer.exchange_suffix):
+        rows = again(loaded, other)
+        for row in range(3):
+            alone = again(context.row(row), other[row : row + 1])
+            torch.testing.assert_close(rows.row(row).logits, alone.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [0, 20, 31])
+def test_what_fits_the_target_is_read_as_it_is(model, length):
+    ids = prompt(context=length)
+    context = homer_of(model).compress(*ids)
+    assert context.token_indices[0].tolist() == list(range(length + P + S))
+    with torch.no_grad():
+        plain = model(torch.cat(ids, dim=1)).logits[:, -1]
+    torch.testing.assert_close(context.logits, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_both_halves_of_a_document_compete(model):
+    """All that matters is in one half: a tree that keeps as much of each half would keep half of it."""
+    ranking = Ranking(HomerConfig(pooling=1, sentence_weight=0.0, rerank="never"), None)
+    scores = torch.zeros(1, 100)
+    scores[0, 60:90] = 1.0
+    assert ranking.candidates(scores, torch.zeros(1, 100, dtype=torch.long), 30)[0].tolist() == list(range(60, 90))
+
+
+def test_neighbours_reach_over_the_ends_of_chunks():
+    ranking = Ranking(HomerConfig(pooling=3, sentence_weight=0.0, rerank="never"), None)
+    scores = torch.zeros(1, 40)
+    scores[0, 20] = 1.0  # the first token of a second chunk
+    assert ranking.candidates(scores, torch.zeros(1, 40, dtype=torch.long), 3)[0].tolist() == [19, 20, 21]
+
+
+def test_events_tell_what_was_read_and_what_is_left(model):
+    events, trace = [], LevelTrace()
+
+    def observe(event):
+        events.append(event)
+        trace(event)
+
+    context = homer_of(model).compress(*prompt(context=300), observer=observe)
+    assert [event.read for event in events] == [50, 100, 150, 200, 250, 300, 300, 300]
+    assert {event.total for event in events} == {300}
+    assert [event.level for event in events] == [0] * 6 + [1, 2]
+    assert events[-2].kept.shape == (1, 60)
+    assert [i for i, level in enumerate(trace.levels) if level == 2] == context.token_indices[0].tolist()
+
+
+class TestLengths:
+    def test_are_absolute_and_at_most_a_share_of_the_limit(self):
+        for limit, expected in ((512, (128, 64)), (8192, (2048, 1024)), (131_072, (2048, 1024))):
+            homer = Homer(llama(max_position_embeddings=limit))
+            plan = homer.plan(P, 200_000, S)
+            assert (plan.chunk_len, plan.target_len) == expected
+
+    def test_follow_long_affixes_up_to_the_limit(self):
+        homer = Homer(llama(max_position_embeddings=8192))
+        plan = homer.plan(20, 50_000, 2500)
+        assert (plan.chunk_len, plan.target_len) == (2520 + 1024, 2520 + 512)
+        with pytest.raises(ScheduleError, match="instruction and question already take 8250"):
+            homer.plan(50, 50_000, 8200)
+
+    @pytest.mark.parametrize(
+        ("sizes", "named"),
+        [
+            ({"max_chunk_len": 60, "target_len": 9}, r"target_len is 9.*--target-len"),
+            ({"max_chunk_len": 60, "target_len": 5}, r"target_len is 5.*--target-len"),
+            ({"max_chunk_len": 8, "target_len": 40}, r"max_chunk_len is 8.*--max-chunk-len"),
+        ],
+    )
+    def test_given_ones_that_leave_no_room_are_refused_by_name(self, model, sizes, named):
+        with pytest.raises(ScheduleError, match=named):
+            Homer(model, None, HomerConfig(**sizes)).plan(P, 300, S)
+
+    def test_a_later_question_longer_than_the_target_is_refused(self, model):
+        homer = homer_of(model, rerank="later")
+        context = homer.compress(*prompt(context=300))
+        for length in (36, 80):
+            with pytest.raises(ScheduleError, match="target_len is 40"):
+                homer.focus(context, prompt(suffix=length)[2])
+        assert len(homer.focus(context, prompt(suffix=35)[2])) == 40
+
+
+class TestRecap:
+    def test_the_best_passages_come_again_the_best_one_last(self):
+        #          0    1    2    3    4    5    6
+        scores = [0.9, 0.8, 0.1, 0.2, 0.5, 0.6, 0.1]
+        assert recap(scores, [10, 11, 12, 20, 30, 31, 40], 5) == [4, 5, 0, 1, 2]
+
+    def test_tokens_apart_in_the_document_are_passages_of_their_own(self):
+        assert recap([0.5, 0.9, 0.7], [10, 20, 30], 3) == [0, 2, 1]
+
+    @pytest.mark.parametrize("room", [3, 4])
+    def test_a_passage_that_does_not_fit_whole_is_left_out(self, room):
+        assert recap([0.9, 0.5, 0.5, 0.8, 0.7], [10, 11, 12, 20, 21], room) == [0, 1, 2]
+
+    def test_of_a_passage_longer_than_the_room_its_best_stretch_comes(self):
+        assert recap([0.9, 0.1, 0.1, 0.8, 0.7], [10, 11, 12, 13, 14], 2) == [3, 4]
+
+    @pytest.mark.parametrize("room", [0, 50])
+    def test_nothing_or_all_there_is(self, room):
+        assert recap([0.1, 0.9], [3, 9], room) == ([] if room == 0 else [0, 1])
+        assert recap([], [], room) == []
+
+    @pytest.mark.parametrize(("length", "document"), [(10, 25), (1000, 20), (0, 35)])
+    def test_the_cache_stays_within_its_target(self, model, length, document):
+        context = homer_of(model, min_share=0.0, recap_len=length).compress(*prompt(context=300))
+        inside = context.token_indices[0, P:-S].tolist()
+        assert len(context) <= 40
+        assert set(inside[document:]) <= set(inside[:document])
+
+
+class TestQuestionsThatComeLater:
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("changes", [{}, {"min_share": 0.0}, {"scoring_layers": "all"}, {"scoring_queries": 2}])
+    def test_asked_at_once_or_later_a_question_gets_the_same(self, model, batch, changes):
+        """The candidates' keys hold what a chunk of candidates and question would compute: causal attention."""
+        ids = prompt(context=300, batch=batch)
+        now = homer_of(model, **changes).compress(*ids)
+        homer = homer_of(model, **changes, rerank="later")
+        broad = homer.compress(*ids)
+        later = homer.focus(broad, ids[2])
+        assert len(broad) == 60 > len(later)
+        assert torch.equal(later.token_indices, now.token_indices)
+        assert torch.equal(later.input_ids, now.input_ids)
+        torch.testing.assert_close(later.logits, now.logits, rtol=1e-4, atol=1e-5)
+        assert (later.next_position, later.prompt_len) == (now.next_position, now.prompt_len)
+
+    def test_each_question_takes_its_own_and_leaves_the_rest(self, model):
+        homer = homer_of(model, rerank="later", min_share=0.5)
+        prefix, document, suffix = prompt(context=300)
+        broad = homer.compress(prefix, document, suffix)
+        before = [t.clone() for t in (*broad.keys, broad.token_indices)]
+        questions = [prompt(seed=seed, suffix=7)[2] for seed in range(4)]
+        found = [homer.focus(broad, question) for question in questions]
+        for question, context in zip(questions, found, strict=True):
+            assert torch.equal(context.input_ids[:, -7:], question)
+            assert context.token_indices[0, -7:].tolist() == list(range(304, 311))
+            kept = context.token_indices[0, :-7]
+            assert set(kept.tolist()) <= set(broad.token_indices[0, :-5].tolist())
+            assert torch.equal(context.input_ids[0, :-7], torch.cat([prefix, document], 1)[0, kept])
+        assert len({tuple(context.token_indices[0].tolist()) for context in found}) > 1
+        assert all(torch.equal(a, b) for a, b in zip(before, (*broad.keys, broad.token_indices), strict=True))
+
+    def test_a_compressor_for_later_keeps_half_the_limit_up_to_4096_tokens_unless_told(self, model):
+        long = llama(max_position_embeddings=100_000)
+        for homer, expected in ((Homer(model), 256), (Homer(long), 4096)):
+            config = homer.for_later().config
+            assert (config.max_chunk_len, config.target_len, config.rerank) == (expected, expected, "later")
+        told = homer_of(model).for_later().config
+        assert (told.max_chunk_len, told.target_len, told.chosen_by) == (60, 40, "both")
+        assert homer_of(model).for_later(chosen_by="attention").config.chosen_by == "attention"
+        paper = Homer(model, None, MergeConfig(score="logit"))
+        assert paper.for_later() is paper
+
+    @pytest.mark.parametrize("rerank", ["never", None])
+    def test_without_a_reranking_the_suffix_is_exchanged(self, model, rerank):
+        config = HomerConfig(**SIZES, rerank=rerank) if rerank else MergeConfig(max_chunk_len=60, score="logit")
+        homer = Homer(model, None, config)
+        broad, other = homer.compress(*prompt(context=300)), prompt(seed=3, suffix=7)[2]
+        got, expected = homer.focus(broad, other), homer.exchange_suffix(broad, other)
+        assert torch.equal(got.token_indices, expected.token_indices)
+        assert torch.equal(got.logits, expected.logits)
+
+    def test_a_context_without_a_document_is_only_asked(self, model):
+        homer = homer_of(model, rerank="later")
+        broad, other = homer.compress(*prompt(context=0)), prompt(seed=3, suffix=7)[2]
+        assert homer.focus(broad, other).token_indices[0].tolist() == list(range(P + 7))
+
+    def test_another_number_of_rows_is_refused(self, model):
+        homer = homer_of(model, rerank="later")
+        with pytest.raises(InputError, match="suffix_ids is"):
+            homer.focus(homer.compress(*prompt(context=300)), prompt(batch=2)[2])
+
+    @pytest.mark.parametrize("family", families.SUPPORTED, ids=lambda family: family.name)
+    def test_every_family_sees_its_cache_as_it_sees_a_prompt(self, family):
+        """Sliding windows, query norms, soft caps: the question must meet the same keys through the model's masks."""
+        if not family.available():
+            pytest.skip(f"this transformers has no {family.name} that runs")
+        model, ids = family.build(), prompt(context=150)
+        homer = homer_of(model)
+        now = homer.compress(*ids)
+        homer = homer_of(model, rerank="later")
+        later = homer.focus(homer.compress(*ids), ids[2])
+        assert torch.equal(later.token_indices, now.token_indices)
+        torch.testing.assert_close(later.logits, now.logits, rtol=1e-3, atol=1e-4)
+
+
+class TestSurprisal:
+    SIZES: ClassVar = {"max_chunk_len": 300, "target_len": 40, "pooling": 3}
+    ALONE: ClassVar = {"max_chunk_len": 300, "target_len": 40, "chosen_by": "surprisal", "rerank": "never"}
+
+    @pytest.fixture(scope="class")
+    def model(self):
+        return llama(max_position_embeddings=1024)
+
+    @staticmethod
+    def expected(model, ids, span, lead):
+        """(B, C) by the model's own forward over the prefix, what came right before the chunk, and the chunk."""
+        prefix, context, _ = ids
+        start = max(span[0] - lead, 0)
+        text = torch.cat([prefix, context[:, start : span[1]]], dim=1)
+        with torch.no_grad():
+            log_probs = model(text).logits[:, :-1].log_softmax(-1)
+        nats = -log_probs.gather(2, text[:, 1:, None])[..., 0][:, prefix.shape[1] + span[0] - start - 1 :]
+        half, n = NEIGHBOURS // 2, nats.shape[1]
+        return torch.stack([nats[:, max(i - half, 0) : i + half + 1].mean(1) for i in range(n)], dim=1)
+
+    @staticmethod
+    @torch.no_grad()
+    def scores(homer, ids):
+        """(spans of a group, scores (B, C)) of each chunk."""
+        assert isinstance(homer.method, Select)
+        plan = homer.plan(*(part.shape[1] for part in ids))
+        with homer.decoder.session():
+            return plan, list(Reading(homer.decoder, plan, *ids).chunks())
+
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_each_chunk_is_scored_by_the_models_own_surprise(self, model, batch):
+        ids = prompt(context=900, batch=batch)
+        plan, chunks = self.scores(Homer(model, None, HomerConfig(**self.ALONE)), ids)
+        assert len(chunks) == 6
+        for (span,), scores in chunks:
+            torch.testing.assert_close(scores, self.expected(model, ids, span, plan.lead), atol=1e-4, rtol=1e-4)
+
+    def test_both_count_a_token_by_the_mean_of_its_ranks(self, model):
+        ids = prompt(context=900)
+        homer = Homer(model, None, HomerConfig(**self.SIZES, chosen_by="both", rerank="later"))
+        plan, chunks = self.scores(homer, ids)
+        ((start, stop),), scores = chunks[2]
+        first = start - plan.lead
+        chunk = torch.cat([ids[0], ids[1][:, first:stop], ids[2]], dim=1)
+        other = llama(max_position_embeddings=1024, attn_implementation="eager")
+        asked = pool(literal_scores(other, chunk)[:, P + plan.lead : -S], 7)
+        surprise = self.expected(model, ids, (start, stop), plan.lead)
+        ranks = [t.argsort(stable=True).argsort() / (stop - start) for t in (surprise, asked)]
+        assert (ranks[0] - ranks[1]).abs().mean() > 0.2
+        torch.testing.assert_close(scores, (ranks[0] + ranks[1]) / 2, atol=0.02, rtol=0)
+
+    def test_the_most_surprising_tokens_are_kept_whatever_the_suffix_says(self, model):
+        ids = prompt(context=900)
+        homer = Homer(model, None, HomerConfig(**self.ALONE))
+        kept = homer.compress(*ids).token_indices[0, P:-S] - P
+        plan, chunks = self.scores(homer, ids)
+        scores = torch.cat([self.expected(model, ids, span, plan.lead)[0] for (span,), _ in chunks])
+        assert kept.tolist() == scores.topk(40 - P - S).indices.sort().values.tolist()
+        other = homer.compress(*ids[:2], prompt(seed=9)[2])
+        assert torch.equal(other.token_indices, homer.compress(*ids).token_indices)
+
+    def test_a_later_question_reranks_what_surprisal_chose(self, model):
+        ids = prompt(context=900)
+        now = Homer(model, None, HomerConfig(**self.SIZES, chosen_by="surprisal")).compress(*ids)
+        homer = Homer(model, None, HomerConfig(**self.SIZES, chosen_by="surprisal", rerank="later"))
+        broad = homer.compress(*ids)
+        assert len(broad) == 300
+        assert torch.equal(homer.focus(broad, ids[2]).token_indices, now.token_indices)
+
+    @pytest.mark.parametrize("family", families.SUPPORTED, ids=lambda family: family.name)
+    def test_every_familys_logits_are_its_own(self, family):
+        """Capped and scaled heads too: their surprisal is that of the model's own forward."""
+        if not family.available():
+            pytest.skip(f"this transformers has no {family.name} that runs")
+        model, ids = family.build(), prompt(context=150)
+        plan, chunks = self.scores(Homer(model, None, HomerConfig(**(self.ALONE | {"max_chunk_len": 100}))), ids)
+        (span,), scores = chunks[-1]
+        torch.testing.assert_close(scores, self.expected(model, ids, span, plan.lead), atol=1e-3, rtol=1e-3)
