@@ -21,7 +21,7 @@ class MergeLengths(Lengths):
 
     @classmethod
     def of(cls, config: MergeConfig, shape: DecoderShape) -> MergeLengths:
-        """Chunks are at most what some layer sees as a whole. Raises `ConfigError` for lengths above the model's."""
+        """Raises `ConfigError` for lengths above the model's, or layers that it does not have."""
         max_chunk_len = config.max_chunk_len or int(shape.limit * config.chunk_share)
         target_len = config.target_len or int(shape.limit * config.target_share)
         for name, value in (("max_chunk_len", max_chunk_len), ("target_len", target_len)):
@@ -35,7 +35,7 @@ class MergeLengths(Lengths):
                 f"retention is {config.retention}, so merged chunks hold up to {merged} tokens, above the model's "
                 f"limit of {shape.limit}: lower it or max_chunk_len"
             )
-        return cls(min(max_chunk_len, shape.sight), target_len, warmup)
+        return cls(max_chunk_len, target_len, warmup)
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,21 @@ class MergePlan:
     def of(
         cls, config: MergeConfig, shape: DecoderShape, prefix_len: int, context_len: int, suffix_len: int
     ) -> MergePlan:
-        """Raises `ScheduleError` for a prompt that cannot be cut into a tree, `ConfigError` for lengths or layers that
-        do not fit the model."""
+        """Chunks that are reduced are at most what some layer sees as a whole. Raises `ScheduleError` for a prompt that
+        cannot be cut into a tree, `ConfigError` for lengths or layers that do not fit the model."""
         lengths = MergeLengths.of(config, shape)
+        longest = lengths.max_chunk_len
+        if prefix_len + context_len + suffix_len > min(longest, lengths.target_len):  # something has to be chosen
+            longest = min(longest, shape.sight)
         schedule = plan(
             prefix_len,
             context_len,
             suffix_len,
-            max_chunk_len=lengths.max_chunk_len,
+            max_chunk_len=longest,
             target_len=lengths.target_len,
             warmup_layers=lengths.warmup_layers,
             layers=shape.layers,
-            max_initial_chunk_len=_at_most(config.max_initial_chunk_len, lengths.max_chunk_len),
+            max_initial_chunk_len=_at_most(config.max_initial_chunk_len, longest),
             retention=config.retention,
         )
         made = cls(schedule, config, shape)

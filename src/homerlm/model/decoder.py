@@ -74,6 +74,12 @@ class Decoder:
         with self.session(), attention.attending(listener):
             yield
 
+    @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """This context's own forwards of the model, of one token each, attend to all that the cache holds."""
+        with self.session(), attention.attending(masks=False):
+            yield
+
     def window(self, index: int) -> int | None:
         """Sliding window of a layer in tokens, or None where it sees everything before it."""
         return window_of(self.config, index)

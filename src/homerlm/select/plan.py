@@ -173,6 +173,11 @@ def lengths(
     for name in ("max_chunk_len", "target_len"):
         if (value := getattr(config, name) or 0) > shape.limit:
             raise ConfigError(f"{name} is {value}, above the model's limit of {shape.limit} tokens: lower it")
+    if context_len and prefix_len + suffix_len >= shape.limit:
+        raise ScheduleError(
+            f"prefix ({prefix_len}) and suffix ({suffix_len}) leave no room for the document within the model's limit "
+            f"of {shape.limit} tokens: shorten the instruction or the question"
+        )
     affixes, chunk, target = prefix_len + suffix_len, config.max_chunk_len, config.target_len
     if chunk is None:
         usual = min(CHUNK_LEN, int(shape.limit * CHUNK_SHARE))
