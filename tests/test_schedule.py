@@ -1,4 +1,4 @@
-"""The plan in integers (SPEC 1): every valid input is cut so that nothing is lost or run twice, or is refused."""
+"""The plan in integers: every valid input is cut so that nothing is lost or run twice, or is refused."""
 
 import itertools
 import subprocess
@@ -76,7 +76,7 @@ def test_sensible_inputs_are_accepted(context, chunk, warmup):
 
 
 def test_the_papers_numbers():
-    """Four leaves on 12 layers, 2 of them warm-up: per level 3, one left over for the leaves (SPEC 1)."""
+    """Four leaves on 12 layers, 2 of them warm-up: per level 3, one left over for the leaves."""
     schedule = plan(2, 40, 4, **LENGTHS)
     assert (schedule.height, schedule.leaf_context_len) == (2, 10)
     assert [(n.first_layer, n.last_layer) for n in schedule.root.walk() if n.index == 0] == [(0, 6), (6, 9), (9, 12)]

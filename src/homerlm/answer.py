@@ -184,9 +184,9 @@ class AnswerStream(Iterator[str]):
     """
 
     def __init__(self, asking: Asking, observer: Observer | None = None) -> None:
+        self._cancel = threading.Event()
         asking.check()
         self._outcome: list[Answer | BaseException] = []
-        self._cancel = threading.Event()
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         work = (asking, observer, self._cancel, self._pieces, self._outcome)  # not self: dropping it stops the work
         self._worker = threading.Thread(target=_answer_into, args=work, daemon=True)

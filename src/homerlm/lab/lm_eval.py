@@ -10,7 +10,7 @@ points or otherwise. `model_args` (each may be left out):
 - prefix_tokens, suffix_tokens: the harness gives a prompt as one text, so its first 64 tokens are taken for HOMER's
   prefix and its last 128 for the suffix, fewer where half of a chunk or of the target holds less; numbers given here
   are never lowered (`ScheduleError` if they do not fit). A question longer than the suffix wants a larger one.
-- rolling_window: tokens scored at once beyond the limit in perplexity tasks; default SPEC 10's
+- rolling_window: tokens scored at once beyond the limit in perplexity tasks; default the paper's
 - max_gen_toks: longest answer where the task does not say (256)
 
 A prompt of at most `target_len` tokens would lose none: the plain model reads it, by the harness's own `hf`.
@@ -46,7 +46,7 @@ except ModuleNotFoundError as error:
     raise ImportError('lm-evaluation-harness is not installed: pip install "homerlm[eval]"') from error
 
 PREFIX_TOKENS, SUFFIX_TOKENS = 64, 128
-ROLLING_AFFIX = 100  # SPEC 10
+ROLLING_AFFIX = 100  # the paper's (docs/method.md)
 UNLIMITED = sys.maxsize // 2  # for the harness, which would cut prompts to the model's limit
 LOADING = ("rope", "dtype", "revision", "trust_remote_code")
 OWN = {"prefix_tokens": 0, "suffix_tokens": 1, "rolling_window": 1, "max_gen_toks": 1}  # and the least of each
@@ -157,7 +157,7 @@ class HomerLM(HFLM):
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts: the first window, the model's limit, by the plain model; each later one
-        with everything before it compressed (SPEC 10)."""
+        with everything before it compressed."""
         sums = []
         for request in tqdm(requests, desc="Scoring texts", disable=disable_tqdm):
             sums.append(self._rolling(*request.args))
@@ -182,7 +182,7 @@ class HomerLM(HFLM):
         return self.homer.for_later(chosen_by="attention")
 
     def _window(self) -> int:
-        """Half the limit, a quarter under YaRN (SPEC 10), and no more than the compressed context leaves room for."""
+        """Half the limit, a quarter under YaRN, and no more than the compressed context leaves room for."""
         if self.rolling_window is not None:
             return self.rolling_window
         limit, target = self.homer.limit, self._later.lengths.target_len

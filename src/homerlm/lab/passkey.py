@@ -1,4 +1,4 @@
-"""The passkey task of table 1: a five-digit key in repeated filler (SPEC 10)."""
+"""The passkey task of table 1: a five-digit key in repeated filler."""
 
 from __future__ import annotations
 

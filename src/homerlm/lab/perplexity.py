@@ -1,4 +1,4 @@
-"""Perplexity of long real text, table 3 and figure 5 (SPEC 10): each window scored with all before it compressed."""
+"""Perplexity of long real text, table 3 and figure 5: each window scored with all before it compressed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QuALITY, multiple-choice questions about stories, table 2 (SPEC 10)."""
+"""QuALITY, multiple-choice questions about stories, table 2."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
-CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped (SPEC 10)
+CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped
 
 # What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
 Use = Literal["answer", "other questions", "go on"]

@@ -55,7 +55,7 @@ class Task(Protocol):
 
 
 def first_integer(answer: str, expected: tuple[str, ...]) -> float:
-    """The passkey's rule (SPEC 10): the first integer of the answer is the key."""
+    """The passkey's rule: the first integer of the answer is the key."""
     found = re.search(r"\d+", answer.replace(",", ""))
     return float(found is not None and found.group() == expected[0])
 
