@@ -14,6 +14,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # Under two minutes: small enough to compare before and after a change. What to compare is in
 # homer-bench/quick/ratios.json, which tests/test_ratios.py then holds to its bounds.
