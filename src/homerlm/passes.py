@@ -83,9 +83,8 @@ class Plan(Protocol):
 
     @property
     def prompt_len(self) -> int: ...
-    @property
-    def waiting_kv(self) -> int:
-        """Largest number of (token, layer) pairs whose keys and values are kept while passes run."""
+    def kv_during(self, run: Pass) -> int:
+        """Largest number of (token, layer) pairs whose keys and values are kept while a pass runs."""
         ...
 
 
@@ -104,18 +103,32 @@ def head_pass(layers: int) -> Pass:
     return Pass("read", 1, 0, layers, logits=1)
 
 
-SCORING_BYTES = 1 << 26  # of float32 attention logits that exist at once
+BLOCK_BYTES = 1 << 26  # of float32 attention logits that exist at once
 
 
 def peak_bytes(plan: Plan, shape: DecoderShape) -> int:
-    """Predicted peak of tensors above the weights: the kept keys and values, and the largest pass's states: its hidden
-    state and copies of it, queries, keys, values, the MLP's numbers, and the scoring queries' logits."""
-    return plan.waiting_kv * shape.kv_bytes + max(_pass_bytes(run, shape) for run in plan.passes)
+    """Predicted peak of tensors above the weights: the largest pass's hidden state and copies of it, queries, keys and
+    values, the MLP's numbers, attention logits where they exist, and the keys and values kept while it runs."""
+    return max(plan.kv_during(run) * shape.kv_bytes + _pass_bytes(run, shape) for run in plan.passes)
 
 
 def _pass_bytes(run: Pass, shape: DecoderShape) -> int:
     tokens = run.tokens * run.rows
     heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim  # queries before and after RoPE, keys, values
     states = tokens * (4 * shape.hidden + max(2 * heads, 3 * shape.intermediate)) * shape.itemsize
-    logits = 4 * run.rows * shape.heads * run.queries * run.keys if run.scoring_layers else 0
-    return states + 2 * min(logits, SCORING_BYTES) + 4 * shape.vocab * min(max(run.logits, 1), 64)
+    scores = 2 * _logits_bytes(run, shape, run.queries, run.keys) if run.scoring_layers else 0
+    return states + max(scores, _eager_bytes(run, shape)) + 4 * shape.vocab * min(max(run.logits, 1), 64)
+
+
+def _eager_bytes(run: Pass, shape: DecoderShape) -> int:
+    """Logits, weights and masks of attention that no fused kernel computes, a block of queries at a time."""
+    if not shape.eager:
+        return 0
+    windows = shape.windows[run.first_layer : run.last_layer - (not run.finish)]
+    widest = max((min(window or run.keys, run.keys) for window in windows), default=0)
+    keys = run.keys if widest == run.keys else 2 * widest
+    return 3 * _logits_bytes(run, shape, min(widest, run.tokens), keys)
+
+
+def _logits_bytes(run: Pass, shape: DecoderShape, queries: int, keys: int) -> int:
+    return min(4 * run.rows * shape.heads * queries * keys, BLOCK_BYTES)

@@ -97,8 +97,7 @@ class MergePlan:
     def cache_len(self) -> int:
         return self.schedule.root.target
 
-    @property
-    def waiting_kv(self) -> int:
+    def kv_during(self, run: Pass) -> int:  # noqa: ARG002
         return self.schedule.peak_kv_tokens
 
     @property

@@ -12,7 +12,8 @@ from homerlm.errors import UnsupportedModelError
 class DecoderShape:
     """limit: tokens it was made to read, RoPE scaling included; windows: of each layer in tokens, None where it sees
     everything before it; heads, kv_heads, head_dim: of the attention; hidden, intermediate: numbers per token between
-    layers and inside the MLP (of all experts a token goes through); itemsize: bytes of a number."""
+    layers and inside the MLP (of all experts a token goes through); itemsize: bytes of a number; eager: whether its
+    attention has sinks or soft caps, which fused kernels do not compute."""
 
     limit: int
     windows: tuple[int | None, ...]
@@ -23,6 +24,7 @@ class DecoderShape:
     head_dim: int
     vocab: int
     itemsize: int
+    eager: bool = False
 
     @classmethod
     def of(cls, config: Any, dtype: Any = None) -> DecoderShape:
@@ -44,6 +46,7 @@ class DecoderShape:
             head_dim=_one(config, "head_dim") or config.hidden_size // heads,
             vocab=config.vocab_size,
             itemsize=getattr(dtype, "itemsize", 2),
+            eager=getattr(config, "attn_logit_softcapping", None) is not None or config.model_type in _WITH_SINKS,
         )
 
     @property
@@ -87,9 +90,9 @@ def _intermediate(config: Any) -> int:
     dense = _one(config, "intermediate_size") or 4 * config.hidden_size
     if isinstance(dense, list | tuple):
         dense = max(dense)
-    expert = getattr(config, "moe_intermediate_size", None)
     each = next((n for name in _EXPERTS_PER_TOKEN if (n := getattr(config, name, None))), None)
-    return dense if not expert or not each else max(dense, expert * each)
+    return max(dense, (getattr(config, "moe_intermediate_size", None) or dense) * each) if each else dense
 
 
+_WITH_SINKS = ("gpt_oss", "granite_swa", "mimo_v2_flash")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "moe_topk", "moe_k")

@@ -88,9 +88,9 @@ class SelectPlan:
     def cache_len(self) -> int:
         return min(self.target_len, self.prompt_len) if self.reranks else self.candidates
 
-    @property
-    def waiting_kv(self) -> int:
-        return self.cache_len * self.shape.layers
+    def kv_during(self, run: Pass) -> int:
+        """Only what is read at the end is kept."""
+        return self.cache_len * self.shape.layers if run.kind == "read" else 0
 
     @property
     def queries(self) -> int:
