@@ -62,7 +62,7 @@ def test_probabilities_are_the_models_own(model):
 @torch.no_grad()
 def test_layers_in_blocks_of_queries_give_the_models_own_states(model, monkeypatch):
     """Windows, sinks and soft caps without a matrix of all pairs: here in blocks of 16 queries."""
-    monkeypatch.setattr(model_attention, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(model_attention, "BLOCK_BYTES", 1)
     tokens, decoder = ids(), Decoder(model)
     with decoder.session():
         hidden = decoder.run(decoder.embed(tokens), torch.arange(TOKENS)[None], 0, len(decoder.layers))

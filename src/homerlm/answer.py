@@ -98,8 +98,8 @@ class Asking:
     max_new_tokens: int
     settings: dict[str, Any]
 
-    def check(self) -> prompt.Text:
-        """The part after the document. Raises `InputError` or `ConfigError` for what cannot be asked."""
+    def check(self) -> tuple[prompt.Text, prompt.Text]:
+        """The parts before and after the document. Raises `InputError` or `ConfigError` for what cannot be asked."""
         _check_types(self)
         if isinstance(self.document, CompactContext):
             given = {"instruction": self.instruction, "template_options": self.template_options}
@@ -108,22 +108,22 @@ class Asking:
                 raise InputError(f"{ignored[0]} has no effect on a document compressed before: leave it out")
             self.homer.check_context(self.document)
         check_settings(self.homer.model, self.settings)
-        return self.affixes(self.question)[1]
+        return self._affixes(self.question, self.answer_start)
 
     def answer(self, *, on_text: OnText | None, observer: Observer | None, cancel: threading.Event | None) -> Answer:
         """The answer, its pieces to `on_text` as they are written. Raises `Cancelled` once `cancel` is set."""
-        after, tokenizer = self.check(), _tokenizer(self.homer)
+        affixes, tokenizer = self.check(), _tokenizer(self.homer)
         document = read_document(self.document) if isinstance(self.document, Path) else self.document
         with PeakMemory(self.homer.model) as peak:
             started = time.perf_counter()
             if isinstance(document, str):
-                source = self._compressed(document, observer, cancel)
+                source = self._compressed(document, affixes, observer, cancel)
                 read = source.prompt_len
             else:
                 source, read = document, 0
             context = source
             if self.reuse or not isinstance(document, str):
-                suffix = prompt.token_ids(tokenizer, after)
+                suffix = prompt.token_ids(tokenizer, affixes[1])
                 context, read = self.homer.focus(source, suffix), read + suffix.shape[1]
             compressed = time.perf_counter()
             settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens} | self.settings
@@ -146,19 +146,25 @@ class Asking:
             source=source,
         )
 
-    def _compressed(self, document: str, observer: Observer | None, cancel: threading.Event | None) -> CompactContext:
-        """The document compressed for this question, or, with `reuse`, for others too."""
+    def _compressed(
+        self,
+        document: str,
+        affixes: tuple[prompt.Text, prompt.Text],
+        observer: Observer | None,
+        cancel: threading.Event | None,
+    ) -> CompactContext:
+        """The document compressed for this question between its affixes, or, with `reuse`, for others too."""
         if self.reuse:
-            broad = f"{self.question} {prompt.NEUTRAL_QUESTION}"
-            return compressed(self.homer.for_later(), document, self.affixes(broad, ""), observer, cancel)
-        return compressed(self.homer, document, self.affixes(self.question), observer, cancel)
+            broad = self._affixes(f"{self.question} {prompt.NEUTRAL_QUESTION}", "")
+            return compressed(self.homer.for_later(), document, broad, observer, cancel)
+        return compressed(self.homer, document, affixes, observer, cancel)
 
-    def affixes(self, question: str, answer_start: str | None = None) -> tuple[prompt.Text, prompt.Text]:
+    def _affixes(self, question: str, answer_start: str) -> tuple[prompt.Text, prompt.Text]:
         return prompt.affixes(
             _tokenizer(self.homer),
             question,
             instruction=prompt.INSTRUCTION if self.instruction is None else self.instruction,
-            answer_start=self.answer_start if answer_start is None else answer_start,
+            answer_start=answer_start,
             chat=self.chat,
             template_options=self.template_options,
         )

@@ -117,7 +117,7 @@ def _copies(model: PreTrainedModel, settings: dict[str, Any]) -> int:
 def _masks_that_fit(model: PreTrainedModel, context: CompactContext) -> AbstractContextManager[None]:
     """A model makes one mask for layers of all lengths. Uneven ones are read one token at a time, which needs none:
     it attends to all that its layer's cache holds, and our attention is given no mask."""
-    return Decoder(model).unmasked() if context.uneven else nullcontext()
+    return Decoder(model).watched(masks=False) if context.uneven else nullcontext()
 
 
 class _FirstStep:

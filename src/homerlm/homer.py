@@ -6,7 +6,6 @@ import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
 from homerlm.passes import Event, Lengths, Plan
-from homerlm.score.sentences import Sentences
 from homerlm.select.method import Select
 from homerlm.suffix import exchange_suffix
 
@@ -189,12 +187,11 @@ class Homer:
         `question` tells what the later questions will be about; beside that, what the model could not have predicted is
         kept. The context holds as much as one chunk of `for_later()`. Raises `InputError` without a tokenizer.
         """
-        asking = self._asking(document, question, instruction, "", chat, template_options, False, 1, {})
-        asking.check()
+        affixes = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {}).check()
         if isinstance(document, CompactContext):
             raise InputError("document is compressed already: ask it as it is")
         text = read_document(document) if isinstance(document, Path) else document
-        return compressed(self.for_later(), text, asking.affixes(question), observer, cancel)
+        return compressed(self.for_later(), text, affixes, observer, cancel)
 
     def ask(
         self,
@@ -224,8 +221,8 @@ class Homer:
         Raises `InputError` without a tokenizer or for a question or document that is none, `ConfigError` for a setting
         that does not exist, `MismatchError` for a context of another model; all before any work.
         """
-        asking = self._asking(
-            document, question, instruction, answer_start, chat, template_options, reuse, max_new_tokens, settings
+        asking = Asking(
+            self, document, question, instruction, answer_start, chat, template_options, reuse, max_new_tokens, settings
         )
         return asking.answer(on_text=on_text, observer=observer, cancel=cancel)
 
@@ -245,8 +242,8 @@ class Homer:
     ) -> AnswerStream:
         """`ask` as an iterator of the answer's pieces, whose `answer` is the record at its end. `close()`, from any
         thread, stops it within one chunk or token."""
-        asking = self._asking(
-            document, question, instruction, answer_start, chat, template_options, reuse, max_new_tokens, settings
+        asking = Asking(
+            self, document, question, instruction, answer_start, chat, template_options, reuse, max_new_tokens, settings
         )
         return AnswerStream(asking, observer)
 
@@ -257,20 +254,11 @@ class Homer:
         if context.model_config is not self.decoder.config:
             context.check_model(ModelIdentity.of(self.model))
 
-    def _asking(self, *arguments: Any) -> Asking:
-        return Asking(self, *arguments)
-
     def _method(self) -> Method:
         origin = Origin(ModelIdentity.of(self.model), tokenizer_fingerprint(self.tokenizer), self.config.to_dict())
         if isinstance(self.config, MergeConfig):
             return Merge.on(self.decoder, self.config, origin)
-        return Select.on(self.decoder, self.config, origin, self._sentences)
-
-    @cached_property
-    def _sentences(self) -> Sentences | None:
-        if self.tokenizer is None or not isinstance(self.config, HomerConfig) or not self.config.sentence_weight:
-            return None
-        return Sentences(self.tokenizer, self._vocab, self.decoder.device)
+        return Select.on(self.decoder, self.config, origin, self.tokenizer)
 
     @property
     def _vocab(self) -> int:

@@ -104,6 +104,7 @@ def head_pass(layers: int) -> Pass:
 
 
 BLOCK_BYTES = 1 << 26  # of float32 attention logits that exist at once
+LOGITS_SLICE = 64  # tokens whose logits exist at once: 40 MB in float32 over a vocabulary of 150k
 
 
 def peak_bytes(plan: Plan, shape: DecoderShape) -> int:
@@ -117,7 +118,7 @@ def _pass_bytes(run: Pass, shape: DecoderShape) -> int:
     heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim  # queries before and after RoPE, keys, values
     states = tokens * (4 * shape.hidden + max(2 * heads, 3 * shape.intermediate)) * shape.itemsize
     scores = 2 * _logits_bytes(run, shape, run.queries, run.keys) if run.scoring_layers else 0
-    return states + max(scores, _eager_bytes(run, shape)) + 4 * shape.vocab * min(max(run.logits, 1), 64)
+    return states + max(scores, _eager_bytes(run, shape)) + 4 * shape.vocab * min(max(run.logits, 1), LOGITS_SLICE)
 
 
 def _eager_bytes(run: Pass, shape: DecoderShape) -> int:

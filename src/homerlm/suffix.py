@@ -48,11 +48,8 @@ def run_suffix(
 
 
 def exchange_suffix(decoder: Decoder, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
-    """The context with suffix ids (B, S) in place of its own, run over the kept prefix and document."""
-    if len(suffix_ids) != context.batch_size or not suffix_ids.shape[1]:
-        raise InputError(
-            f"suffix_ids is {tuple(suffix_ids.shape)}; it must be ({context.batch_size}, 1 or more tokens)"
-        )
+    """The context with checked suffix ids (B, S) in place of its own, run over the kept prefix and document. Raises
+    `InputError` for an uneven context."""
     if context.uneven:
         raise InputError(
             "the context's layers hold different numbers of tokens (refinement 'none'), so no new suffix can run over "

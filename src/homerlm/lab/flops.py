@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
+from homerlm.model.shape import DecoderShape
 from homerlm.passes import Pass
 
 
@@ -69,17 +70,15 @@ class Shape:
             raise UnsupportedModelError(f"{type(model).__name__} is a mixture of experts, whose operations vary")
         attention = [[2 * linear.weight.numel() for linear in attention_linears(layer)] for layer in layers]
         whole = [sum(2 * linear.weight.numel() for linear in linears(layer)) for layer in layers]
-        heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        sizes = DecoderShape.of(config, model.dtype)
         return cls(
             projections=tuple(map(sum, attention)),
             outputs=tuple(own[-1] for own in attention),
             mlp=tuple(both - sum(own) for both, own in zip(whole, attention, strict=True)),
             head=2 * model.get_output_embeddings().weight.numel(),
-            heads=heads,
-            head_dim=head_dim,
-            kv_bytes=2 * kv_heads * head_dim * model.dtype.itemsize,
+            heads=sizes.heads,
+            head_dim=sizes.head_dim,
+            kv_bytes=sizes.kv_bytes,
         )
 
 

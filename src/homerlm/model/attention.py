@@ -22,8 +22,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from homerlm.passes import BLOCK_BYTES
+
 ATTENTION_NAME = "homerlm"
-_BLOCK_BYTES = 1 << 26  # of float32 logits that exist at once
 
 
 @dataclass(frozen=True)
@@ -128,31 +129,32 @@ def _attention(
         scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
         caller.listener(Attended(module.layer_idx, query, key, value, scaling, softcap, sinks))  # type: ignore[arg-type]
     plain, length = softcap is None and sinks is None, query.shape[2]
+    kernel = sdpa_attention_forward if plain else _eager
     if attention_mask is None and length > 1 and not (plain and length <= (caller.window or length)):
-        return _in_blocks(module, query, key, value, caller.window, kwargs)
-    if plain:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return _eager_of(module)(module, query, key, value, _additive(attention_mask, query), **kwargs)
+        return _in_blocks(kernel, module, query, key, value, caller.window, kwargs)
+    return kernel(module, query, key, value, attention_mask, **kwargs)
 
 
 def _in_blocks(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, window: int | None, kwargs: dict[str, Any]
+    kernel: Callable[..., Any],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
     """Causal attention of a chunk with itself, a block of queries at a time over the keys they see, so that neither a
     mask nor logits of all pairs exist at once."""
     batch, heads, length, _ = query.shape
-    plain = kwargs.get("softcap") is None and kwargs.get("s_aux") is None
-    block = min(window or length, max(_BLOCK_BYTES // (4 * batch * heads * length), 16))
+    block = min(window or length, max(BLOCK_BYTES // (4 * batch * heads * length), 16))
     outputs = []
     for start in range(0, length, block):
         stop = min(start + block, length)
         first = 0 if window is None else max(start - window + 1, 0)
         mask = block_mask(start, stop, first, window, query.device)
         part = query[:, :, start:stop], key[:, :, first:stop], value[:, :, first:stop]
-        if plain:
-            outputs.append(sdpa_attention_forward(module, *part, mask, **kwargs)[0])
-        else:
-            outputs.append(_eager_of(module)(module, *part, _additive(mask, query), **kwargs)[0])
+        outputs.append(kernel(module, *part, mask, **kwargs)[0])
     return torch.cat(outputs, dim=1), None
 
 
@@ -169,6 +171,11 @@ def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(
         ~mask, torch.finfo(query.dtype).min
     )
+
+
+def _eager(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    """The family's eager attention under a boolean mask."""
+    return _eager_of(module)(module, query, key, value, _additive(mask, query), **kwargs)
 
 
 def _eager_of(module: nn.Module) -> Callable[..., Any]:

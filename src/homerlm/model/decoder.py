@@ -68,16 +68,10 @@ class Decoder:
         return attention.session(self.config)
 
     @contextmanager
-    def watched(self, listener: attention.Listener | None = None) -> Iterator[None]:
+    def watched(self, listener: attention.Listener | None = None, *, masks: bool = True) -> Iterator[None]:
         """This context's own forwards of the model show `listener` what every layer attends with, cached keys
-        included."""
-        with self.session(), attention.attending(listener):
-            yield
-
-    @contextmanager
-    def unmasked(self) -> Iterator[None]:
-        """This context's own forwards of the model, of one token each, attend to all that the cache holds."""
-        with self.session(), attention.attending(masks=False):
+        included. Without `masks` each must be of one token, which then attends to all that the cache holds."""
+        with self.session(), attention.attending(listener, masks=masks):
             yield
 
     def window(self, index: int) -> int | None:

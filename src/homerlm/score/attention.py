@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from homerlm.model.attention import Attended
-
-BLOCK_BYTES = 1 << 26  # of float32 logits that exist at once
+from homerlm.passes import BLOCK_BYTES
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from homerlm.model.decoder import Decoder
+from homerlm.passes import LOGITS_SLICE
 
 NEIGHBOURS = 31  # tokens that a token's surprisal is averaged over: a number's digits stand and fall together
-SLICE = 64  # tokens whose logits exist at once: 40 MB in float32 over a vocabulary of 150k
 
 
 def surprisal(decoder: Decoder, input_ids: Tensor, hidden: Tensor, context: slice) -> Tensor:
@@ -21,8 +21,8 @@ def surprisal(decoder: Decoder, input_ids: Tensor, hidden: Tensor, context: slic
     (B, S, E)."""
     logits = decoder.head_for(hidden[:, :1])
     nats = torch.zeros(input_ids.shape, device=input_ids.device)
-    for begin in range(max(context.start, 1), context.stop, SLICE):  # nothing predicts the first token
-        stop = min(begin + SLICE, context.stop)
+    for begin in range(max(context.start, 1), context.stop, LOGITS_SLICE):  # nothing predicts the first token
+        stop = min(begin + LOGITS_SLICE, context.stop)
         nats[:, begin:stop] = _nats(logits(hidden[:, begin - 1 : stop - 1]), input_ids[:, begin:stop])
     return torch.nn.functional.avg_pool1d(
         nats[:, None, context], NEIGHBOURS, stride=1, padding=NEIGHBOURS // 2, count_include_pad=False

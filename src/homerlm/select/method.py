@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from homerlm.config import HomerConfig
 from homerlm.context import CompactContext, Origin
@@ -28,22 +30,32 @@ from homerlm.suffix import exchange_suffix
 
 @dataclass(frozen=True)
 class Select:
-    """The default method on one model. `sentences` are known where there is a tokenizer."""
+    """The default method on one model. Sentences are known where there is a tokenizer."""
 
     decoder: Decoder
     config: HomerConfig
     origin: Origin
-    sentences: Sentences | None
+    tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
-    def on(cls, decoder: Decoder, config: HomerConfig, origin: Origin, sentences: Sentences | None) -> Select:
+    def on(
+        cls, decoder: Decoder, config: HomerConfig, origin: Origin, tokenizer: PreTrainedTokenizerBase | None
+    ) -> Select:
         """Raises `ConfigError` for settings that do not fit the model."""
         lengths(config, decoder.shape, 0, 0, 0)
-        return cls(decoder, config, origin, sentences)
+        return cls(decoder, config, origin, tokenizer)
 
     @property
     def lengths(self) -> Lengths:
         return Lengths(*lengths(self.config, self.decoder.shape, 0, 0, 0))
+
+    @cached_property
+    def sentences(self) -> Sentences | None:
+        """Made when first needed: it looks at every token of the vocabulary."""
+        if self.tokenizer is None or not self.config.sentence_weight:
+            return None
+        vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
+        return Sentences(self.tokenizer, vocab, self.decoder.device)
 
     @property
     def ranking(self) -> Ranking:

@@ -24,8 +24,8 @@ class SelectPlan:
 
     spans: context tokens `[start, stop)` of each chunk, none where the whole prompt is one candidate; chunk_len,
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
-    that the chunks' scores leave; lead: context tokens that a chunk is read after where surprisal counts;
-    scoring_layers: those whose scores are summed.
+    that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
+    chunk is read after where surprisal counts; scoring_layers: those whose scores are summed.
     """
 
     config: HomerConfig
@@ -38,6 +38,7 @@ class SelectPlan:
     lead: int
     spans: tuple[tuple[int, int], ...]
     candidates: int
+    reranks: bool
     scoring_layers: tuple[int, ...]
 
     @classmethod
@@ -60,7 +61,7 @@ class SelectPlan:
             candidates = min(target_len, prompt_len)
         lead = 0 if config.chosen_by == "attention" else min(LEAD, (chunk_len - affixes) // 2)
         spans = even_spans(context_len, chunk_len - affixes - lead) if candidates < prompt_len else ()
-        reranks = config.rerank == "now" and target_len < prompt_len
+        reranks = config.rerank == "now" and target_len < prompt_len  # what fits the target is read as it is
         return cls(
             config,
             shape,
@@ -72,17 +73,13 @@ class SelectPlan:
             lead,
             spans,
             candidates,
+            reranks,
             scoring_layers(config.scoring_layers, shape, max(min(chunk_len, prompt_len), candidates if reranks else 0)),
         )
 
     @property
     def prompt_len(self) -> int:
         return self.prefix_len + self.context_len + self.suffix_len
-
-    @property
-    def reranks(self) -> bool:
-        """Whether the candidates are read and scored once more: if the prompt is longer than the target."""
-        return self.config.rerank == "now" and self.target_len < self.prompt_len
 
     @property
     def cache_len(self) -> int:
