@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,30 @@ class Attended:
     softcap: float | None
     sinks: Tensor | None
 
+    def endings(self, fork: Fork) -> tuple[Attended, Attended]:
+        """What each of the two endings of a forked sequence attended with, as if it had been alone."""
+        first = replace(
+            self,
+            queries=self.queries[:, :, : fork.second],
+            keys=self.keys[:, :, : fork.second],
+            values=self.values[:, :, : fork.second],
+        )
+        queries, keys, values = (fork.without_first(part) for part in (self.queries, self.keys, self.values))
+        return first, replace(self, queries=queries, keys=keys, values=values)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A sequence with two endings that do not see each other: tokens `[0, first)` are common to both, `[first, second)`
+    are the first ending, the rest is the second one. Both have the positions that follow the common part."""
+
+    first: int
+    second: int
+
+    def without_first(self, states: Tensor) -> Tensor:
+        """States (B, N, S, D) of the common part and the second ending."""
+        return torch.cat([states[:, :, : self.first], states[:, :, self.second :]], dim=2)
+
 
 Listener = Callable[[Attended], None]
 
@@ -50,17 +74,20 @@ class _Caller:
     listener: Listener | None
     window: int | None
     masks: bool
+    fork: Fork | None
 
 
 _caller: ContextVar[_Caller | None] = ContextVar("homerlm_caller", default=None)
 
 
 @contextmanager
-def attending(listener: Listener | None = None, window: int | None = None, *, masks: bool = True) -> Iterator[None]:
+def attending(
+    listener: Listener | None = None, window: int | None = None, *, masks: bool = True, fork: Fork | None = None
+) -> Iterator[None]:
     """Inside the block, this context's forwards go through our attention and show `listener` what they attend with.
     `window`: sliding window of causal attention that comes without a mask; masks: whether the model makes masks at
-    all, which a forward that never reaches its attention does not need."""
-    token = _caller.set(_Caller(listener, window, masks))
+    all, which a forward that never reaches its attention does not need; fork: of a sequence with two endings."""
+    token = _caller.set(_Caller(listener, window, masks, fork))
     try:
         yield
     finally:
@@ -128,34 +155,51 @@ def _attention(
     if caller.listener is not None:
         scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
         caller.listener(Attended(module.layer_idx, query, key, value, scaling, softcap, sinks))  # type: ignore[arg-type]
-    plain, length = softcap is None and sinks is None, query.shape[2]
-    kernel = sdpa_attention_forward if plain else _eager
-    if attention_mask is None and length > 1 and not (plain and length <= (caller.window or length)):
-        return _in_blocks(kernel, module, query, key, value, caller.window, kwargs)
-    return kernel(module, query, key, value, attention_mask, **kwargs)
+    kernel = sdpa_attention_forward if softcap is None and sinks is None else _eager
+    if attention_mask is not None or query.shape[2] == 1:
+        return kernel(module, query, key, value, attention_mask, **kwargs)
+    run = _Causal(kernel, module, caller.window, kwargs)
+    if caller.fork is None:
+        return run.over(query, key, value), None
+    return run.over_fork(caller.fork, query, key, value), None
 
 
-def _in_blocks(
-    kernel: Callable[..., Any],
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window: int | None,
-    kwargs: dict[str, Any],
-) -> tuple[Tensor, None]:
-    """Causal attention of a chunk with itself, a block of queries at a time over the keys they see, so that neither a
-    mask nor logits of all pairs exist at once."""
-    batch, heads, length, _ = query.shape
-    block = min(window or length, max(BLOCK_BYTES // (4 * batch * heads * length), 16))
-    outputs = []
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        first = 0 if window is None else max(start - window + 1, 0)
-        mask = block_mask(start, stop, first, window, query.device)
-        part = query[:, :, start:stop], key[:, :, first:stop], value[:, :, first:stop]
-        outputs.append(kernel(module, *part, mask, **kwargs)[0])
-    return torch.cat(outputs, dim=1), None
+@dataclass(frozen=True)
+class _Causal:
+    """Causal attention of a chunk with itself, in the kernel of one module. Outputs are (B, S, H, D)."""
+
+    kernel: Callable[..., Any]
+    module: nn.Module
+    window: int | None
+    kwargs: dict[str, Any]
+
+    def over(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Of all queries."""
+        length = query.shape[2]
+        if self.kernel is sdpa_attention_forward and length <= (self.window or length):
+            return self.kernel(self.module, query, key, value, None, **self.kwargs)[0]
+        return self._blocks(query, key, value, 0)
+
+    def over_fork(self, fork: Fork, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Of a sequence with two endings."""
+        first = self.over(*(part[:, :, : fork.second] for part in (query, key, value)))
+        keys, values = fork.without_first(key), fork.without_first(value)
+        return torch.cat([first, self._blocks(query[:, :, fork.second :], keys, values, fork.first)], dim=1)
+
+    def _blocks(self, query: Tensor, key: Tensor, value: Tensor, before: int) -> Tensor:
+        """Of queries that `before` keys come before, a block of them at a time over the keys they see, so that neither
+        a mask nor logits of all pairs exist at once."""
+        batch, heads, count, _ = query.shape
+        length = key.shape[2]
+        block = min(self.window or length, max(BLOCK_BYTES // (4 * batch * heads * length), 16))
+        outputs = []
+        for start in range(before, before + count, block):
+            stop = min(start + block, before + count)
+            first = 0 if self.window is None else max(start - self.window + 1, 0)
+            mask = block_mask(start, stop, first, self.window, query.device)
+            part = query[:, :, start - before : stop - before], key[:, :, first:stop], value[:, :, first:stop]
+            outputs.append(self.kernel(self.module, *part, mask, **self.kwargs)[0])
+        return torch.cat(outputs, dim=1)
 
 
 def block_mask(start: int, stop: int, first: int, window: int | None, device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
 from homerlm.model import attention
-from homerlm.model.attention import Attended
+from homerlm.model.attention import Attended, Fork
 from homerlm.model.shape import DecoderShape, window_of
 from homerlm.model.support import refuse_unsupported
 
@@ -93,18 +93,26 @@ class Decoder:
         return captured[0]
 
     def steps(
-        self, hidden: Tensor, position_ids: Tensor, first: int, last: int, *, finish: bool = True
+        self,
+        hidden: Tensor,
+        position_ids: Tensor,
+        first: int,
+        last: int,
+        *,
+        finish: bool = True,
+        fork: Fork | None = None,
     ) -> Iterator[LayerStep]:
         """Layers `[first, last)` one by one, with causal attention in index order and RoPE at `position_ids`
         (docs/method.md, "Running a chunk").
 
         hidden: (B, S, E); position_ids: (B, S). With `finish=False` the last layer stops once its queries and keys are
-        known, and its step has no hidden state. To be called inside `session()`.
+        known, and its step has no hidden state. `fork`: of tokens with two endings, each blind to the other. To be
+        called inside `session()`.
         """
         rotary = self._rotary(hidden, position_ids)
         for index in range(first, last):
             stop = not finish and index == last - 1 and not hasattr(self.layers[index], "_hf_hook")
-            step = self._step(index, hidden, position_ids, rotary, stop)
+            step = self._step(index, hidden, position_ids, rotary, stop, fork)
             if step.hidden is not None:
                 hidden = step.hidden
             yield step
@@ -137,7 +145,9 @@ class Decoder:
         bare = torch.equal(self.logits(hidden), head(self.norm(hidden)))
         return (lambda states: head(self.norm(states))) if bare else self.logits
 
-    def _step(self, index: int, hidden: Tensor, position_ids: Tensor, rotary: Any, stop: bool) -> LayerStep:
+    def _step(
+        self, index: int, hidden: Tensor, position_ids: Tensor, rotary: Any, stop: bool, fork: Fork | None
+    ) -> LayerStep:
         seen: list[Attended] = []
 
         def listen(attended: Attended) -> None:
@@ -147,7 +157,7 @@ class Decoder:
 
         layer_type = self.config.layer_types[index] if self._rotary_by_type else None
         output: Any = None
-        with attention.attending(listen, self.window(index)), suppress(_EnoughSeen):
+        with attention.attending(listen, self.window(index), fork=fork), suppress(_EnoughSeen):
             output = self.layers[index](
                 hidden,
                 attention_mask=None,
