@@ -137,6 +137,12 @@ class HomerConfig(_Settings):
                     "leave it out, or set rerank='now'"
                 )
 
+    @property
+    def candidate_pooling(self) -> int:
+        """Neighbours whose maximum counts where the candidates are chosen: twice as many as at the reranking, if one is
+        to follow."""
+        return self.pooling if self.rerank == "never" else 2 * self.pooling + 1
+
     @classmethod
     def paper(cls, **changes: Any) -> MergeConfig:
         """HOMER exactly (docs/method.md): calibrated logits of the last token, every token by itself, the merged cache
