@@ -253,7 +253,10 @@ def _unknown(config: type[Any], name: str) -> str:
         return f"{name} is called {new} now: set {new}"
     other = MergeConfig if config is HomerConfig else HomerConfig
     if name in other.__dataclass_fields__:
-        where = "HomerConfig.paper() (preset paper)" if other is MergeConfig else "HomerConfig() (preset default)"
-        return f"{name} is a setting of {where} and would have no effect here: leave it out"
+        where = "HomerConfig.paper()" if other is MergeConfig else "HomerConfig()"
+        return (
+            f"{name} ({flag(name)}) is a setting of {where} and would have no effect here: leave it out, or take that "
+            f"preset (--preset {other.preset})"
+        )
     known = ", ".join(setting.name for setting in fields(config))
     return f"{name} is not a setting of {config.__name__}; it has {known}"
