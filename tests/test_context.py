@@ -151,3 +151,33 @@ def test_forged_content_is_refused(saved, model, change, error):
     rewritten(saved, change)
     with pytest.raises(error):
         CompactContext.load(saved, model)
+
+
+class TestWeightsChangedInPlace:
+    """As by a LoRA that is merged: what was kept before belongs to another model, what is made then to this one."""
+
+    @pytest.fixture(params=[CONFIG, HomerConfig(max_chunk_len=30, target_len=24, pooling=3)], ids=["paper", "default"])
+    def homer(self, request):
+        return Homer(llama(), None, request.param)
+
+    @staticmethod
+    def change(homer):
+        homer.model.lm_head.weight.data.add_(1)
+
+    def test_a_context_made_after_it_carries_the_new_identity(self, homer, tmp_path):
+        before = homer.compress(*prompt())
+        self.change(homer)
+        after = homer.compress(*prompt())
+        again = homer.focus(after, prompt(seed=8)[2])
+        assert before.origin.model.weights != after.origin.model.weights == again.origin.model.weights
+        after.save(tmp_path / "c.homer")
+        assert CompactContext.load(tmp_path / "c.homer", homer.model).origin == after.origin
+
+    def test_one_made_before_it_is_refused(self, homer):
+        context = homer.compress(*prompt())
+        self.change(homer)
+        for use in (homer.focus, homer.exchange_suffix, homer.score):
+            with pytest.raises(MismatchError, match="weights"):
+                use(context, prompt(seed=8)[2])
+        with pytest.raises(MismatchError, match="weights"):
+            homer.generate(context, max_new_tokens=1)

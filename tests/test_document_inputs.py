@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from homerlm.documents import Inputs, expand_inputs, read_documents
+from homerlm.documents import Inputs, expand_inputs, read_documents, read_inputs
 from homerlm.errors import DocumentError
-from samples import docx_bytes, pdf_bytes, zip_bytes
+from samples import docx_bytes, encrypted_pdf, pdf_bytes, zip_bytes
 
 
 @pytest.fixture
@@ -128,3 +128,48 @@ def test_inputs_that_stand_for_nothing_are_refused(folder: Path):
         with pytest.raises(DocumentError, match=reason) as caught:
             expand_inputs([folder / "b.txt", folder / path])
         assert path in str(caught.value)
+
+
+class TestUnreadable:
+    """What seems readable by its head and is not: damaged, encrypted, without text."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        content = {"a.txt": b"ay", "broken.pdf": b"%PDF-1.7 and no more", "locked.pdf": encrypted_pdf("user")}
+        (tmp_path / "docs").mkdir()
+        for name, data in {**content, "blank.txt": b" \n", "z.txt": b"zed"}.items():
+            (tmp_path / "docs" / name).write_bytes(data)
+        return tmp_path / "docs"
+
+    @pytest.mark.parametrize("pattern", ["", "*", "**/*"])
+    def test_one_among_others_is_skipped_and_told(self, folder: Path, pattern: str):
+        text, read = read_inputs(expand_inputs([folder / pattern]))
+        assert text == "# a.txt\n\nay\n\n# z.txt\n\nzed"
+        assert names(read, folder) == ["a.txt", "z.txt"]
+        found = reasons(read, folder)
+        assert list(found) == ["blank.txt", "broken.pdf", "locked.pdf"]
+        assert found["broken.pdf"].startswith("is damaged or is not a PDF")
+        assert found["locked.pdf"] == "is encrypted; give its password with --password"
+
+    def test_a_password_opens_what_takes_one(self, folder: Path):
+        text, read = read_inputs(expand_inputs([folder]), password="user")
+        assert "The secret is 42." in text
+        assert list(reasons(read, folder)) == ["blank.txt", "broken.pdf"]
+
+    def test_the_only_readable_one_has_no_heading(self, folder: Path):
+        (folder / "z.txt").unlink()
+        assert read_inputs(expand_inputs([folder]))[0] == "ay"
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_a_file_that_was_named_is_refused(self, folder: Path, before: bool):
+        given = [folder / "broken.pdf", folder]
+        with pytest.raises(DocumentError, match=r"broken\.pdf: is damaged"):
+            read_inputs(expand_inputs(given if before else given[::-1]))
+
+    def test_nothing_but_unreadable_files_is_refused_with_the_reasons(self, folder: Path):
+        for name in ("a.txt", "z.txt"):
+            (folder / name).unlink()
+        with pytest.raises(DocumentError) as caught:
+            read_inputs(expand_inputs([folder]))
+        for part in ("broken.pdf: is damaged", "locked.pdf: is encrypted", "blank.txt: holds no text"):
+            assert part in str(caught.value)

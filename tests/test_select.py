@@ -378,15 +378,16 @@ class TestSurprisal:
         for (span,), scores in chunks:
             torch.testing.assert_close(scores, self.expected(model, ids, span, plan.lead), atol=1e-4, rtol=1e-4)
 
-    def test_both_count_a_token_by_the_mean_of_its_ranks(self, model):
+    @pytest.mark.parametrize(("rerank", "neighbours"), [("later", 7), ("never", 3)])
+    def test_both_count_a_token_by_the_mean_of_its_ranks(self, model, rerank, neighbours):
         ids = prompt(context=900)
-        homer = Homer(model, None, HomerConfig(**self.SIZES, chosen_by="both", rerank="later"))
+        homer = Homer(model, None, HomerConfig(**self.SIZES, chosen_by="both", rerank=rerank))
         plan, chunks = self.scores(homer, ids)
         ((start, stop),), scores = chunks[2]
         first = start - plan.lead
         chunk = torch.cat([ids[0], ids[1][:, first:stop], ids[2]], dim=1)
         other = llama(max_position_embeddings=1024, attn_implementation="eager")
-        asked = pool(literal_scores(other, chunk)[:, P + plan.lead : -S], 7)
+        asked = pool(literal_scores(other, chunk)[:, P + plan.lead : -S], neighbours)
         surprise = self.expected(model, ids, (start, stop), plan.lead)
         ranks = [t.argsort(stable=True).argsort() / (stop - start) for t in (surprise, asked)]
         assert (ranks[0] - ranks[1]).abs().mean() > 0.2

@@ -137,6 +137,12 @@ class HomerConfig(_Settings):
                     "leave it out, or set rerank='now'"
                 )
 
+    @property
+    def candidate_pooling(self) -> int:
+        """Neighbours whose maximum counts where the candidates are chosen: twice as many as at the reranking, if one is
+        to follow."""
+        return self.pooling if self.rerank == "never" else 2 * self.pooling + 1
+
     @classmethod
     def paper(cls, **changes: Any) -> MergeConfig:
         """HOMER exactly (docs/method.md): calibrated logits of the last token, every token by itself, the merged cache
@@ -247,7 +253,10 @@ def _unknown(config: type[Any], name: str) -> str:
         return f"{name} is called {new} now: set {new}"
     other = MergeConfig if config is HomerConfig else HomerConfig
     if name in other.__dataclass_fields__:
-        where = "HomerConfig.paper() (preset paper)" if other is MergeConfig else "HomerConfig() (preset default)"
-        return f"{name} is a setting of {where} and would have no effect here: leave it out"
+        where = "HomerConfig.paper()" if other is MergeConfig else "HomerConfig()"
+        return (
+            f"{name} ({flag(name)}) is a setting of {where} and would have no effect here: leave it out, or take that "
+            f"preset (--preset {other.preset})"
+        )
     known = ", ".join(setting.name for setting in fields(config))
     return f"{name} is not a setting of {config.__name__}; it has {known}"

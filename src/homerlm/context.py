@@ -30,6 +30,11 @@ class Origin:
     tokenizer: str | None
     settings: dict[str, Any]
 
+    @classmethod
+    def now(cls, model: PreTrainedModel, tokenizer: str | None, settings: dict[str, Any]) -> Origin:
+        """With the model's weights as they are at this moment: a merged LoRA changes them in place."""
+        return cls(ModelIdentity.of(model), tokenizer, settings)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CompactContext:

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,14 +249,14 @@ class Homer:
         return AnswerStream(asking, observer)
 
     def check_context(self, context: CompactContext) -> None:
-        """Raise `MismatchError` for a context that another model made, `InputError` for what is none."""
+        """Raise `MismatchError` for a context that another model made, or this one before its weights changed,
+        `InputError` for what is none."""
         if not isinstance(context, CompactContext):
             raise InputError(f"context is {type(context).__name__}; it must be a CompactContext")
-        if context.model_config is not self.decoder.config:
-            context.check_model(ModelIdentity.of(self.model))
+        context.check_model(ModelIdentity.of(self.model))
 
     def _method(self) -> Method:
-        origin = Origin(ModelIdentity.of(self.model), tokenizer_fingerprint(self.tokenizer), self.config.to_dict())
+        origin = partial(Origin.now, self.model, tokenizer_fingerprint(self.tokenizer), self.config.to_dict())
         if isinstance(self.config, MergeConfig):
             return Merge.on(self.decoder, self.config, origin)
         return Select.on(self.decoder, self.config, origin, self.tokenizer)

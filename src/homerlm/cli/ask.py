@@ -85,13 +85,15 @@ def ask(
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     _check(context, save, html, calibration, settings)
     options = template_options(template_option or [], chat)
-    files, skipped = inputs.expand(paths) if paths else ([], [])
+    found = inputs.expand(paths) if paths else None
+    files = found.files if found else ()
     check_outputs({"--save": save, "--html": html}, [*files, context, calibration, model], force=force)
     check_device(device)
+    document, found = inputs.read(found, password) if found else ("", None)
+    skipped = inputs.described(found)
     if not quiet:
         for line in inputs.shortened(skipped):
             err.print(f"skipped {line}", style="dim", markup=False, soft_wrap=True)
-    document = inputs.read(files, password) if files else ""
     silent = quiet or as_json
     homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
     shown: list[str] = []
@@ -123,7 +125,7 @@ def ask(
     if html:
         from homerlm.cli.page import render, write_page
 
-        names = inputs.names(files)
+        names = inputs.names(found.files if found else ())
         write_page(html, render(homer.tokenizer, document, names, question, answer, bar.trace))
     if as_json:
         print_json(_record(answer, homer, show_kept) | _files(save, html, skipped))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from homerlm.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from homerlm.documents import Inputs
 
 _FILE_NAME = re.compile(r"\S*[/\\*]\S*|\S+\.[A-Za-z]\w{0,4}")  # one word with a folder, a star or an extension
 
@@ -33,24 +36,24 @@ def split(given: Sequence[str], question: str | None, *, has_context: bool) -> t
     return files, question
 
 
-def expand(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files that paths, folders and globs stand for, and what was skipped and why, a line each."""
+def expand(paths: Sequence[str]) -> Inputs:
+    """The files that paths, folders and globs stand for, and what was skipped and why. Raises `DocumentError`."""
     from homerlm.documents import expand_inputs
 
-    found = expand_inputs(paths)
-    return [str(file) for file in found.files], described(found.skipped)
+    return expand_inputs(paths)
 
 
-def read(files: Sequence[str], password: str | None) -> str:
-    """The files' text. Raises `DocumentError`."""
-    from homerlm.documents.reading import read_documents
+def read(found: Inputs, password: str | None) -> tuple[str, Inputs]:
+    """Their text, and the inputs as they were read: files in folders that cannot be read are skipped. Raises
+    `DocumentError`."""
+    from homerlm.documents import read_inputs
 
-    return read_documents(files, **({} if password is None else {"password": password}))
+    return read_inputs(found, password=password)
 
 
-def described(skipped: Iterable[Any]) -> list[str]:
-    """A line for each file or folder that is left out: its path and why."""
-    return [f"{item.path}: {item.reason}" for item in skipped]
+def described(found: Inputs | None) -> list[str]:
+    """A line for each file or folder that was left out: its path and why."""
+    return [f"{item.path}: {item.reason}" for item in found.skipped] if found else []
 
 
 def shortened(lines: list[str]) -> list[str]:
@@ -59,8 +62,9 @@ def shortened(lines: list[str]) -> list[str]:
     return [*lines[:_MAX_SKIPPED], f"{more:,} more (all of them with --json)"] if more > 0 else lines
 
 
-def names(files: Sequence[str]) -> list[str]:
+def names(paths: Sequence[str | Path]) -> list[str]:
     """Names of documents for people: without their folders where that tells them apart."""
+    files = list(map(str, paths))
     shown = ["standard input" if file == "-" else Path(file).name for file in files]
     return shown if len(set(shown)) == len(shown) else ["standard input" if file == "-" else file for file in files]
 

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import Field, fields
+from dataclasses import Field
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -15,20 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from homerlm.cli.errors import UsageError
-from homerlm.config import HomerConfig, MergeConfig, flag
-from homerlm.errors import ConfigError
+from homerlm.config import PRESETS, HomerConfig, flag, kind_of, public_fields
 
-
-class Preset(StrEnum):
-    default = "default"
-    paper = "paper"
-
-
-# For each preset the class whose fields are its settings, and what builds it from those that are given.
-PRESETS: dict[Preset, tuple[type, Callable[..., Any]]] = {
-    Preset.default: (HomerConfig, HomerConfig),
-    Preset.paper: (MergeConfig, MergeConfig),
-}
 PRESET_HELP = "default answers best; paper is the published method exactly."
 PANEL = "HOMER"
 
@@ -80,13 +68,12 @@ def template_options(given: Iterable[str], chat: bool | None) -> dict[str, Any]:
     return {"template_options": options} if options else {}
 
 
-def config_fields(classes: Iterable[type]) -> dict[str, list[Field[Any]]]:
-    """The settings of some configs by name, each with its field in every config that has it."""
+def config_fields() -> dict[str, list[Field[Any]]]:
+    """The presets' settings by name, each with its field in every preset that has it."""
     found: dict[str, list[Field[Any]]] = {}
-    for config in dict.fromkeys(classes):
-        for field in fields(config):
-            if "help" in field.metadata:
-                found.setdefault(field.name, []).append(field)
+    for config in PRESETS.values():
+        for setting in public_fields(config):
+            found.setdefault(setting.name, []).append(setting)
     return found
 
 
@@ -95,19 +82,19 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
 
     `settings` is the chosen preset with the options that were given, without calibration.
     """
-    settings = config_fields(config for config, _ in PRESETS.values())
+    settings = config_fields()
 
     @wraps(command)
     def wrapper(**given: Any) -> None:
         preset = given.pop("preset")
         changes = {name: value for name in settings if (value := given.pop(name)) is not None}
         changes = {name: str(value) if isinstance(value, StrEnum) else value for name, value in changes.items()}
-        command(**given, settings=build_config(preset, changes))
+        command(**given, settings=PRESETS[preset](**changes))
 
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     del parameters["settings"]
-    preset = Annotated[Preset, typer.Option(help=PRESET_HELP, rich_help_panel=PANEL)]
-    parameters["preset"] = _parameter("preset", preset, Preset.default)
+    option = typer.Option(help=PRESET_HELP, rich_help_panel=PANEL)
+    parameters["preset"] = _parameter("preset", Annotated[_choice("Preset", PRESETS), option], HomerConfig.preset)
     for name, found in settings.items():
         option = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False)
         parameters[name] = _parameter(name, Annotated[_type(found) | None, option], None)
@@ -116,27 +103,18 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def build_config(preset: Preset, changes: dict[str, Any]) -> Any:
-    """The preset's config with the settings that were given; raises `ConfigError` for one that it does not have."""
-    config, build = PRESETS[preset]
-    if unknown := [name for name in changes if name not in config_fields([config])]:
-        others = " or ".join(p for p, (other, _) in PRESETS.items() if unknown[0] in config_fields([other]))
-        raise ConfigError(
-            f"{unknown[0]} is {changes[unknown[0]]!r}; preset {preset} has no such setting, {others} has: "
-            f"leave out {flag(unknown[0])}, or set --preset {others}"
-        )
-    return build(**changes)
-
-
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
 def _type(found: list[Field[Any]]) -> Any:
     """The option's type; the choices are those of all presets, and the chosen one refuses what is not its own."""
-    if choices := dict.fromkeys(name for field in found for name in field.metadata.get("choices") or ()):
-        return StrEnum(found[0].name, {name: name for name in choices})
-    return next(kind for kind in (bool, float, int, str) if kind.__name__ in str(found[0].type))
+    choices = [name for field in found for name in field.metadata.get("choices") or ()]
+    return _choice(found[0].name, choices) if choices else kind_of(found[0])
+
+
+def _choice(name: str, choices: Iterable[str]) -> Any:
+    return StrEnum(name, {choice: choice for choice in choices})
 
 
 def _help(found: list[Field[Any]]) -> str:

@@ -2,6 +2,15 @@
 
 from homerlm.documents.charsets import SUPPORTED
 from homerlm.documents.inputs import Inputs, Skipped, expand_inputs
-from homerlm.documents.reading import read_bytes, read_document, read_documents
+from homerlm.documents.reading import read_bytes, read_document, read_documents, read_inputs
 
-__all__ = ["SUPPORTED", "Inputs", "Skipped", "expand_inputs", "read_bytes", "read_document", "read_documents"]
+__all__ = [
+    "SUPPORTED",
+    "Inputs",
+    "Skipped",
+    "expand_inputs",
+    "read_bytes",
+    "read_document",
+    "read_documents",
+    "read_inputs",
+]

@@ -23,10 +23,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files to read, in the order that they were named in, sorted within a folder or pattern; and what is left out."""
+    """Files to read, in the order that they were named in, sorted within a folder or pattern; what is left out; and
+    those of the files that nobody named on their own."""
 
     files: tuple[Path, ...]
     skipped: tuple[Skipped, ...]
+    found: frozenset[Path] = frozenset()
 
 
 def expand_inputs(paths: Sequence[str | Path]) -> Inputs:
@@ -36,11 +38,14 @@ def expand_inputs(paths: Sequence[str | Path]) -> Inputs:
     Links to folders are not followed. Raises `DocumentError` for an input that stands for nothing.
     """
     files: dict[str, Path] = {}  # by real path: no file is read twice
+    named: set[str] = set()
     skipped: dict[Path, Skipped] = {}
     for path in paths:
         found = dict.fromkeys(_expanded(path))  # a pattern can match a folder, and again the files in it
         if not any(isinstance(item, Path) for item in found):
             raise DocumentError(_nothing_in(path, [item for item in found if isinstance(item, Skipped)]))
+        if _is_named(path):
+            named.add(os.path.realpath(path))
         for item in found:
             if isinstance(item, Skipped):
                 skipped.setdefault(item.path, item)
@@ -48,21 +53,29 @@ def expand_inputs(paths: Sequence[str | Path]) -> Inputs:
                 skipped.setdefault(item, Skipped(item, "named before"))
             else:
                 files[real] = item
-    return Inputs(tuple(files.values()), tuple(skipped.values()))
+    unnamed = frozenset(item for real, item in files.items() if real not in named)
+    return Inputs(tuple(files.values()), tuple(skipped.values()), unnamed)
+
+
+def first_reasons(skipped: Sequence[Skipped]) -> str:
+    """The first few files that are left out, and why."""
+    return ", ".join([f"{item.path.name}: {item.reason}" for item in skipped[:3]] + ["..."] * (len(skipped) > 3))
 
 
 def _nothing_in(path: str | Path, skipped: list[Skipped]) -> str:
-    reasons = [f"{item.path.name}: {item.reason}" for item in skipped[:3]] + ["..."] * (len(skipped) > 3)
-    return f"{path}: holds no readable file ({', '.join(reasons) or 'it is empty'}); name other files"
+    return f"{path}: holds no readable file ({first_reasons(skipped) or 'it is empty'}); name other files"
+
+
+def _is_named(path: str | Path) -> bool:
+    """Whether a file is named itself, and not by its folder or a pattern."""
+    return str(path) == "-" or (os.path.lexists(path) and not Path(path).is_dir())
 
 
 def _expanded(path: str | Path) -> Iterator[Path | Skipped]:
-    if str(path) == "-":
+    if _is_named(path):
         yield Path(path)
     elif Path(path).is_dir():
         yield from _in_folder(Path(path))
-    elif os.path.lexists(path):
-        yield Path(path)
     elif matches := sorted(glob(str(path), recursive=True)):
         for match in map(Path, matches):
             yield from _in_folder(match) if match.is_dir() else [_judged(match)]

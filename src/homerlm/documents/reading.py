@@ -16,6 +16,7 @@ from homerlm.documents.charsets import decode_text, join_surrogates
 from homerlm.documents.epub import read_epub
 from homerlm.documents.formats import REFUSED, identify
 from homerlm.documents.html import read_html
+from homerlm.documents.inputs import Inputs, Skipped, first_reasons
 from homerlm.documents.mail import read_mail
 from homerlm.documents.notebook import read_notebook
 from homerlm.documents.office import read_docx, read_pptx, read_xlsx
@@ -60,13 +61,33 @@ def read_documents(paths: Sequence[str | Path], *, password: str | None = None) 
     """
     if not paths:
         raise DocumentError("documents: none was given; name at least one file, or - for standard input")
-    if len(paths) == 1:
-        return read_document(paths[0], password=password)
-    names = [_display_name(path) for path in paths]
-    short = [Path(name).name for name in names]
-    headings = names if len(set(short)) < len(short) else short  # two files of one name need their folders
-    texts = _read_all((_Source.open(path) for path in paths), password)
-    return "\n\n".join(f"# {heading}\n\n{text.strip(chr(10))}" for heading, text in zip(headings, texts, strict=True))
+    return _joined(paths, _read_all((_Source.open(path) for path in paths), password))
+
+
+def read_inputs(inputs: Inputs, *, password: str | None = None) -> tuple[str, Inputs]:
+    """Text of a command's inputs, as `read_documents` gives it, and the inputs as they were read: files that a folder
+    or pattern stood for and that cannot be read are among the skipped ones.
+
+    password: of those that are encrypted PDFs. Raises `DocumentError` for a file that was named itself, and where
+    nothing could be read.
+    """
+    texts: dict[Path, str] = {}
+    unread: list[Skipped] = []
+    kinds: set[str] = set()
+    for path in inputs.files:
+        try:
+            source = _Source.open(path)
+            kinds.add(source.kind)
+            texts[path] = source.text(password)
+        except DocumentError as error:
+            if path not in inputs.found:
+                raise
+            unread.append(Skipped(path, str(error).removeprefix(f"{_display_name(path)}: ")))
+    if not texts:
+        raise DocumentError(f"documents: none could be read ({first_reasons(unread)}); name other files")
+    _check_password(password, kinds)
+    read = Inputs(tuple(texts), (*inputs.skipped, *unread), inputs.found.intersection(texts))
+    return _joined(read.files, list(texts.values())), read
 
 
 @dataclass(frozen=True)
@@ -106,9 +127,23 @@ def _read_all(sources: Iterable[_Source], password: str | None) -> list[str]:
     for source in sources:
         texts.append(source.text(password))
         kinds.add(source.kind)
+    _check_password(password, kinds)
+    return texts
+
+
+def _check_password(password: str | None, kinds: set[str]) -> None:
     if password is not None and ".pdf" not in kinds:
         raise DocumentError("--password: is given, but only PDFs take one, and none was named; leave it out")
-    return texts
+
+
+def _joined(paths: Sequence[str | Path], texts: Sequence[str]) -> str:
+    """The texts under their files' names; a single one as it is."""
+    if len(texts) == 1:
+        return texts[0]
+    names = [_display_name(path) for path in paths]
+    short = [Path(name).name for name in names]
+    headings = names if len(set(short)) < len(short) else short  # two files of one name need their folders
+    return "\n\n".join(f"# {heading}\n\n{text.strip(chr(10))}" for heading, text in zip(headings, texts, strict=True))
 
 
 def _display_name(path: str | Path) -> str:

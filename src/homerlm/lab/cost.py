@@ -42,8 +42,8 @@ def cost_of(reader: Reader, shape: Shape, prompt: PromptIds, kept: int | None = 
     passes = list(plan.passes)
     planned = plan.cache_len
     kept = planned if kept is None else kept
-    schedule = getattr(plan, "schedule", None)  # of a tree, which carries keys and values up
-    carried = 0 if schedule is None else schedule.peak_kv_tokens
+    carried = max((plan.kv_during(run) for run in passes if run.kind != "read"), default=0)
+    schedule = getattr(plan, "schedule", None)  # of a tree, which appendix A is about
     return Cost(
         flops_of(shape, with_kept(passes, planned, kept)),
         max(carried, kept * shape.layers) * shape.kv_bytes,

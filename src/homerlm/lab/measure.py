@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import torch
 from torch.profiler import ProfilerActivity
-from torch.profiler import profile as torch_profile
 from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
@@ -22,6 +21,7 @@ from homerlm.lab.cost import bench_reader, cost_of, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import Shape
 from homerlm.lab.methods import Method
+from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.rates import Rates, measure_rates
 from homerlm.lab.readers import Reader
 from homerlm.model.memory import PeakMemory, out_of_memory_explained
@@ -130,7 +130,7 @@ def peak_of_tensors(work: Callable[[], object]) -> int:
     Unlike the resident set it repeats to the byte: memory that the process kept for later, or that libraries took by
     themselves, is not in it. Recording slows the work by a few percent, and itself takes memory.
     """
-    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with quiet_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
     recorder: Any = recorded.profiler
     events = [event for event in recorder.kineto_results.events() if event.name() == "[memory]"]

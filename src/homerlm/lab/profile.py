@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
-from torch.profiler import profile as torch_profile
 from transformers import PreTrainedModel
 
 from homerlm.lab.case import WARM_UP_LEN, Case
@@ -27,6 +26,7 @@ from homerlm.lab.cost import bench_reader, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import attention_linears
 from homerlm.lab.methods import Method
+from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.readers import Reader
 from homerlm.model.decoder import Decoder
 from homerlm.model.memory import out_of_memory_explained
@@ -93,7 +93,7 @@ def profile_once(reader: Reader, prompt: PromptIds) -> dict[str, float]:
     torch's own kernel in both cases."""
     model = reader.model
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])]
-    with parts_recorded(model), Decoder(model).watched(), torch_profile(activities=activities) as seen:  # noqa: SIM117
+    with parts_recorded(model), Decoder(model).watched(), quiet_profile(activities=activities) as seen:  # noqa: SIM117
         with record_function(REST):  # closed before the profiler is
             reader.read(prompt, 0).prefill()
             if model.device.type != "cpu":

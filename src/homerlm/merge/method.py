@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,15 +22,16 @@ from homerlm.suffix import exchange_suffix
 
 @dataclass(frozen=True)
 class Merge:
-    """The paper's method on one model. bias: (L, distances) of the calibration, None where the score needs none."""
+    """The paper's method on one model. bias: (L, distances) of the calibration, None where the score needs none;
+    origin: that of a context made now."""
 
     decoder: Decoder
     config: MergeConfig
-    origin: Origin
+    origin: Callable[[], Origin]
     bias: Tensor | None
 
     @classmethod
-    def on(cls, decoder: Decoder, config: MergeConfig, origin: Origin) -> Merge:
+    def on(cls, decoder: Decoder, config: MergeConfig, origin: Callable[[], Origin]) -> Merge:
         """Raises `ConfigError` for settings that do not fit the model, or a score without its calibration."""
         return cls(decoder, config, origin, _bias(decoder, config, MergeLengths.of(config, decoder.shape)))
 
@@ -59,7 +61,7 @@ class Merge:
             suffix_len=plan.suffix_len,
             prompt_len=plan.prompt_len,
             model_config=self.decoder.config,
-            origin=self.origin,
+            origin=self.origin(),
         )
 
     def ask_again(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:

@@ -7,7 +7,7 @@ replaces by a ranking (docs/how-it-works.md, docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,16 +30,23 @@ from homerlm.suffix import exchange_suffix
 
 @dataclass(frozen=True)
 class Select:
-    """The default method on one model. Sentences are known where there is a tokenizer."""
+    """The default method on one model. Sentences are known where there is a tokenizer.
+
+    origin: that of a context made now.
+    """
 
     decoder: Decoder
     config: HomerConfig
-    origin: Origin
+    origin: Callable[[], Origin]
     tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
     def on(
-        cls, decoder: Decoder, config: HomerConfig, origin: Origin, tokenizer: PreTrainedTokenizerBase | None
+        cls,
+        decoder: Decoder,
+        config: HomerConfig,
+        origin: Callable[[], Origin],
+        tokenizer: PreTrainedTokenizerBase | None,
     ) -> Select:
         """Raises `ConfigError` for settings that do not fit the model."""
         lengths(config, decoder.shape, 0, 0, 0)
@@ -149,7 +156,7 @@ class Select:
             suffix_len=plan.suffix_len,
             prompt_len=plan.prompt_len,
             model_config=decoder.config,
-            origin=self.origin,
+            origin=self.origin(),
         )
 
     def _focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:

@@ -20,12 +20,11 @@ class Ranking:
     sentences: Sentences | None
 
     def candidates(self, scores: Tensor, context_ids: Tensor, count: int) -> Tensor:
-        """Ascending indices (B, count) of a document's best tokens, by scores (B, C) of all of them. A candidate brings
-        twice as many neighbours along as after the reranking; surprisal is an average over neighbours already."""
+        """Ascending indices (B, count) of a document's best tokens, by scores (B, C) of all of them. Surprisal
+        is an average over neighbours already."""
         if self.config.chosen_by == "attention":
-            wide = self.config.pooling if self.config.rerank == "never" else 2 * self.config.pooling + 1
             places = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
-            scores = self._significance(scores, context_ids, places, wide)
+            scores = self._significance(scores, context_ids, places, self.config.candidate_pooling)
         return top_tokens(scores, count)
 
     def best(self, scores: Tensor, candidate_ids: Tensor, places: Tensor, room: int) -> Tensor:

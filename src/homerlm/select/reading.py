@@ -68,7 +68,7 @@ class Reading:
         scores = surprisal(self.decoder, ids, hidden, context)
         if not plan.by_attention:
             return scores
-        attention = pool(scorer.total[:, context], 2 * plan.config.pooling + 1)
+        attention = pool(scorer.total[:, context], plan.config.candidate_pooling)
         return (ranks(scores) + ranks(attention)) / 2
 
     def _ids(self, start: int, stop: int) -> Tensor:
