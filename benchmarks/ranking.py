@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from homerlm import Homer, load_model
+from homerlm import Homer, HomerConfig, load_model
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.needle import Needle
 from homerlm.lab.questions import token_spots
@@ -31,6 +31,9 @@ from homerlm.select.method import Select
 from homerlm.select.reading import Reading
 
 KINDS = ("single", "keys", "single-uuid", "values")
+FORMER = HomerConfig(
+    scoring_layers="middle", score="mean_square", contrast="none", unit="neighbours"
+)  # the default then
 CHECKS = ("tournament", "flat")
 
 
@@ -76,8 +79,8 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
     suffix = Text(f"\n\n{question.text} {question.answer_start}")
     ids = encode(tokenizer, Text(f"{sample.instruction}\n\n"), sample.document, suffix)
     asked = torch.tensor(token_spots(tokenizer, sample.document, question.expected, 0))
-    plan = method.plan(ids.prefix.shape[1], ids.context.shape[1], ids.suffix.shape[1])
-    reading = Reading(homer.decoder, plan, ids.prefix, ids.context, ids.suffix)
+    plan = method.plan(*ids.lengths)
+    reading = Reading(homer.decoder, plan, ids)
     count = plan.candidates - plan.prefix_len - plan.suffix_len
     with homer.decoder.session():
         scores = [new for _, new in reading.chunks()]
@@ -111,7 +114,7 @@ def main() -> None:
     records = options.output / "records.jsonl"
     known = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
     done = {(r["kind"], r["length"], r["sample"], r["seed"]) for r in known}
-    homer = Homer(*load_model())
+    homer = Homer(*load_model(), FORMER)
     cells = [
         (kind, int(length), index)
         for index in range(options.samples)

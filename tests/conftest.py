@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HOMERLM_AUTO_PROFILE"] = "0"  # tiny random models know nothing
 
 import pytest
 

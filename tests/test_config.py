@@ -131,7 +131,7 @@ def test_settings_are_read_from_text():
             parse_settings(preset, texts)
 
 
-def test_to_dict_holds_every_setting_but_the_calibration():
+def test_to_dict_holds_every_setting_but_what_was_measured():
     for config in (HomerConfig(), HomerConfig.paper()):
-        names = {field.name for field in dataclasses.fields(config)} - {"calibration"}
+        names = {field.name for field in dataclasses.fields(config)} - {"calibration", "profile"}
         assert set(config.to_dict()) == names | {"preset"}

@@ -9,6 +9,7 @@ import families
 from homerlm import Homer, HomerConfig
 from homerlm.config import MergeConfig
 from homerlm.errors import InputError, ScheduleError
+from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import pool
 from homerlm.score.surprisal import NEIGHBOURS
 from homerlm.select.method import Select
@@ -34,9 +35,9 @@ def homer_of(model, **changes):
 
 @torch.no_grad()
 def literal_scores(model, ids, layers=(5,)):
-    """(B, S) mean square of the question's attention, the maximum over heads, by the model's own weights."""
+    """(B, S) maximum of the question's attention over its tokens and all heads, by the model's own weights."""
     weights = model(ids, output_attentions=True).attentions
-    return sum(weights[layer][:, :, -S:].amax(1).square().mean(1) for layer in layers)
+    return sum(weights[layer][:, :, -S:].amax((1, 2)) for layer in layers)
 
 
 def literal(model, ids, target, min_share=0.1):
@@ -173,14 +174,14 @@ def test_what_fits_the_target_is_read_as_it_is(model, length):
 
 def test_both_halves_of_a_document_compete(model):
     """All that matters is in one half: a tree that keeps as much of each half would keep half of it."""
-    ranking = Ranking(HomerConfig(pooling=1, sentence_weight=0.0, rerank="never"), None)
+    ranking = Ranking(HomerConfig(pooling=1, unit="neighbours", sentence_weight=0.0, rerank="never"), None)
     scores = torch.zeros(1, 100)
     scores[0, 60:90] = 1.0
     assert ranking.candidates(scores, torch.zeros(1, 100, dtype=torch.long), 30)[0].tolist() == list(range(60, 90))
 
 
 def test_neighbours_reach_over_the_ends_of_chunks():
-    ranking = Ranking(HomerConfig(pooling=3, sentence_weight=0.0, rerank="never"), None)
+    ranking = Ranking(HomerConfig(pooling=3, unit="neighbours", sentence_weight=0.0, rerank="never"), None)
     scores = torch.zeros(1, 40)
     scores[0, 20] = 1.0  # the first token of a second chunk
     assert ranking.candidates(scores, torch.zeros(1, 40, dtype=torch.long), 3)[0].tolist() == [19, 20, 21]
@@ -368,7 +369,7 @@ class TestSurprisal:
         assert isinstance(homer.method, Select)
         plan = homer.plan(*(part.shape[1] for part in ids))
         with homer.decoder.session():
-            return plan, list(Reading(homer.decoder, plan, *ids).chunks())
+            return plan, list(Reading(homer.decoder, plan, PromptIds(*ids)).chunks())
 
     @pytest.mark.parametrize("batch", [1, 2])
     def test_each_chunk_is_scored_by_the_models_own_surprise(self, model, batch):

@@ -44,10 +44,13 @@ class Reader(Protocol):
         context_ids: Tensor,
         suffix_ids: Tensor,
         *,
+        neutral_ids: Tensor | None = None,
         observer: Observer | None = None,
         cancel: threading.Event | None = None,
     ) -> CompactContext: ...
-    def focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext: ...
+    def focus(
+        self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None
+    ) -> CompactContext: ...
     def generate(
         self, context: CompactContext, *, cancel: threading.Event | None = None, **settings: Any
     ) -> Tensor: ...
@@ -123,8 +126,8 @@ class Asking:
                 source, read = document, 0
             context = source
             if self.reuse or not isinstance(document, str):
-                suffix = prompt.token_ids(tokenizer, affixes[1])
-                context, read = self.homer.focus(source, suffix), read + suffix.shape[1]
+                suffix, neutral = (prompt.token_ids(tokenizer, text) for text in (affixes[1], self.neutral()))
+                context, read = self.homer.focus(source, suffix, neutral), read + suffix.shape[1]
             compressed = time.perf_counter()
             settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens} | self.settings
             if on_text is not None:
@@ -156,8 +159,12 @@ class Asking:
         """The document compressed for this question between its affixes, or, with `reuse`, for others too."""
         if self.reuse:
             broad = self._affixes(f"{self.question} {prompt.NEUTRAL_QUESTION}", "")
-            return compressed(self.homer.for_later(), document, broad, observer, cancel)
-        return compressed(self.homer, document, affixes, observer, cancel)
+            return compressed(self.homer.for_later(), document, broad, self.neutral(), observer, cancel)
+        return compressed(self.homer, document, affixes, self.neutral(), observer, cancel)
+
+    def neutral(self) -> prompt.Text:
+        """The part after the document of a question that asks for nothing, in this one's format."""
+        return prompt.neutral(_tokenizer(self.homer), chat=self.chat, template_options=self.template_options)
 
     def _affixes(self, question: str, answer_start: str) -> tuple[prompt.Text, prompt.Text]:
         return prompt.affixes(
@@ -174,12 +181,15 @@ def compressed(
     homer: Reader,
     document: str,
     affixes: tuple[prompt.Text, prompt.Text],
+    neutral: prompt.Text,
     observer: Observer | None,
     cancel: threading.Event | None,
 ) -> CompactContext:
     """A document's text compressed between its affixes."""
-    ids = prompt.encode(_tokenizer(homer), affixes[0], document, affixes[1])
-    return homer.compress(ids.prefix, ids.context, ids.suffix, observer=observer, cancel=cancel)
+    ids = prompt.encode(_tokenizer(homer), affixes[0], document, affixes[1], neutral)
+    return homer.compress(
+        ids.prefix, ids.context, ids.suffix, neutral_ids=ids.neutral, observer=observer, cancel=cancel
+    )
 
 
 class AnswerStream(Iterator[str]):

@@ -14,6 +14,7 @@ from homerlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from homerlm.score.calibration import Calibration
+    from homerlm.score.profile import Profile
 
 SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "logit", "random")
 RENAMED = {
@@ -85,23 +86,36 @@ class HomerConfig(_Settings):
         choices=("attention", "surprisal", "both"),
     )
     score: str = _setting(
-        "mean_square", "How tokens are scored.", choices=tuple(n for n in SCORE_NAMES if n != "calibrated_logit")
+        "peak_softmax", "How tokens are scored.", choices=tuple(n for n in SCORE_NAMES if n != "calibrated_logit")
     )
     scoring_layers: str = _setting(
-        "middle",
-        "Layers whose scores are summed: those just above the model's middle, its upper half, or all. Layers whose "
-        "attention does not reach over the whole chunk never score.",
-        choices=("middle", "upper_half", "all"),
+        "profile",
+        "What scores the tokens: the heads of the model's profile (`homer profile`), or all heads of the layers just "
+        "above its middle, of its upper half, or of all layers. Layers whose attention does not reach over the whole "
+        "chunk never score; without a profile the middle does.",
+        choices=("profile", "middle", "upper_half", "all"),
+    )
+    contrast: str = _setting(
+        "neutral",
+        "What is taken off a token's score: what a neutral question gives it, or nothing. Needs a tokenizer.",
+        choices=("neutral", "none"),
+    )
+    unit: str = _setting(
+        "sentence",
+        "What is kept or dropped as a whole: sentences (long ones and code in parts), or tokens with their neighbours. "
+        "Sentences need a tokenizer.",
+        choices=("sentence", "neighbours"),
     )
     pooling: int = _setting(
         31,
-        "Scores are the maximum over so many neighbours (odd), 1 for none; before the reranking, over twice as many.",
+        "Where neighbours are the unit: scores are the maximum over so many of them (odd), 1 for none; before the "
+        "reranking, over twice as many.",
         low=1,
     )
     sentence_weight: float = _share(
         0.3,
-        "Share of a match's score that goes to the rest of its sentence, so that a strong match keeps all of it; 0 "
-        "for none. Needs a tokenizer.",
+        "Where neighbours are the unit: share of a match's score that goes to the rest of its sentence; 0 for none. "
+        "Needs a tokenizer.",
         zero=True,
     )
     rerank: str = _setting(
@@ -123,12 +137,13 @@ class HomerConfig(_Settings):
         "tokens, out of the target.",
         low=0,
     )
+    profile: Profile | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         inert = ["min_share", "recap_len"] if self.rerank == "never" else []
         if inert and self.chosen_by == "surprisal":
-            inert += ["score", "scoring_layers", "scoring_queries", "pooling", "sentence_weight"]
+            inert += ["score", "scoring_layers", "scoring_queries", "contrast", "unit", "pooling", "sentence_weight"]
         for name in inert:
             value = getattr(self, name)
             if value and value != type(self).__dataclass_fields__[name].default:
@@ -136,6 +151,15 @@ class HomerConfig(_Settings):
                     f"{name} is {value!r}, but has no effect with rerank 'never' and chosen_by {self.chosen_by!r}: "
                     "leave it out, or set rerank='now'"
                 )
+        if self.unit == "sentence" and self.sentence_weight != type(self).sentence_weight:
+            raise ConfigError(
+                f"sentence_weight is {self.sentence_weight!r}, but has no effect where sentences are kept as a whole: "
+                "leave it out, or set unit='neighbours'"
+            )
+        if self.profile is not None and self.scoring_layers != "profile":
+            raise ConfigError(
+                f"profile has no effect with scoring_layers {self.scoring_layers!r}: leave one of them out"
+            )
 
     @property
     def candidate_pooling(self) -> int:

@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,14 @@ from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
 from homerlm.passes import Event, Lengths, Plan
+from homerlm.profiling.first_use import can_profile, profiled, with_known_profile, with_profile
+from homerlm.prompt import PromptIds
+from homerlm.score.profile import Profile
 from homerlm.select.method import Select
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
+_profiling = threading.Lock()
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
 
@@ -57,9 +61,9 @@ class Homer:
             raise InputError(f"config is {type(config).__name__}; it must be HomerConfig() or HomerConfig.paper()")
         self.model = model
         self.tokenizer = tokenizer
-        self.config: Config = config or HomerConfig()
+        self.config: Config = with_known_profile(model, config or HomerConfig())
         self.decoder = Decoder(model)
-        self.method: Method = self._method()
+        self.method: Method = self._method(self.config)
         if model not in _verified:
             verify_layer_loop(self.decoder)
             _verified.add(model)
@@ -74,13 +78,27 @@ class Homer:
         """Chunk and target length of a prompt whose affixes are short."""
         return self.method.lengths
 
-    def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> Plan:
-        """What a prompt of these lengths in tokens will run: passes, lengths, memory. Raises `ScheduleError` for one
-        that does not fit, `InputError` for numbers that are no lengths."""
-        for name, value in (("prefix_len", prefix_len), ("context_len", context_len), ("suffix_len", suffix_len)):
+    def plan(self, prefix_len: int, context_len: int, suffix_len: int, neutral_len: int | None = None) -> Plan:
+        """What a prompt of these lengths in tokens will run: passes, lengths, memory. neutral_len: of the neutral
+        question's suffix; None for the one that `compress` takes by itself. Raises `ScheduleError` for a prompt that
+        does not fit, `InputError` for numbers that are no lengths."""
+        given = {"prefix_len": prefix_len, "context_len": context_len, "suffix_len": suffix_len}
+        for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int):
                 raise InputError(f"{name} is {value!r}; it must be a whole number of tokens")
-        return self.method.plan(prefix_len, context_len, suffix_len)
+        if neutral_len is None:
+            neutral_len = 0 if self._neutral is None else self._neutral.shape[1]
+        return self.method.plan(prefix_len, context_len, suffix_len, neutral_len)
+
+    def profile(self, *, observer: Observer | None = None) -> Profile | None:
+        """The profile that the default method chooses by: the config's, the one that is known of this model, or else
+        measured now, in the time of reading some 80,000 tokens, and kept for next time. None where none is asked for
+        or none can be measured: without a fast tokenizer, or with HOMERLM_AUTO_PROFILE=0 in the environment."""
+        steps = self._profiled()
+        for event in steps:
+            if observer is not None:
+                observer(event)
+        return self.config.profile if isinstance(self.config, HomerConfig) else None
 
     def compress(
         self,
@@ -88,16 +106,19 @@ class Homer:
         context_ids: Tensor,
         suffix_ids: Tensor,
         *,
+        neutral_ids: Tensor | None = None,
         observer: Observer | None = None,
         cancel: threading.Event | None = None,
     ) -> CompactContext:
         """Compress a prompt of ids (B, P), (B, C), (B, S), on any device, to at most `target_len` tokens.
 
-        All rows of a batch have equal lengths, and each row's result is its own. `observer` is called after every step;
-        once `cancel` is set, the work stops after the chunk at hand and raises `Cancelled`. Raises `InputError`,
-        `ScheduleError`, `NumericalError`.
+        neutral_ids: (B, N) suffix of a question that asks for nothing, in the suffix's own format (`contrast`); None
+        for that of the tokenizer's chat template. The first long document of an unknown model is preceded by the
+        measurement of its `profile`. All rows of a batch have equal lengths, and each row's result is its own.
+        `observer` is called after every step; once `cancel` is set, the work stops after the chunk at hand and raises
+        `Cancelled`. Raises `InputError`, `ScheduleError`, `NumericalError`.
         """
-        steps = self.compressing(prefix_ids, context_ids, suffix_ids)
+        steps = self.compressing(prefix_ids, context_ids, suffix_ids, neutral_ids)
         while True:
             if cancel is not None and cancel.is_set():
                 steps.close()
@@ -111,18 +132,23 @@ class Homer:
 
     @torch.no_grad()
     def compressing(
-        self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor
+        self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor, neutral_ids: Tensor | None = None
     ) -> Generator[Event, None, CompactContext]:
         """`compress` step by step: events as parts of the prompt are done, and the context as the generator's value.
         Closing it stops the work."""
         named = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
         parts = self._checked(named)
-        plan = self.plan(*(part.shape[1] for part in parts))
+        prefix, context, suffix = parts
+        prompt_ids = PromptIds(prefix, context, suffix, self._neutral_for(neutral_ids, len(prefix)))
+        plan = self.method.plan(*prompt_ids.lengths)
+        if plan.prompt_len > plan.cache_len:
+            yield from self._profiled()
+            plan = self.method.plan(*prompt_ids.lengths)
         with out_of_memory_explained(f"compressing {plan.prompt_len} tokens", self._lower(plan)):
-            return _finite((yield from self.method.compress(*parts)))
+            return _finite((yield from self.method.compress(prompt_ids)))
 
     @torch.no_grad()
-    def focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+    def focus(self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None) -> CompactContext:
         """What another question, suffix ids (B, S), needs of a document compressed before, as a context of its own.
 
         Made for documents compressed for later (`for_later`). Costs a pass of the suffix over the context and a prefill
@@ -130,7 +156,8 @@ class Homer:
         """
         self.check_context(context)
         (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=context.batch_size)
-        return _finite(self.method.ask_again(context, suffix_ids))
+        neutral_ids = self._neutral_for(neutral_ids, context.batch_size)
+        return _finite(self.method.ask_again(context, suffix_ids, neutral_ids))
 
     @torch.no_grad()
     def exchange_suffix(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
@@ -188,11 +215,12 @@ class Homer:
         `question` tells what the later questions will be about; beside that, what the model could not have predicted is
         kept. The context holds as much as one chunk of `for_later()`. Raises `InputError` without a tokenizer.
         """
-        affixes = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {}).check()
+        asking = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {})
+        affixes = asking.check()
         if isinstance(document, CompactContext):
             raise InputError("document is compressed already: ask it as it is")
         text = read_document(document) if isinstance(document, Path) else document
-        return compressed(self.for_later(), text, affixes, observer, cancel)
+        return compressed(self.for_later(), text, affixes, asking.neutral(), observer, cancel)
 
     def ask(
         self,
@@ -255,11 +283,34 @@ class Homer:
             raise InputError(f"context is {type(context).__name__}; it must be a CompactContext")
         context.check_model(ModelIdentity.of(self.model))
 
-    def _method(self) -> Method:
-        origin = partial(Origin.now, self.model, tokenizer_fingerprint(self.tokenizer), self.config.to_dict())
-        if isinstance(self.config, MergeConfig):
-            return Merge.on(self.decoder, self.config, origin)
-        return Select.on(self.decoder, self.config, origin, self.tokenizer)
+    def _method(self, config: Config) -> Method:
+        origin = partial(Origin.now, self.model, tokenizer_fingerprint(self.tokenizer), config.to_dict())
+        if isinstance(config, MergeConfig):
+            return Merge.on(self.decoder, config, origin)
+        return Select.on(self.decoder, config, origin, self.tokenizer)
+
+    @cached_property
+    def _neutral(self) -> Tensor | None:
+        """(1, N) ids of the suffix to compare a question's with, where none is given."""
+        if self.tokenizer is None or not isinstance(self.config, HomerConfig) or self.config.contrast == "none":
+            return None
+        return prompt.token_ids(self.tokenizer, prompt.neutral(self.tokenizer))
+
+    def _neutral_for(self, given: Tensor | None, rows: int) -> Tensor | None:
+        if given is not None:
+            (given,) = self._checked({"neutral_ids": given}, rows=rows)
+            return given
+        return None if self._neutral is None else self._neutral.expand(rows, -1).to(self.decoder.device)
+
+    def _profiled(self) -> Generator[Event, None, None]:
+        """Events of the measurement of the model's profile, if it needs one; the config holds it afterwards."""
+        if not can_profile(self.config, self.tokenizer):
+            return
+        with _profiling:
+            known = with_known_profile(self.model, self.config)
+            if known is self.config:
+                known = with_profile(known, (yield from profiled(self.model, self.tokenizer)))
+        self.config, self.method = known, self._method(known)
 
     @property
     def _vocab(self) -> int:

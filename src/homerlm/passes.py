@@ -53,13 +53,14 @@ class Event:
     """A step of a compression is done. `read` of `total` context tokens have been read so far.
 
     kept: (B, n) indices in the prompt of the tokens that live on at `level` (1, 2, ... the higher, the later they were
-    still there), or None where nothing was decided.
+    still there), or None where nothing was decided. note: what is being read where it is not the document.
     """
 
     read: int
     total: int
     level: int = 0
     kept: Tensor | None = None
+    note: str = ""
 
 
 class Plan(Protocol):

@@ -19,18 +19,26 @@ from homerlm.errors import InputError
 
 NEUTRAL_QUESTION = "Who? What? When? Where? Which number? How many? Which name?"  # docs/experiments.md
 INSTRUCTION = "Read the following text. A question about it follows at its end."
+ASKS_NOTHING = "N/A"  # a question to compare others with
 TEMPLATE_OPTIONS: Mapping[str, Any] = {"enable_thinking": False}  # read by templates of models that can think first
 _MARKS = ("\ue000instruction\ue000", "\ue000document\ue000", "\ue000question\ue000")  # private-use characters
 
 
 @dataclass(frozen=True)
 class PromptIds:
-    """Token ids (1, tokens) of the three parts. The prefix opens the prompt, the suffix holds the question and the
-    start of the answer."""
+    """Token ids (B, tokens) of a prompt's parts. The prefix opens the prompt, the suffix holds the question and the
+    start of the answer; neutral: the suffix of a question that asks for nothing, to compare the question's with."""
 
     prefix: Tensor
     context: Tensor
     suffix: Tensor
+    neutral: Tensor | None = None
+
+    @property
+    def lengths(self) -> tuple[int, int, int, int]:
+        """Tokens of prefix, context, suffix and neutral suffix."""
+        neutral = 0 if self.neutral is None else self.neutral.shape[1]
+        return self.prefix.shape[1], self.context.shape[1], self.suffix.shape[1], neutral
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,22 @@ def affixes(
     return Text.join((bos, True), (f"{instruction}\n\n", False)), Text(f"\n\n{asked}")
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prefix: Text, document: str, suffix: Text) -> PromptIds:
-    """Ids of the three parts, each tokenised by itself, without special tokens beyond those that are ours."""
-    return PromptIds(*(token_ids(tokenizer, text) for text in (prefix, document, suffix)))
+def neutral(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat: bool | None = None,
+    template_options: Mapping[str, Any] | None = None,
+) -> Text:
+    """The part after the document of a question that asks for nothing."""
+    return affixes(tokenizer, ASKS_NOTHING, chat=chat, template_options=template_options)[1]
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prefix: Text, document: str, suffix: Text, neutral: Text | None = None
+) -> PromptIds:
+    """Ids of the parts, each tokenised by itself, without special tokens beyond those that are ours."""
+    before, context, after = (token_ids(tokenizer, text) for text in (prefix, document, suffix))
+    return PromptIds(before, context, after, None if neutral is None else token_ids(tokenizer, neutral))
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: Text | str) -> Tensor:

@@ -34,7 +34,8 @@ class Setup:
             answer_start=question.answer_start,
             chat=self.chat,
         )
-        return prompt.encode(self.tokenizer, before, sample.document, after)
+        neutral = prompt.neutral(self.tokenizer, chat=self.chat)
+        return prompt.encode(self.tokenizer, before, sample.document, after, neutral)
 
 
 Judge = Callable[[Setup, Question, Reading], Outcome]

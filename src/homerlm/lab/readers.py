@@ -69,7 +69,9 @@ def reader_for(
         config = method.config()
         if isinstance(config, MergeConfig) and SCORES[config.score].calibrated:
             config = replace(config, calibration=_own_calibration(calibrations, model))
-        return HomerReader(Homer(model, tokenizer, config))
+        homer = Homer(model, tokenizer, config)
+        homer.profile()  # before anything is timed
+        return HomerReader(homer)
     if method.base == "plain":
         return PlainReader(model)
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
@@ -102,7 +104,11 @@ class HomerReader:
 
     def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
         homer = self.homer if use == "answer" else self._compressors[use]
-        return HomerReading(self.homer, homer.compress(prompt.prefix, prompt.context, prompt.suffix))
+        return HomerReading(self.homer, _compressed(homer, prompt))
+
+
+def _compressed(homer: Homer, prompt: PromptIds) -> CompactContext:
+    return homer.compress(prompt.prefix, prompt.context, prompt.suffix, neutral_ids=prompt.neutral)
 
 
 @dataclass(frozen=True)

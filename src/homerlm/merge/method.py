@@ -15,6 +15,7 @@ from homerlm.merge.readout import READOUTS
 from homerlm.merge.tree import Tree
 from homerlm.method import Compressing
 from homerlm.model.decoder import Decoder
+from homerlm.prompt import PromptIds
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
 from homerlm.suffix import exchange_suffix
@@ -39,13 +40,13 @@ class Merge:
     def lengths(self) -> MergeLengths:
         return MergeLengths.of(self.config, self.decoder.shape)
 
-    def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> MergePlan:
+    def plan(self, prefix_len: int, context_len: int, suffix_len: int, neutral_len: int = 0) -> MergePlan:  # noqa: ARG002
         return MergePlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len)
 
-    def compress(self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor) -> Compressing:
+    def compress(self, prompt: PromptIds) -> Compressing:
         """The tree is walked depth first up to its root, whose cache is the context."""
-        plan = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
-        tree = Tree(self.decoder, plan, prefix_ids, context_ids, suffix_ids, self.bias)
+        plan = self.plan(*prompt.lengths)
+        tree = Tree(self.decoder, plan, prompt.prefix, prompt.context, prompt.suffix, self.bias)
         with self.decoder.session():
             root = yield from tree.walk()
             input_ids = tree.ids_of(root)
@@ -64,7 +65,12 @@ class Merge:
             origin=self.origin(),
         )
 
-    def ask_again(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+    def ask_again(
+        self,
+        context: CompactContext,
+        suffix_ids: Tensor,
+        neutral_ids: Tensor | None = None,  # noqa: ARG002
+    ) -> CompactContext:
         """The suffix is exchanged; the document stays as it was kept."""
         return exchange_suffix(self.decoder, context, suffix_ids)
 

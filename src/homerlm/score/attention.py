@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,6 +49,17 @@ class Attention:
             softcap=attended.softcap,
             sinks=attended.sinks,
             bias=bias,
+        )
+
+    def only(self, heads: Sequence[int]) -> Attention:
+        """Of some query heads alone, each with a copy of its keys."""
+        group = self.queries.shape[1] // self.keys.shape[1]
+        chosen = list(heads)
+        return replace(
+            self,
+            queries=self.queries[:, chosen],
+            keys=self.keys[:, [head // group for head in chosen]],
+            sinks=None if self.sinks is None else self.sinks[chosen],
         )
 
     @property

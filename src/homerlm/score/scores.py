@@ -16,21 +16,34 @@ from torch import Tensor
 
 from homerlm.score.attention import Attention
 
+NEUTRAL_WEIGHT = 1.5  # of a neutral question's scores, which are taken off (docs/experiments.md)
+
 
 @dataclass(frozen=True)
 class Score:
-    """of_queries: (B, N, S) of a block of queries, their sum or their maximum; joined: what becomes of all of them,
-    whose maximum over N is the score."""
+    """of_queries: (B, N, S) of a block of queries, their sum or their maximum; joined: what becomes of all of them;
+    shares: whether scores are attention weights, at least 0.
+    Called, it gives the scores (B, S), their maximum over N."""
 
     of_queries: Callable[[Attention], Tensor]
     joined: Literal["mean", "max"] = "mean"
     calibrated: bool = False
+    shares: bool = True
 
     def __call__(self, attention: Attention) -> Tensor:
-        """(B, S) float32 scores, a block of queries at a time."""
+        return self.by_head(attention).amax(1)
+
+    def by_head(self, attention: Attention) -> Tensor:
+        """(B, N, S) float32 scores, a block of queries at a time."""
         parts = (self.of_queries(block) for block in attention.blocks())
-        total = reduce(torch.maximum if self.joined == "max" else torch.add, parts).amax(1)
+        total = reduce(torch.maximum if self.joined == "max" else torch.add, parts)
         return total if self.joined == "max" else total / attention.queries.shape[2]
+
+    def above_neutral(self, asked: Tensor, usual: Tensor) -> Tensor:
+        """(B, N, S) what a question's scores (B, N, S) are above those of a neutral question over the same tokens; at
+        least 0, where scores are. What every question attends to tells nothing about this one (docs/experiments.md)."""
+        contrast = asked - NEUTRAL_WEIGHT * usual
+        return contrast.clamp(min=0) if self.shares else contrast
 
 
 def logit(attention: Attention) -> Tensor:
@@ -57,7 +70,7 @@ def softmax(attention: Attention) -> Tensor:
 
 def peak_softmax(attention: Attention) -> Tensor:
     """Attention weight, maximum over queries and heads: one word of the question with a match is enough."""
-    return attention.probabilities().amax(dim=(1, 2))[:, None]
+    return attention.probabilities().amax(2)
 
 
 def mean_square(attention: Attention) -> Tensor:
@@ -72,8 +85,8 @@ def random(attention: Attention) -> Tensor:
 
 
 SCORES: dict[str, Score] = {
-    "calibrated_logit": Score(calibrated_logit, calibrated=True),
-    "logit": Score(logit),
+    "calibrated_logit": Score(calibrated_logit, calibrated=True, shares=False),
+    "logit": Score(logit, shares=False),
     "softmax": Score(softmax),
     "peak_softmax": Score(peak_softmax, joined="max"),
     "mean_square": Score(mean_square),

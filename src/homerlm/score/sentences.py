@@ -10,6 +10,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}  # how byte-level BPE writes its tokens
 _CLOSERS = "\"'”’)]」』"  # may stand between a stop and the end of its sentence
 _STOPS = (".", "?", "!")  # end a sentence if white space follows: "3.14" and "U.S.A" go on
+LONGEST_UNIT = 64  # tokens of a sentence, or of what is none: code, tables
 _FULL_STOPS = ("。", "！", "？")
 
 
@@ -37,6 +38,25 @@ class Sentences:
         apart = places[:, 1:] != places[:, :-1] + 1
         ends = stops | empty_line | self._ends[now] | apart
         return torch.nn.functional.pad(ends.cumsum(1), (1, 0))
+
+    def units(self, input_ids: Tensor, places: Tensor) -> Tensor:
+        """(B, S) the number of each token's unit, which is kept or dropped as a whole: its sentence, of which long ones
+        are cut at line ends past half of `LONGEST_UNIT` tokens, or there."""
+        numbers, line_ends = self.number(input_ids, places).tolist(), self._ends_line[input_ids].tolist()
+        rows = [_cut(*row) for row in zip(numbers, line_ends, strict=True)]
+        return torch.tensor(rows, dtype=torch.long, device=input_ids.device).view(input_ids.shape)
+
+
+def _cut(sentences: list[int], line_ends: list[bool]) -> list[int]:
+    """Numbers of one row's units, by its tokens' sentences and whether they end a line."""
+    units, unit, start = [], 0, 0
+    for at, sentence in enumerate(sentences):
+        length = at - start
+        line = length >= LONGEST_UNIT // 2 and line_ends[at - 1]
+        if at and (sentence != sentences[at - 1] or length >= LONGEST_UNIT or line):
+            unit, start = unit + 1, at
+        units.append(unit)
+    return units
 
 
 def _facts(text: str) -> tuple[bool, ...]:

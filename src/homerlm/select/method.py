@@ -8,7 +8,7 @@ replaces by a ranking (docs/how-it-works.md, docs/experiments.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -18,12 +18,16 @@ from transformers import PreTrainedTokenizerBase
 from homerlm.config import HomerConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.method import Compressing
+from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
 from homerlm.passes import Event, Lengths
+from homerlm.prompt import PromptIds
+from homerlm.score.reading import Chunk, Scorer
+from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
-from homerlm.select.plan import SelectPlan, lengths, scoring_layers
+from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.ranking import Ranking
-from homerlm.select.reading import Reading, Scorer
+from homerlm.select.reading import Reading
 from homerlm.select.recap import recap
 from homerlm.suffix import exchange_suffix
 
@@ -59,7 +63,7 @@ class Select:
     @cached_property
     def sentences(self) -> Sentences | None:
         """Made when first needed: it looks at every token of the vocabulary."""
-        if self.tokenizer is None or not self.config.sentence_weight:
+        if self.tokenizer is None or (self.config.unit == "neighbours" and not self.config.sentence_weight):
             return None
         vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
         return Sentences(self.tokenizer, vocab, self.decoder.device)
@@ -68,13 +72,13 @@ class Select:
     def ranking(self) -> Ranking:
         return Ranking(self.config, self.sentences)
 
-    def plan(self, prefix_len: int, context_len: int, suffix_len: int) -> SelectPlan:
-        return SelectPlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len)
+    def plan(self, prefix_len: int, context_len: int, suffix_len: int, neutral_len: int = 0) -> SelectPlan:
+        return SelectPlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len, neutral_len)
 
-    def compress(self, prefix_ids: Tensor, context_ids: Tensor, suffix_ids: Tensor) -> Compressing:
+    def compress(self, prompt: PromptIds) -> Compressing:
         """Chunks are read and scored, the best tokens are reranked, what is left is read as one short prompt."""
-        plan = self.plan(prefix_ids.shape[1], context_ids.shape[1], suffix_ids.shape[1])
-        reading = Reading(self.decoder, plan, prefix_ids, context_ids, suffix_ids)
+        plan = self.plan(*prompt.lengths)
+        reading = Reading(self.decoder, plan, prompt)
         with self.decoder.session():
             kept = yield from self._candidates(reading)
             chosen = self._rerank(reading, kept) if plan.reranks else list(kept)
@@ -83,7 +87,9 @@ class Select:
             rows = [self._read(reading, row, places) for row, places in enumerate(chosen)]
         return CompactContext.stack(rows)
 
-    def ask_again(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+    def ask_again(
+        self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None
+    ) -> CompactContext:
         """What another question needs of a document compressed before. The suffix runs over the context's keys and
         values, which scores the kept tokens; what deserves a place is read as one short prompt, each row by itself.
 
@@ -92,7 +98,9 @@ class Select:
         """
         if self.config.rerank == "never":
             return exchange_suffix(self.decoder, context, suffix_ids)
-        rows = [self._focus(context.row(i), suffix_ids[i : i + 1]) for i in range(context.batch_size)]
+        rows = [
+            self._focus(context.row(i), suffix_ids[i : i + 1], _row(neutral_ids, i)) for i in range(context.batch_size)
+        ]
         return CompactContext.stack(rows)
 
     def _candidates(self, reading: Reading) -> Generator[Event, None, Tensor]:
@@ -115,8 +123,7 @@ class Select:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
         plan = reading.plan
         ids = reading.context_ids.gather(1, candidates)
-        scores = reading.score(torch.cat([reading.prefix_ids, ids, reading.suffix_ids], dim=1))
-        scores = scores[:, plan.prefix_len : scores.shape[1] - plan.suffix_len]
+        scores = reading.score(ids, plan.reranking)
         room = plan.target_len - plan.prefix_len - plan.suffix_len
         rows = zip(scores, ids, candidates, strict=True)
         return [places[self._best(row, row_ids, places, room)] for row, row_ids, places in rows]
@@ -132,7 +139,7 @@ class Select:
         """One row's chosen context tokens, indices (n,), between its affixes, run through all layers as a fresh prompt
         at contiguous positions: every kept token has seen all others before it."""
         one = slice(row, row + 1)
-        parts = reading.prefix_ids[one], reading.context_ids[one, places], reading.suffix_ids[one]
+        parts = reading.prompt.prefix[one], reading.context_ids[one, places], reading.prompt.suffix[one]
         return self._recomputed(torch.cat(parts, dim=1), _in_prompt(reading.plan, places)[None], reading.plan)
 
     def _recomputed(self, input_ids: Tensor, token_indices: Tensor, plan: SelectPlan) -> CompactContext:
@@ -159,24 +166,49 @@ class Select:
             origin=self.origin(),
         )
 
-    def _focus(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
+    def _focus(self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None) -> CompactContext:
         """One row of a context cut to what another question, suffix ids (1, S), asks for."""
         old, new, p = context.suffix_len, suffix_ids.shape[1], context.prefix_len
         length = len(context) - old + new
-        document = context.prompt_len - p - old
-        plan = replace(self.plan(p, document, new), scoring_layers=self._layers_for(length))
-        scorer, places = Scorer.of(self.decoder, plan), torch.arange(length, device=self.decoder.device)[None]
-        with self.decoder.watched(lambda attended: scorer(attended, places)):
-            asked = exchange_suffix(self.decoder, context, suffix_ids)
+        plan = self.plan(p, context.prompt_len - p - old, new, 0 if neutral_ids is None else neutral_ids.shape[1])
+        asked, scores = self._scored(context, suffix_ids, neutral_ids if plan.neutral_len else None, plan)
         inside = slice(p, length - new)
         ids, at = asked.input_ids[0, inside], asked.token_indices[0, inside]
-        kept = self._best(scorer.total[0, inside].to(ids.device), ids, at, plan.target_len - p - new)
+        kept = self._best(scores[0, p:].to(ids.device), ids, at, plan.target_len - p - new)
         chosen = torch.cat([torch.arange(p), kept.cpu() + p, torch.arange(length - new, length)]).to(ids.device)
         with self.decoder.session():
             return self._recomputed(asked.input_ids[:, chosen], asked.token_indices[:, chosen], plan)
 
-    def _layers_for(self, tokens: int) -> tuple[int, ...]:
-        return scoring_layers(self.config.scoring_layers, self.decoder.shape, tokens)
+    def _scored(
+        self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None, plan: SelectPlan
+    ) -> tuple[CompactContext, Tensor]:
+        """The context with another suffix, and the scores (1, N) of the N tokens before it."""
+        common = len(context) - context.suffix_len
+        ids = torch.cat([context.input_ids[:, :common], suffix_ids.to(context.input_ids.device)], dim=1)
+        places = torch.arange(common + max(suffix_ids.shape[1], plan.neutral_len), device=ids.device)[None]
+        layers = scoring(self.config, self.decoder.shape, len(context), again=True)
+        chunk = Chunk(ids, places, common, None)
+        scorer = Scorer(self.decoder, SCORES[self.config.score], layers, plan.queries, chunk)
+
+        def run(ids: Tensor, queries: int) -> tuple[CompactContext, dict[int, Tensor]]:
+            by_layer: dict[int, Tensor] = {}
+
+            def listen(attended: Attended) -> None:
+                if attended.layer in layers.layers:
+                    by_layer[attended.layer] = scorer.by_head(attended, queries)
+
+            with self.decoder.watched(listen):
+                return exchange_suffix(self.decoder, context, ids), by_layer
+
+        asked, found = run(suffix_ids, plan.queries)
+        usual = {} if neutral_ids is None else run(neutral_ids, plan.neutral_len)[1]
+        for layer, scores in found.items():
+            scorer.add(layer, scorer.score.above_neutral(scores, usual[layer]) if usual else scores)
+        return asked, scorer.total
+
+
+def _row(ids: Tensor | None, row: int) -> Tensor | None:
+    return None if ids is None else ids[row : row + 1]
 
 
 def _in_prompt(plan: SelectPlan, places: Tensor) -> Tensor:

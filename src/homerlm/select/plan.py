@@ -11,10 +11,11 @@ from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
 from homerlm.passes import Pass, check_target, head_pass
+from homerlm.score.heads import Scoring
 
 CHUNK_LEN, CHUNK_SHARE = 2048, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
-MIDDLE = (0.5, 0.6)  # of the layers: those that match the question's words to the text (docs/experiments.md)
+MIDDLE = (0.5, 0.6)  # of the layers, where no profile is known: they match the question's words to the text
 LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
 
 
@@ -25,7 +26,8 @@ class SelectPlan:
     spans: context tokens `[start, stop)` of each chunk, none where the whole prompt is one candidate; chunk_len,
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
     that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
-    chunk is read after where surprisal counts; scoring_layers: those whose scores are summed.
+    chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
+    reranking: what scores the chunks and the candidates.
     """
 
     config: HomerConfig
@@ -39,11 +41,19 @@ class SelectPlan:
     spans: tuple[tuple[int, int], ...]
     candidates: int
     reranks: bool
-    scoring_layers: tuple[int, ...]
+    neutral_len: int
+    reading: Scoring
+    reranking: Scoring
 
     @classmethod
     def of(
-        cls, config: HomerConfig, shape: DecoderShape, prefix_len: int, context_len: int, suffix_len: int
+        cls,
+        config: HomerConfig,
+        shape: DecoderShape,
+        prefix_len: int,
+        context_len: int,
+        suffix_len: int,
+        neutral_len: int = 0,
     ) -> SelectPlan:
         """Raises `ScheduleError` for a prompt that does not fit, `ConfigError` for lengths above the model's."""
         if prefix_len < 0 or context_len < 0 or suffix_len < 1:
@@ -51,9 +61,10 @@ class SelectPlan:
                 f"prefix, context and suffix have {prefix_len}, {context_len}, {suffix_len} tokens; the suffix, whose "
                 "attention scores the context, needs at least one, and none may be negative"
             )
-        affixes = prefix_len + suffix_len
+        neutral_len = 0 if config.contrast == "none" else neutral_len
+        affixes = prefix_len + max(suffix_len, neutral_len)  # the two questions stand side by side
         chunk_len, target_len = lengths(config, shape, prefix_len, context_len, suffix_len)
-        prompt_len = affixes + context_len
+        prompt_len = prefix_len + context_len + suffix_len
         candidates = (
             prompt_len if prompt_len <= target_len else min(max(chunk_len, target_len), shape.sight, prompt_len)
         )
@@ -74,7 +85,9 @@ class SelectPlan:
             spans,
             candidates,
             reranks,
-            scoring_layers(config.scoring_layers, shape, max(min(chunk_len, prompt_len), candidates if reranks else 0)),
+            neutral_len,
+            scoring(config, shape, min(chunk_len, prompt_len)),
+            scoring(config, shape, candidates if reranks else min(chunk_len, prompt_len), again=True),
         )
 
     @property
@@ -120,7 +133,7 @@ class SelectPlan:
             if self.config.chosen_by != "attention":  # is the head alone all that the model does to its logits?
                 passes.append(head_pass(self.shape.layers))
         if self.reranks:
-            passes.append(self._scoring_pass("rerank", self.candidates, 1))
+            passes.append(self._scoring_pass("rerank", self.candidates, self.reranking))
         return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), head_pass(self.shape.layers))
 
     def __str__(self) -> str:
@@ -131,32 +144,33 @@ class SelectPlan:
         return "\n".join([head, *self._lines()])
 
     def _lines(self) -> Iterator[str]:
-        layers = ", ".join(map(str, self.scoring_layers))
         if self.spans:
             first = self.passes[0]
             yield (
                 f"read in {len(self.spans):,} chunks of up to {max(p.tokens for p in self.passes[:-1]):,} tokens, "
                 f"layers [0, {first.last_layer}) of {self.shape.layers}"
-                + (f"; scored by layers {layers}" if first.scoring_layers else "; scored by surprisal")
+                + (f"; scored by {self.reading}" if first.scoring_layers else "; scored by surprisal")
             )
             yield f"the best {self.candidates - self.prefix_len - self.suffix_len:,} tokens of the document stay"
         if self.reranks:
-            yield f"reranked as one chunk of {self.candidates:,} tokens by layers {layers}"
+            yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
         yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"
 
     def _chunk_pass(self, group: list[tuple[int, int]]) -> Pass:
         start, stop = group[0]
         if self.config.chosen_by == "attention":
-            return self._scoring_pass("chunk", self.prefix_len + stop - start + self.suffix_len, len(group))
-        tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len
-        scoring = self.scoring_layers if self.by_attention else ()
+            tokens = self.prefix_len + stop - start + self.suffix_len
+            return self._scoring_pass("chunk", tokens, self.reading, len(group))
+        tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len + self.neutral_len
+        layers = self.reading.layers if self.by_attention else ()
+        queries = self.queries + self.neutral_len
         return Pass(
-            "chunk", tokens, 0, self.shape.layers, scoring_layers=scoring, queries=self.queries, logits=stop - start + 1
+            "chunk", tokens, 0, self.shape.layers, scoring_layers=layers, queries=queries, logits=stop - start + 1
         )
 
-    def _scoring_pass(self, kind: str, tokens: int, rows: int) -> Pass:
-        last = self.scoring_layers[-1] + 1
-        return Pass(kind, tokens, 0, last, rows, False, self.scoring_layers, self.queries)
+    def _scoring_pass(self, kind: str, tokens: int, scoring: Scoring, rows: int = 1) -> Pass:
+        queries = self.queries + self.neutral_len
+        return Pass(kind, tokens + self.neutral_len, 0, scoring.last + 1, rows, False, scoring.layers, queries)
 
 
 def lengths(
@@ -200,18 +214,22 @@ def even_spans(context_len: int, room: int) -> tuple[tuple[int, int], ...]:
     return tuple(itertools.pairwise(cuts))
 
 
-def scoring_layers(name: str, shape: DecoderShape, tokens: int) -> tuple[int, ...]:
-    """The layers whose scores count for chunks of so many tokens: those of the named range whose attention reaches over
-    all of them, or the nearest one that does."""
-    layers = shape.layers
-    start = 0 if name == "all" else math.floor(layers * MIDDLE[0])
-    stop = max(round(layers * MIDDLE[1]), start + 1) if name == "middle" else layers
+def scoring(config: HomerConfig, shape: DecoderShape, tokens: int, *, again: bool = False) -> Scoring:
+    """What scores a chunk of so many tokens, or, `again`, the candidates: the profile's heads that see all of them;
+    without any, the layers that the settings name, or the middle ones, that do, or the nearest one."""
     seeing = shape.layers_seeing(tokens)
     if not seeing:
         raise ScheduleError(
             f"no layer sees {tokens} tokens at once; the longest sliding window is {shape.sight}: lower "
             "target_len (--target-len)"
         )
+    if config.profile is not None and config.profile.above_chance:
+        heads = config.profile.reranking if again else config.profile.reading
+        if found := Scoring.by_heads(heads, seeing):
+            return found
+    layers, name = shape.layers, config.scoring_layers
+    start = 0 if name == "all" else math.floor(layers * MIDDLE[0])
+    stop = layers if name in ("all", "upper_half") else max(round(layers * MIDDLE[1]), start + 1)
     inside = tuple(layer for layer in seeing if start <= layer < stop)
     middle = (start + stop - 1) / 2
-    return inside or (min(seeing, key=lambda layer: (abs(layer - middle), layer)),)
+    return Scoring(inside or (min(seeing, key=lambda layer: (abs(layer - middle), layer)),))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from homerlm.config import HomerConfig
-from homerlm.score.neighbours import significance, top_tokens
+from homerlm.score.neighbours import significance, top_tokens, unit_significance
 from homerlm.score.sentences import Sentences
 
 
@@ -44,6 +44,8 @@ class Ranking:
         return top_tokens(ranked, min(room, int((ranked >= lowest).sum())))[0]
 
     def _significance(self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int) -> Tensor:
+        if self.sentences is not None and self.config.unit == "sentence":
+            return unit_significance(scores, self.sentences.units(ids, places))
         return significance(
             scores,
             ids,

@@ -1,0 +1,101 @@
+"""The choice of few heads from what all heads gave to planted facts, in numbers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homerlm.score.heads import Head
+
+CANDIDATES = 32  # heads that are looked at together: those that find most by themselves
+MOST_HEADS = 8
+COUNTS = (1, 2, 4, MOST_HEADS)
+SHALLOW = 0.08  # of the loss: what a choice may lose for running fewer layers
+SMALLEST_SHARE = 0.003  # of a text: a sentence of one in 300 tokens
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the heads gave to the units (sentences) of N texts. scores: (N, H, U), 0 where a text has fewer units;
+    sizes: (N, U) tokens; asked: (N, U) True for units of the fact asked for; layers: (H,) of each head."""
+
+    scores: Tensor
+    sizes: Tensor
+    asked: Tensor
+    layers: Tensor
+
+    def of(self, texts: Sequence[int]) -> Found:
+        chosen = list(texts)
+        return Found(self.scores[chosen], self.sizes[chosen], self.asked[chosen], self.layers)
+
+    def share_above(self, scores: Tensor) -> Tensor:
+        """(N, K) share of each text's tokens in units that score above the worst unit of the fact, by scores
+        (N, K, U)."""
+        worst = scores.masked_fill(~self.asked[:, None], float("inf")).amin(-1, keepdim=True)
+        above = (scores > worst) | ((scores == worst) & ~self.asked[:, None])  # what ties could be either
+        return (above * self.sizes[:, None]).sum(-1) / self.sizes.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """heads: with weights; shares: (N,) share above the fact in each text, where the heads were chosen on others."""
+
+    heads: tuple[Head, ...]
+    shares: Tensor
+
+    @property
+    def loss(self) -> float:
+        return float(loss(self.shares[:, None]))
+
+
+def loss(shares: Tensor) -> Tensor:
+    """(K,) of the shares (N, K) above the facts: the logarithm's mean, in which a fact that comes second is much worse
+    than one that comes first, and the mean, in which a fact that is lost counts as such."""
+    return (shares + SMALLEST_SHARE).log10().mean(0) + 2 * shares.mean(0)
+
+
+def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:
+    """The heads for reading and for reranking. Every depth and number of heads is tried on half of the texts and
+    graded on the other; for the reranking the best one counts, for reading the shallowest that is not much worse."""
+    tried = {
+        (depth, count): _graded(found, depth, count, per_layer)
+        for depth in sorted({int(layer) for layer in found.layers.unique()})
+        for count in COUNTS
+    }
+    best = min(tried.values(), key=lambda choice: choice.loss)
+    shallow = min(
+        (depth, choice.loss, count) for (depth, count), choice in tried.items() if choice.loss <= best.loss + SHALLOW
+    )
+    return tried[shallow[0], shallow[2]], best
+
+
+def _graded(found: Found, depth: int, count: int, per_layer: int) -> Choice:
+    """`count` heads of the layers up to `depth`, chosen on all texts; graded by choices on half of them."""
+    total = len(found.scores)
+    halves = [[i for i in range(total) if i // 2 % 2 == half] for half in (0, 1)]
+    shares = torch.empty(total)
+    for own, other in (halves, halves[::-1]):
+        picked, graded = _greedy(found.of(own), depth, count), found.of(other)
+        shares[other] = graded.share_above(graded.scores[:, picked].sum(1, keepdim=True))[:, 0]
+    times = Counter(_greedy(found, depth, count))
+    heads = (Head(int(found.layers[h]), h % per_layer, float(n)) for h, n in times.items())
+    return Choice(tuple(sorted(heads)), shares)
+
+
+def _greedy(found: Found, depth: int, count: int) -> list[int]:
+    """Indices of heads, each the one that adds most to those before it; one that is taken twice counts double."""
+    alone = loss(found.share_above(found.scores))
+    alone[found.layers > depth] = float("inf")
+    allowed = int((found.layers <= depth).sum())
+    near = alone.argsort()[: min(CANDIDATES, allowed)]
+    picked: list[int] = []
+    together = torch.zeros_like(found.scores[:, :1])
+    for _ in range(count):
+        losses = loss(found.share_above(found.scores[:, near] + together))
+        picked.append(int(near[losses.argmin()]))
+        together = found.scores[:, picked].sum(1, keepdim=True)
+    return picked

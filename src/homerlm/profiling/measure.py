@@ -1,0 +1,160 @@
+"""A model's profile, measured: planted facts are read as chunks are, and every head is graded by what it finds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homerlm import prompt
+from homerlm.model.decoder import Decoder
+from homerlm.model.identity import ModelIdentity
+from homerlm.profiling.choice import Choice, Found, choose
+from homerlm.profiling.probes import Probe, kinds, probes, sources
+from homerlm.score.heads import Scoring
+from homerlm.score.profile import Profile
+from homerlm.score.reading import Chunk, Scorer
+from homerlm.score.scores import SCORES
+from homerlm.score.sentences import Sentences
+
+COUNT = 84  # texts: four of each kind of fact in each source of text
+CHARACTERS = 4000  # of each, about a thousand tokens
+SEED = 14
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`read` of about `total` tokens have been read; seconds: expected for the rest, None before the first text."""
+
+    read: int
+    total: int
+    seconds: float | None = None
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, count: int = COUNT, seed: int = SEED
+) -> Profile:
+    """The profile of a model. `count`: texts that are read, about a thousand tokens each."""
+    steps = measuring(model, tokenizer, count=count, seed=seed)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+@torch.no_grad()
+def measuring(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, count: int = COUNT, seed: int = SEED
+) -> Generator[Progress, None, Profile]:
+    """`measure` step by step. Closing the generator stops it."""
+    decoder, started = Decoder(model), time.perf_counter()
+    texts = probes(CHARACTERS, count, seed)
+    bench = _Bench(decoder, tokenizer)
+    rows: list[_Row] = []
+    yield Progress(0, count * CHARACTERS // 4)
+    for number, probe in enumerate(texts, 1):
+        with decoder.session():
+            rows.append(bench.row(probe, chat=bench.has_template and number % 2 == 0))
+        read, spent = int(sum(row.sizes.sum() for row in rows)), time.perf_counter() - started
+        yield Progress(read, read * count // number, spent / number * (count - number))
+    reading, reranking = choose(_together(rows, bench.layers_of_heads), decoder.shape.heads)
+    notes = _notes(texts, reading, reranking) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
+    share = float(reranking.shares.mean())
+    return Profile(reading.heads, reranking.heads, round(share, 4), ModelIdentity.of(model), notes)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One text: scores (H, U) of its units by all heads, sizes (U,), asked (U,)."""
+
+    scores: Tensor
+    sizes: Tensor
+    asked: Tensor
+
+
+class _Bench:
+    """What all probes of one model share."""
+
+    def __init__(self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.decoder, self.tokenizer = decoder, tokenizer
+        self.has_template = getattr(tokenizer, "chat_template", None) is not None
+        self.sentences = Sentences(tokenizer, decoder.model.get_input_embeddings().weight.shape[0], "cpu")
+        longest = CHARACTERS  # a token is a character or more
+        self.layers = decoder.shape.layers_seeing(min(longest, decoder.shape.sight))
+
+    @property
+    def layers_of_heads(self) -> Tensor:
+        return torch.tensor(self.layers).repeat_interleave(self.decoder.shape.heads)
+
+    def row(self, probe: Probe, *, chat: bool) -> _Row:
+        """To be called inside the decoder's session."""
+        before, after = prompt.affixes(self.tokenizer, probe.question, chat=chat)
+        neutral = prompt.token_ids(self.tokenizer, prompt.neutral(self.tokenizer, chat=chat))
+        ids = prompt.encode(self.tokenizer, before, probe.text, after)
+        scores = self._by_head(ids, neutral)[:, ids.prefix.shape[1] :]
+        units = self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
+        count = int(units.max()) + 1
+        sizes = torch.bincount(units, minlength=count).float()
+        sums = torch.zeros(len(scores), count).index_add_(1, units, scores)
+        asked = torch.zeros(count, dtype=torch.bool)
+        asked[units[self._tokens_of(probe)]] = True
+        return _Row(sums / sizes.sqrt(), sizes, asked)
+
+    def _by_head(self, ids: prompt.PromptIds, neutral: Tensor) -> Tensor:
+        """(H, P + C) float32 on the CPU: the default score of every head of every layer that sees the whole text."""
+        device = self.decoder.device
+        chunk = Chunk.of(*(part.to(device) for part in (ids.prefix, ids.context, ids.suffix, neutral)))
+        scorer = Scorer(self.decoder, SCORES["peak_softmax"], Scoring(self.layers), ids.suffix.shape[1], chunk)
+        rows: list[Tensor] = []
+        hidden = self.decoder.embed(chunk.input_ids)
+        steps = self.decoder.steps(hidden, chunk.position_ids, 0, self.layers[-1] + 1, finish=False, fork=chunk.fork)
+        for step in steps:
+            if step.layer in self.layers:
+                rows.append(scorer.of_layer(step.attended)[0].float().cpu())
+        return torch.cat(rows)
+
+    def _tokens_of(self, probe: Probe) -> Tensor:
+        """Indices of the tokens that tell the fact."""
+        encoded = self.tokenizer(
+            probe.text, add_special_tokens=False, verbose=False, return_offsets_mapping=True, split_special_tokens=True
+        )
+        return torch.tensor(
+            [
+                at
+                for at, (begin, end) in enumerate(encoded.offset_mapping)
+                if any(begin < stop and end > start for start, stop in probe.spans)
+            ]
+        )
+
+
+def _together(rows: Sequence[_Row], layers: Tensor) -> Found:
+    most = max(row.scores.shape[1] for row in rows)
+
+    def padded(parts: list[Tensor]) -> Tensor:
+        return torch.stack([torch.nn.functional.pad(part, (0, most - part.shape[-1])) for part in parts])
+
+    scores, sizes, asked = ([getattr(row, name) for row in rows] for name in ("scores", "sizes", "asked"))
+    return Found(padded(scores), padded(sizes), padded(asked), layers)
+
+
+def _notes(texts: Sequence[Probe], reading: Choice, reranking: Choice) -> dict[str, Any]:
+    """How surely facts are found that the heads were not chosen by, of each kind."""
+
+    def shares(choice: Choice) -> dict[str, float]:
+        by_kind = {kind: [i for i, probe in enumerate(texts) if probe.kind == kind] for kind in kinds()}
+        return {kind: round(float(choice.shares[at].mean()), 4) for kind, at in by_kind.items() if at}
+
+    return {
+        "texts": len(texts),
+        "characters": CHARACTERS,
+        "sources": sorted({*sources(), *(probe.source for probe in texts)}),
+        "share_above_reading": round(float(reading.shares.mean()), 4),
+        "by_kind_reading": shares(reading),
+        "by_kind_reranking": shares(reranking),
+    }

@@ -1,0 +1,127 @@
+"""The profile of a model: which of its attention heads find what a question asks for, and how surely they do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from homerlm import storage
+from homerlm.errors import CorruptFileError, HomerError, InputError, MismatchError
+from homerlm.model.filecache import cache_folder
+from homerlm.model.identity import ModelIdentity
+from homerlm.score.heads import Head
+
+KIND = "homerlm profile"
+VERSION = 1
+CHANCE = 0.35  # mean share of a text above the fact asked for; noise gives about a half
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """reading: heads that score the chunks of a document; reranking: those that score the candidates, deeper ones
+    among them, since these are few tokens; share_above: mean share of a text that scored above the fact asked for, on
+    facts that the heads were not chosen by (0 is best, noise gives about 0.5); `notes` how it was measured."""
+
+    reading: tuple[Head, ...]
+    reranking: tuple[Head, ...]
+    share_above: float
+    model: ModelIdentity
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether its heads found facts better than noise would."""
+        return self.share_above < CHANCE
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON to a file, complete or not at all. Raises `InputError` if it cannot be written."""
+        with storage.replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Profile:
+        """Raises `InputError` for a file that cannot be read, `CorruptFileError` for what is no profile."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise CorruptFileError(f"{path} is no profile: {error}; make one with `homer profile`") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "model": self.model.to_dict(),
+            "share_above": self.share_above,
+            "reading": [[head.layer, head.index, head.weight] for head in self.reading],
+            "reranking": [[head.layer, head.index, head.weight] for head in self.reranking],
+            "notes": self.notes,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Profile:
+        """The inverse of `to_dict`; raises `CorruptFileError` for anything else."""
+        if not isinstance(values, dict) or values.get("kind") != KIND or values.get("version") != VERSION:
+            raise CorruptFileError(f"this is no profile of version {VERSION}: make one with `homer profile`")
+        try:
+            reading, reranking, share = values["reading"], values["reranking"], float(values["share_above"])
+            identity = ModelIdentity.from_dict(values["model"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptFileError(f"the profile lacks {error}: make it again with `homer profile`") from error
+        heads = [tuple(map(Head.from_json, listed)) for listed in (reading, reranking)]
+        return cls(heads[0], heads[1], share, identity, dict(values.get("notes") or {}))
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise `MismatchError` if this profile was measured on another model. RoPE scaling may differ."""
+        given = ModelIdentity.of(model)
+        if not self._fits(given):
+            raise MismatchError(
+                f"this profile belongs to {self.model.name or self.model.architecture} (weights "
+                f"{self.model.weights[:12]}), but the model given has weights {given.weights[:12]}: run `homer profile`"
+            )
+
+    @classmethod
+    def known(cls, model: PreTrainedModel) -> Profile | None:
+        """The profile that ships with homerlm for this very model, or the one that was measured here before."""
+        given = ModelIdentity.of(model)
+        for profile in (*_bundled(), *_cached(given)):
+            if profile._fits(given):
+                return profile
+        return None
+
+    def keep(self) -> Path:
+        """Save it in the user's cache, where `known` finds it."""
+        path = _cache_path(self.model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.save(path)
+        return path
+
+    def _fits(self, model: ModelIdentity) -> bool:
+        return (self.model.architecture, self.model.weights) == (model.architecture, model.weights)
+
+
+def _bundled() -> Iterator[Profile]:
+    folder = resources.files("homerlm").joinpath("data", "profiles")
+    for entry in folder.iterdir():
+        if entry.name.endswith(".json"):
+            yield Profile.from_dict(json.loads(entry.read_text(encoding="utf-8")))
+
+
+def _cached(model: ModelIdentity) -> Iterable[Profile]:
+    try:
+        return [Profile.load(_cache_path(model))]
+    except HomerError:
+        return []
+
+
+def _cache_path(model: ModelIdentity) -> Path:
+    return cache_folder() / "profiles" / f"{model.weights[:40]}.json"
