@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from homerlm.model.loading import load_model
     from homerlm.model.rope import RopeScaling
     from homerlm.score.calibration import Calibration
+    from homerlm.selection import Selection
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _HOMES = {
     "HomerError": "errors",
     "RopeScaling": "model.rope",
     "Schedule": "merge.schedule",
+    "Selection": "selection",
     "compile_model": "model.compiling",
     "load_model": "model.loading",
     "plan": "merge.schedule",
@@ -40,6 +42,7 @@ __all__ = [
     "HomerError",
     "RopeScaling",
     "Schedule",
+    "Selection",
     "compile_model",
     "load_model",
     "plan",

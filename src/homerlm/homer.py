@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm import generation, prompt
+from homerlm import generation, prompt, selection
 from homerlm.answer import Answer, AnswerStream, Asking, Document, Observer, OnText, compressed
 from homerlm.config import Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
@@ -28,6 +28,7 @@ from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
 from homerlm.passes import Event, Lengths, Plan
 from homerlm.select.method import Select
+from homerlm.selection import Selection
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
@@ -193,6 +194,36 @@ class Homer:
             raise InputError("document is compressed already: ask it as it is")
         text = read_document(document) if isinstance(document, Path) else document
         return compressed(self.for_later(), text, affixes, observer, cancel)
+
+    def select(
+        self,
+        document: str | Path,
+        question: str,
+        *,
+        tokens: int = selection.TOKENS,
+        min_share: float = 0.0,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Selection:
+        """The text of a document (text, or the `Path` of a file) that the question needs most, for any program or
+        model: passages with their places, at most so many tokens of them.
+
+        They are what `ask` would read with such a target, each token once. The settings' `target_len`, `min_share` and
+        `recap_len` give way to the arguments, and a reranking is done at once. Raises `InputError` without a fast
+        tokenizer or for more tokens than the model can read.
+        """
+        affixes = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {}).check()
+        if isinstance(document, CompactContext):
+            raise InputError("document is compressed already, and holds no text to choose from: give the text")
+        assert self.tokenizer is not None
+        text = read_document(document) if isinstance(document, Path) else document
+        around = sum(prompt.token_ids(self.tokenizer, affix).shape[1] for affix in affixes)
+        config = selection.config_for(self.config, tokens, around, min_share, self.limit)
+        chooser = type(self)(self.model, self.tokenizer, config)
+        return Selection.of(self.tokenizer, text, question, compressed(chooser, text, affixes, observer, cancel))
 
     def ask(
         self,

@@ -26,6 +26,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from homerlm.passes import Event
 
+_MAX_SKIPPED = 10  # lines that say what was left out
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
 err = Console(stderr=True, highlight=False, emoji=False)
 
@@ -77,6 +79,14 @@ def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)
+
+
+def say_skipped(lines: list[str]) -> None:
+    """What was left out of a folder, on stderr: the first of many, and how many more there are."""
+    more = len(lines) - _MAX_SKIPPED
+    shown = [*lines[:_MAX_SKIPPED], f"{more:,} more (all of them with --json)"] if more > 0 else lines
+    for line in shown:
+        err.print(f"skipped {line}", style="dim", markup=False, soft_wrap=True)
 
 
 def note_command(folder: Path) -> None:
