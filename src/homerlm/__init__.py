@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from homerlm.model.compiling import compile_model
     from homerlm.model.loading import load_model
     from homerlm.model.rope import RopeScaling
+    from homerlm.remote import Endpoint
     from homerlm.score.calibration import Calibration
     from homerlm.selection import Selection
 
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Calibration": "score.calibration",
     "CompactContext": "context",
+    "Endpoint": "remote",
     "Homer": "homer",
     "HomerConfig": "config",
     "HomerError": "errors",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Calibration",
     "CompactContext",
+    "Endpoint",
     "Homer",
     "HomerConfig",
     "HomerError",

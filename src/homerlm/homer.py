@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm import generation, prompt, selection
+from homerlm import generation, prompt
 from homerlm.answer import Answer, AnswerStream, Asking, Document, Observer, OnText, compressed
-from homerlm.config import Config, HomerConfig, MergeConfig
+from homerlm.config import SELECT_TOKENS, Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.documents import read_document
 from homerlm.errors import Cancelled, InputError, NumericalError
@@ -28,7 +28,7 @@ from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
 from homerlm.passes import Event, Lengths, Plan
 from homerlm.select.method import Select
-from homerlm.selection import Selection
+from homerlm.selection import Selection, config_for
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
@@ -200,7 +200,7 @@ class Homer:
         document: str | Path,
         question: str,
         *,
-        tokens: int = selection.TOKENS,
+        tokens: int = SELECT_TOKENS,
         min_share: float = 0.0,
         instruction: str | None = None,
         chat: bool | None = None,
@@ -221,7 +221,7 @@ class Homer:
         assert self.tokenizer is not None
         text = read_document(document) if isinstance(document, Path) else document
         around = sum(prompt.token_ids(self.tokenizer, affix).shape[1] for affix in affixes)
-        config = selection.config_for(self.config, tokens, around, min_share, self.limit)
+        config = config_for(self.config, tokens, around, min_share, self.limit)
         chooser = type(self)(self.model, self.tokenizer, config)
         return Selection.of(self.tokenizer, text, question, compressed(chooser, text, affixes, observer, cancel))
 

@@ -14,8 +14,6 @@ from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, InputError
 from homerlm.trace import kept_indices
 
-TOKENS = 1000  # that are chosen where nothing else is said
-
 
 @dataclass(frozen=True)
 class Excerpt:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from homerlm.cli import inputs
-from homerlm.cli.console import err, out, print_json, reading, say_skipped, status
+from homerlm.cli.console import err, out, print_json, reading, say_skipped, status, written
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
 from homerlm.cli.options import (
@@ -29,7 +29,8 @@ from homerlm.cli.options import (
     with_config,
 )
 from homerlm.cli.outputs import check_outputs
-from homerlm.config import Config, MergeConfig
+from homerlm.cli.reader import RemoteReader
+from homerlm.config import SELECT_TOKENS, Config, MergeConfig
 from homerlm.formatting import size
 
 EXAMPLES = """
@@ -42,6 +43,8 @@ Examples:
   homer ask book.epub "Who is Emma?" --save emma.homer
 
   homer ask --context emma.homer "Where does she live?"
+
+  homer ask report.pdf "Who signed the contract?" --reader http://localhost:8000/v1 --reader-tokens 2k
 
   cat log.txt | homer ask - -q "What failed first?" --show-kept
 """
@@ -73,6 +76,21 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="Seed for temperatures above 0.")] = None,
     chat: Chat = None,
     template_option: TemplateOption = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible endpoint (http://localhost:8000/v1) answers, from the passages that the model "
+            "here chooses. Its key is read from OPENAI_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
+    reader_model: Annotated[
+        str | None, typer.Option(help="The endpoint's model; default its only one.", show_default=False)
+    ] = None,
+    reader_tokens: Annotated[
+        str | None, typer.Option(help=f"Most tokens to choose for --reader; default {SELECT_TOKENS}.")
+    ] = None,
     answer_start: Annotated[str, typer.Option(help="Words the answer begins with.")] = "",
     show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer and errors, nothing else.")] = False,
@@ -83,6 +101,8 @@ def ask(
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     _check(context, save, html, calibration, settings)
     options = template_options(template_option or [], chat)
+    others = {"--context": context, "--save": save, "--html": html, "--answer-start": answer_start}
+    remote = RemoteReader.of(reader, reader_model, reader_tokens, others, settings)
     found = inputs.expand(paths) if paths else None
     files = found.files if found else ()
     check_outputs({"--save": save, "--html": html}, [*files, context, calibration, model], force=force)
@@ -93,30 +113,32 @@ def ask(
         say_skipped(skipped)
     silent = quiet or as_json
     homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
-    shown: list[str] = []
-    with reading("Reading", quiet=silent) as bar:
-
-        def show(piece: str) -> None:
-            bar.stop()
-            shown.append(piece)
-            out.print(piece, end="", markup=False)
-
-        try:
-            answer = homer.ask(
-                _load_context(context, homer) if context else document,
-                question,
-                max_new_tokens=max_new_tokens,
-                on_text=None if as_json else show,
-                observer=bar,
-                answer_start=answer_start,
-                chat=chat,
-                reuse=save is not None,
-                **options,
-                **_sampling(temperature, seed),
-            )
-        finally:  # also where the answer breaks off
-            if shown:
-                out.print()
+    if remote is not None:
+        remote.print_answer(
+            homer,
+            document,
+            question,
+            choosing={"chat": chat, **options},
+            answering=_remote_settings(max_new_tokens, temperature, seed),
+            skipped=skipped,
+            show_kept=show_kept,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
+    with reading("Reading", quiet=silent) as bar, written(before=bar.stop) as show:
+        answer = homer.ask(
+            _load_context(context, homer) if context else document,
+            question,
+            max_new_tokens=max_new_tokens,
+            on_text=None if as_json else show,
+            observer=bar,
+            answer_start=answer_start,
+            chat=chat,
+            reuse=save is not None,
+            **options,
+            **_sampling(temperature, seed),
+        )
     if save:
         answer.source.save(save)
     if html:
@@ -213,6 +235,12 @@ def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:
 
         torch.manual_seed(seed)
     return {"do_sample": True, "temperature": temperature}
+
+
+def _remote_settings(max_new_tokens: int, temperature: float, seed: int | None) -> dict[str, Any]:
+    """The same in the endpoint's words."""
+    settings = {"max_tokens": max_new_tokens, "temperature": temperature}
+    return settings if seed is None else settings | {"seed": seed}
 
 
 def _record(answer: Any, homer: Any, show_kept: bool) -> dict[str, Any]:

@@ -73,6 +73,25 @@ def reading(label: str, quiet: bool = False) -> Iterator[ReadingProgress]:
 
 
 @contextmanager
+def written(before: Callable[[], None] | None = None) -> Iterator[Callable[[str], None]]:
+    """A function that prints an answer piece by piece, after it has called `before`. The line ends with the block, also
+    where the answer breaks off."""
+    shown: list[str] = []
+
+    def show(piece: str) -> None:
+        if before is not None:
+            before()
+        shown.append(piece)
+        out.print(piece, end="", markup=False)
+
+    try:
+        yield show
+    finally:
+        if shown:
+            out.print()
+
+
+@contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr over many pieces of work, told with what is at work, how many are done and how many there are."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -27,7 +27,7 @@ from homerlm.cli.options import (
     template_options,
     with_config,
 )
-from homerlm.config import Config
+from homerlm.config import SELECT_TOKENS, Config
 
 EXAMPLES = """
 Examples:
@@ -43,7 +43,9 @@ def select(
     given: Given = None,
     *,
     question: Question = None,
-    tokens: Annotated[str, typer.Option(help="Most tokens of the documents to choose; 4k is 4,096.")] = "1000",
+    tokens: Annotated[str, typer.Option(help="Most tokens of the documents to choose; 4k is 4,096.")] = str(
+        SELECT_TOKENS
+    ),
     min_share: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out tokens below this share of the highest significance.")
     ] = 0.0,
