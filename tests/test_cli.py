@@ -47,7 +47,7 @@ def test_flags_are_the_settings_of_either_preset():
     for given in (["--score", "logit", "--target-len", "70"], ["--preset", "paper", "--retention", "0.25"]):
         assert CliRunner().invoke(app, given).exit_code == 0
     assert seen == [HomerConfig(score="logit", target_len=70), HomerConfig.paper(retention=0.25)]
-    assert "mean_square or" in CliRunner().invoke(app, ["--help"]).output
+    assert "peak_softmax or" in CliRunner().invoke(app, ["--help"]).output
     error = CliRunner().invoke(app, ["--retention", "0.25"]).exception
     assert isinstance(error, ConfigError)
     assert "retention (--retention) is a setting of HomerConfig.paper()" in str(error)

@@ -11,6 +11,7 @@ from families import SUPPORTED
 from homerlm import Calibration, Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError, OutOfMemoryError
 from homerlm.lab.evaluate import Models, SampleWork, jobs_of
+from homerlm.lab.facts import processor
 from homerlm.lab.likelihood import Likelihood, Prefill
 from homerlm.lab.methods import Method, parse_methods
 from homerlm.lab.needle import KINDS, Needle, hide
@@ -490,6 +491,7 @@ def test_records_say_what_made_them(tmp_path, words):
     _run(tmp_path, words, 1, methods=["plain"])
     ((record,), _) = read_records(tmp_path)
     assert record["device"].startswith("cpu")
+    assert record["processor"] == processor()
     assert record["dtype"] == "float32"
     assert record["limit"] == LIMIT
     assert {"homerlm", "torch", "transformers", "python"} == set(record["versions"])
@@ -557,3 +559,12 @@ def test_every_supported_family_can_be_evaluated(tmp_path, words, family):
     records, _ = read_records(tmp_path)
     assert [(r["error"], r["kept"] <= 120 or r["method"] == "plain") for r in records] == [(None, True)] * 4
     assert all(math.isfinite(r["nll"]) for r in records if r["task"] == "passkey-perplexity")
+
+
+def test_the_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD  EPYC: 7R13\n\nmodel name\t: other\n")
+    assert processor(cpuinfo) == "AMD EPYC: 7R13"
+    monkeypatch.setattr("platform.processor", lambda: "arm")
+    cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
+    assert processor(cpuinfo) == processor(tmp_path / "none") == "arm"

@@ -5,8 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from homerlm import Homer
 from homerlm.cli.page import render
 from homerlm.trace import READ, SAVED, Fates, LevelTrace, kept_indices
+from tiny import VOCAB
+from words import tokenizer_of
 
 DOCUMENT = " ".join(f"w{i % 90}" for i in range(300))
 
@@ -118,3 +121,17 @@ def test_fates_count_what_is_kept(text_homer, reuse):
     assert fates.count(SAVED) == len(kept_indices(answer.source)) - fates.count(READ)
     dropped = fates.levels[fates.levels < SAVED]
     assert fates.rounds == int(dropped.max())
+
+
+def test_names_of_special_tokens_in_a_document_do_not_shift_its_passages(text_homer):
+    """They are spelled out in ordinary tokens, more than the tokenizer alone makes of them."""
+    tokenizer = tokenizer_of(VOCAB)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|x|>"]})
+    homer = Homer(text_homer.model, tokenizer, text_homer.config)
+    document = " ".join(f"w{i % 80} <|x|>" for i in range(150))
+    text, answer = _page(homer, document)
+    page = _Parsed(text)
+    assert page.text == document
+    words = [word for i in range(150) for word in (f"w{i % 80}", "<", "|x|>")]
+    read = "".join(page.by_class["read"])
+    assert re.findall(r"w\d+|<|\|x\|>", read) == [words[i] for i in kept_indices(answer.context)]

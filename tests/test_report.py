@@ -54,6 +54,13 @@ def rows(table):
     return {label: entries for label, *entries in table.rows}
 
 
+def test_the_processor_is_told_and_records_without_it_are_read(folder):
+    old, new = record(device="cpu x86_64"), record(sample=1, device="cpu x86_64", processor="AMD EPYC")
+    text = write_report(folder([old, new]), plots=False).with_suffix(".md").read_text()
+    assert "- Device: `cpu x86_64`\n- Processor: `AMD EPYC`\n" in text
+    assert "Processor" not in write_report(folder([old]), plots=False).with_suffix(".md").read_text()
+
+
 def summary(records):
     return list(summarise(frame_of(records)).itertuples())
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from homerlm.model.compiling import compile_model
     from homerlm.model.loading import load_model
     from homerlm.model.rope import RopeScaling
+    from homerlm.remote import Endpoint
     from homerlm.score.calibration import Calibration
+    from homerlm.selection import Selection
 
 __version__ = "0.1.0"
 
@@ -22,11 +24,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Calibration": "score.calibration",
     "CompactContext": "context",
+    "Endpoint": "remote",
     "Homer": "homer",
     "HomerConfig": "config",
     "HomerError": "errors",
     "RopeScaling": "model.rope",
     "Schedule": "merge.schedule",
+    "Selection": "selection",
     "compile_model": "model.compiling",
     "load_model": "model.loading",
     "plan": "merge.schedule",
@@ -35,11 +39,13 @@ _HOMES = {
 __all__ = [
     "Calibration",
     "CompactContext",
+    "Endpoint",
     "Homer",
     "HomerConfig",
     "HomerError",
     "RopeScaling",
     "Schedule",
+    "Selection",
     "compile_model",
     "load_model",
     "plan",

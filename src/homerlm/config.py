@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from homerlm.score.profile import Profile
 
 SCORE_NAMES = ("mean_square", "peak_softmax", "softmax", "calibrated_logit", "logit", "random")
+SELECT_TOKENS = 1000  # of a document, that are chosen for other programs where nothing else is said
 RENAMED = {
     "second_look": "rerank",
     "floor": "min_share",

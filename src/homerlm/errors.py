@@ -45,5 +45,13 @@ class OutOfMemoryError(HomerError, MemoryError):
     """The device ran out of memory; the message says what was asked and what to lower."""
 
 
+class EndpointError(HomerError):
+    """A server that was to answer cannot be used. `status`: of its HTTP response, None without one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Cancelled(HomerError):
     """Work was stopped by its caller; nothing is half done."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import generation, prompt
 from homerlm.answer import Answer, AnswerStream, Asking, Document, Observer, OnText, compressed
-from homerlm.config import Config, HomerConfig, MergeConfig
+from homerlm.config import SELECT_TOKENS, Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.documents import read_document
 from homerlm.errors import Cancelled, InputError, NumericalError
@@ -31,6 +31,7 @@ from homerlm.profiling.first_use import can_profile, profiled, with_known_profil
 from homerlm.prompt import PromptIds
 from homerlm.score.profile import Profile
 from homerlm.select.method import Select
+from homerlm.selection import Selection, config_for
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
@@ -221,6 +222,38 @@ class Homer:
             raise InputError("document is compressed already: ask it as it is")
         text = read_document(document) if isinstance(document, Path) else document
         return compressed(self.for_later(), text, affixes, asking.neutral(), observer, cancel)
+
+    def select(
+        self,
+        document: str | Path,
+        question: str,
+        *,
+        tokens: int = SELECT_TOKENS,
+        min_share: float = 0.0,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Selection:
+        """The text of a document (text, or the `Path` of a file) that the question needs most, for any program or
+        model: passages with their places, at most so many tokens of them.
+
+        They are what `ask` would read with such a target, each token once. The settings' `target_len`, `min_share` and
+        `recap_len` give way to the arguments, and a reranking is done at once. Raises `InputError` without a fast
+        tokenizer or for more tokens than the model can read.
+        """
+        asking = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {})
+        affixes = asking.check()
+        if isinstance(document, CompactContext):
+            raise InputError("document is compressed already, and holds no text to choose from: give the text")
+        assert self.tokenizer is not None
+        text = read_document(document) if isinstance(document, Path) else document
+        around = sum(prompt.token_ids(self.tokenizer, affix).shape[1] for affix in affixes)
+        config = config_for(self.config, tokens, around, min_share, self.limit)
+        chooser = type(self)(self.model, self.tokenizer, config)
+        context = compressed(chooser, text, affixes, asking.neutral(), observer, cancel)
+        return Selection.of(self.tokenizer, text, question, context)
 
     def ask(
         self,

@@ -121,6 +121,22 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: Text | str) -> Tensor:
     return torch.tensor([ids], dtype=torch.long)
 
 
+def token_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
+    """Characters `[start, end)` of each of the tokens that `token_ids` makes of a text. Raises `InputError` for a
+    tokenizer that does not know them."""
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{type(tokenizer).__name__} does not tell where in a text its tokens are: load the model's fast tokenizer"
+        )
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for piece in _pieces(Text(text), _special_names(tokenizer)):
+        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans += [(at + start, at + end) for start, end in encoded["offset_mapping"]]
+        at += len(piece)
+    return spans
+
+
 def _templated(
     tokenizer: PreTrainedTokenizerBase, instruction: str, question: str, answer_start: str, options: Mapping[str, Any]
 ) -> tuple[Text, Text]:

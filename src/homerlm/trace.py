@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from homerlm import prompt
 from homerlm.context import CompactContext
 from homerlm.passes import Event
 
@@ -68,8 +69,7 @@ class Passage:
 
 def passages(tokenizer: PreTrainedTokenizerBase, document: str, levels: Tensor) -> Iterator[Passage]:
     """The document cut where the level (tokens,) changes; the texts joined are the document again."""
-    encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    starts = [start for start, _ in encoded["offset_mapping"]]
+    starts = [start for start, _ in prompt.token_spans(tokenizer, document)]
     runs = [
         (level, [i for i, _ in run]) for level, run in groupby(enumerate(levels.tolist()), key=lambda pair: pair[1])
     ]

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from homerlm.cli import inputs
-from homerlm.cli.console import err, out, print_json, reading, status
+from homerlm.cli.console import err, out, print_json, reading, say_skipped, status, written
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
-from homerlm.cli.options import CalibrationFile, Force, Json, Model, Rope, template_options, with_config
+from homerlm.cli.options import (
+    CalibrationFile,
+    Chat,
+    Device,
+    Force,
+    Given,
+    Json,
+    Model,
+    Numbers,
+    Password,
+    Question,
+    Rope,
+    TemplateOption,
+    template_options,
+    with_config,
+)
 from homerlm.cli.outputs import check_outputs
-from homerlm.config import Config, MergeConfig
-from homerlm.errors import ConfigError
+from homerlm.cli.reader import RemoteReader
+from homerlm.config import SELECT_TOKENS, Config, MergeConfig
 from homerlm.formatting import size
 
 EXAMPLES = """
@@ -29,32 +44,23 @@ Examples:
 
   homer ask --context emma.homer "Where does she live?"
 
+  homer ask report.pdf "Who signed the contract?" --reader http://localhost:8000/v1 --reader-tokens 2k
+
   cat log.txt | homer ask - -q "What failed first?" --show-kept
 """
 
 
 @with_config
 def ask(
-    given: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="FILE... QUESTION",
-            help="Documents, folders or globs (- is standard input), then the question.",
-            show_default=False,
-        ),
-    ] = None,
+    given: Given = None,
     *,
-    question: Annotated[
-        str | None, typer.Option("--question", "-q", help="The question; all arguments are documents then.")
-    ] = None,
+    question: Question = None,
     model: Model = None,
     rope: Rope = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ..., or auto for all devices.")
-    ] = None,
-    dtype: Annotated[DType, typer.Option(help="Numbers of the model; auto takes the checkpoint's own.")] = DType.auto,
+    device: Device = None,
+    dtype: Numbers = DType.auto,
     calibration: CalibrationFile = None,
-    password: Annotated[str | None, typer.Option(help="Password of encrypted PDFs.", show_default=False)] = None,
+    password: Password = None,
     context: Annotated[
         Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")
     ] = None,
@@ -68,12 +74,22 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed for temperatures above 0.")] = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Use the model's chat template; default where it has one.")
+    chat: Chat = None,
+    template_option: TemplateOption = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible endpoint (http://localhost:8000/v1) answers, from the passages that the model "
+            "here chooses. Its key is read from OPENAI_API_KEY.",
+            show_default=False,
+        ),
     ] = None,
-    template_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=JSON", help="For the chat template: enable_thinking=true. May be repeated."),
+    reader_model: Annotated[
+        str | None, typer.Option(help="The endpoint's model; default its only one.", show_default=False)
+    ] = None,
+    reader_tokens: Annotated[
+        str | None, typer.Option(help=f"Most tokens to choose for --reader; default {SELECT_TOKENS}.")
     ] = None,
     answer_start: Annotated[str, typer.Option(help="Words the answer begins with.")] = "",
     show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
@@ -85,6 +101,8 @@ def ask(
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     _check(context, save, html, calibration, settings)
     options = template_options(template_option or [], chat)
+    others = {"--context": context, "--save": save, "--html": html, "--answer-start": answer_start}
+    remote = RemoteReader.of(reader, reader_model, reader_tokens, others, settings)
     found = inputs.expand(paths) if paths else None
     files = found.files if found else ()
     check_outputs({"--save": save, "--html": html}, [*files, context, calibration, model], force=force)
@@ -92,34 +110,35 @@ def ask(
     document, found = inputs.read(found, password) if found else ("", None)
     skipped = inputs.described(found)
     if not quiet:
-        for line in inputs.shortened(skipped):
-            err.print(f"skipped {line}", style="dim", markup=False, soft_wrap=True)
+        say_skipped(skipped)
     silent = quiet or as_json
     homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
-    shown: list[str] = []
-    with reading("Reading", quiet=silent) as bar:
-
-        def show(piece: str) -> None:
-            bar.stop()
-            shown.append(piece)
-            out.print(piece, end="", markup=False)
-
-        try:
-            answer = homer.ask(
-                _load_context(context, homer) if context else document,
-                question,
-                max_new_tokens=max_new_tokens,
-                on_text=None if as_json else show,
-                observer=bar,
-                answer_start=answer_start,
-                chat=chat,
-                reuse=save is not None,
-                **options,
-                **_sampling(temperature, seed),
-            )
-        finally:  # also where the answer breaks off
-            if shown:
-                out.print()
+    if remote is not None:
+        remote.print_answer(
+            homer,
+            document,
+            question,
+            choosing={"chat": chat, **options},
+            answering=_remote_settings(max_new_tokens, temperature, seed),
+            skipped=skipped,
+            show_kept=show_kept,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
+    with reading("Reading", quiet=silent) as bar, written(before=bar.stop) as show:
+        answer = homer.ask(
+            _load_context(context, homer) if context else document,
+            question,
+            max_new_tokens=max_new_tokens,
+            on_text=None if as_json else show,
+            observer=bar,
+            answer_start=answer_start,
+            chat=chat,
+            reuse=save is not None,
+            **options,
+            **_sampling(temperature, seed),
+        )
     if save:
         answer.source.save(save)
     if html:
@@ -153,8 +172,7 @@ def open_homer(
         placed = {} if device is None else {"device_map": device}
         loaded, tokenizer = load_model(model, rope=rope, dtype=str(dtype), **placed)
         if calibration is not None:
-            if not isinstance(settings, MergeConfig):
-                raise ConfigError("--calibration is for --preset paper; the default preset needs none: leave it out")
+            assert isinstance(settings, MergeConfig)
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))
         return Homer(loaded, tokenizer, settings)
 
@@ -186,6 +204,12 @@ def _after_reading(answer: Any) -> str:
     )
 
 
+def check_calibration(calibration: Path | None, settings: Config) -> None:
+    """Refuse a calibration that the preset has no use for."""
+    if calibration is not None and not isinstance(settings, MergeConfig):
+        raise UsageError("--calibration is for scores that need one, which this preset has not: add --preset paper")
+
+
 def _check(
     context: Path | None, save: Path | None, html: Path | None, calibration: Path | None, settings: Config
 ) -> None:
@@ -194,8 +218,7 @@ def _check(
         raise UsageError("--html needs the document itself, which a saved context does not hold: give the FILE again")
     if context is not None and save is not None:
         raise UsageError(f"--save with --context would write the same again: copy {context} instead")
-    if calibration is not None and "calibration" not in {field.name for field in fields(settings)}:
-        raise UsageError("--calibration is for scores that need one, which this preset has not: add --preset paper")
+    check_calibration(calibration, settings)
 
 
 def _load_context(path: Path, homer: Any) -> Any:
@@ -212,6 +235,12 @@ def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:
 
         torch.manual_seed(seed)
     return {"do_sample": True, "temperature": temperature}
+
+
+def _remote_settings(max_new_tokens: int, temperature: float, seed: int | None) -> dict[str, Any]:
+    """The same in the endpoint's words."""
+    settings = {"max_tokens": max_new_tokens, "temperature": temperature}
+    return settings if seed is None else settings | {"seed": seed}
 
 
 def _record(answer: Any, homer: Any, show_kept: bool) -> dict[str, Any]:

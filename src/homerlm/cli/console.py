@@ -26,6 +26,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from homerlm.passes import Event
 
+_MAX_SKIPPED = 10  # lines that say what was left out
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
 err = Console(stderr=True, highlight=False, emoji=False)
 
@@ -71,12 +73,39 @@ def reading(label: str, quiet: bool = False) -> Iterator[ReadingProgress]:
 
 
 @contextmanager
+def written(before: Callable[[], None] | None = None) -> Iterator[Callable[[str], None]]:
+    """A function that prints an answer piece by piece, after it has called `before`. The line ends with the block, also
+    where the answer breaks off."""
+    shown: list[str] = []
+
+    def show(piece: str) -> None:
+        if before is not None:
+            before()
+        shown.append(piece)
+        out.print(piece, end="", markup=False)
+
+    try:
+        yield show
+    finally:
+        if shown:
+            out.print()
+
+
+@contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr over many pieces of work, told with what is at work, how many are done and how many there are."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)
+
+
+def say_skipped(lines: list[str]) -> None:
+    """What was left out of a folder, on stderr: the first of many, and how many more there are."""
+    more = len(lines) - _MAX_SKIPPED
+    shown = [*lines[:_MAX_SKIPPED], f"{more:,} more (all of them with --json)"] if more > 0 else lines
+    for line in shown:
+        err.print(f"skipped {line}", style="dim", markup=False, soft_wrap=True)
 
 
 def note_command(folder: Path) -> None:

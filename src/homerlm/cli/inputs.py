@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 _FILE_NAME = re.compile(r"\S*[/\\*]\S*|\S+\.[A-Za-z]\w{0,4}")  # one word with a folder, a star or an extension
 
-_MAX_SKIPPED = 10  # lines that say what was left out
-
 
 def split(given: Sequence[str], question: str | None, *, has_context: bool) -> tuple[list[str], str]:
     """Documents and question; `question` if it was given by name, else the last argument. Raises `UsageError`."""
@@ -32,7 +30,10 @@ def split(given: Sequence[str], question: str | None, *, has_context: bool) -> t
     if has_context and files:
         raise UsageError(f"--context takes no documents, but {', '.join(files)} is given: leave out one of them")
     if not has_context and not files:
-        raise UsageError('no document given: homer ask FILE... "QUESTION" (- for standard input), or --context FILE')
+        raise UsageError(
+            'no document given: name it before the question, FILE... "QUESTION" (- is standard input), or give '
+            "homer ask a saved one with --context"
+        )
     return files, question
 
 
@@ -54,12 +55,6 @@ def read(found: Inputs, password: str | None) -> tuple[str, Inputs]:
 def described(found: Inputs | None) -> list[str]:
     """A line for each file or folder that was left out: its path and why."""
     return [f"{item.path}: {item.reason}" for item in found.skipped] if found else []
-
-
-def shortened(lines: list[str]) -> list[str]:
-    """The first of many lines, and how many more there are."""
-    more = len(lines) - _MAX_SKIPPED
-    return [*lines[:_MAX_SKIPPED], f"{more:,} more (all of them with --json)"] if more > 0 else lines
 
 
 def names(paths: Sequence[str | Path]) -> list[str]:

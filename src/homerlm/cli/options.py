@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import Field
 from enum import StrEnum
 from functools import wraps
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from homerlm.cli.devices import DType
 from homerlm.cli.errors import UsageError
 from homerlm.config import PRESETS, HomerConfig, flag, kind_of, public_fields
 
@@ -25,6 +26,29 @@ Model = Annotated[
     typer.Option(
         "--model", "-m", help="Hub name, folder or .gguf file; default the small bundled model.", show_default=False
     ),
+]
+Given = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE... QUESTION",
+        help="Documents, folders or globs (- is standard input), then the question.",
+        show_default=False,
+    ),
+]
+Question = Annotated[
+    str | None, typer.Option("--question", "-q", help="The question; all arguments are documents then.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ..., or auto for all devices.")
+]
+Numbers = Annotated[DType, typer.Option(help="Numbers of the model; auto takes the checkpoint's own.")]
+Password = Annotated[str | None, typer.Option(help="Password of encrypted PDFs.", show_default=False)]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--no-chat", help="Use the model's chat template; default where it has one.")
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=JSON", help="For the chat template: enable_thinking=true. May be repeated."),
 ]
 Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2, ntk:4, yarn:2 ...")]
 CalibrationFile = Annotated[
@@ -77,12 +101,13 @@ def config_fields() -> dict[str, list[Field[Any]]]:
     return found
 
 
-def with_config(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `settings` the option `--preset` and one option per setting of any preset.
+def with_config(command: Callable[..., None], without: Container[str] = ()) -> Callable[..., None]:
+    """Give a command that takes `settings` the option `--preset` and one option per setting of any preset, but those
+    it goes `without`.
 
     `settings` is the chosen preset with the options that were given, without calibration.
     """
-    settings = config_fields()
+    settings = {name: found for name, found in config_fields().items() if name not in without}
 
     @wraps(command)
     def wrapper(**given: Any) -> None:

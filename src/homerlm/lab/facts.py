@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +30,21 @@ def facts_of(model: PreTrainedModel, chat: bool) -> Outcome:
         "model": model.config._name_or_path or type(model).__name__,
         "limit": model.config.get_text_config(decoder=True).max_position_embeddings,
         "device": f"{device.type} {platform.machine()}" if device.type != "cuda" else torch.cuda.get_device_name(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "chat": chat,
         "versions": versions | {"python": platform.python_version()},
     }
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of the machine's processor as Linux tells it, or as Python knows it; empty where neither does."""
+    try:
+        found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return " ".join((found[1] if found else platform.processor()).split())
 
 
 @contextmanager

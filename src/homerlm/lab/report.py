@@ -23,7 +23,14 @@ from homerlm.lab.summary import frame_of
 from homerlm.lab.tables import Section, to_rich
 
 _BENCH_TASKS = ("bench", "profile")
-_LABELS = {"Model": "model", "Device": "device", "Numbers": "dtype", "Threads": "threads", "Texts": "text"}
+_LABELS = {
+    "Model": "model",
+    "Device": "device",
+    "Processor": "processor",
+    "Numbers": "dtype",
+    "Threads": "threads",
+    "Texts": "text",
+}
 
 
 def sections(records: Sequence[dict[str, Any]]) -> list[Section]:

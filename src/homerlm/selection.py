@@ -1,0 +1,81 @@
+"""The text of a document that is chosen for a question, with its places, for whatever is to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from homerlm import prompt
+from homerlm.config import Config, MergeConfig
+from homerlm.context import CompactContext
+from homerlm.errors import ConfigError, InputError
+from homerlm.trace import kept_indices
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A passage of a document: characters `[start, end)` of its text."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a document was chosen for a question: passages in the document's order. tokens: of the chosen ones,
+    document_tokens: of the whole document."""
+
+    question: str
+    tokens: int
+    document_tokens: int
+    passages: tuple[Excerpt, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, document: str, question: str, context: CompactContext) -> Selection:
+        """What is left of a document in the context that it was compressed to."""
+        spans, kept = prompt.token_spans(tokenizer, document), kept_indices(context)
+        return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"passages": list(map(asdict, self.passages))}
+
+
+def config_for(config: Config, tokens: int, affixes: int, min_share: float, limit: int) -> Config:
+    """The settings with which a compression leaves so many tokens of a document between affixes, each of them once.
+
+    Raises `InputError` for a number of tokens that cannot be left, `ConfigError` for a share that has no effect.
+    """
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= limit - affixes:
+        raise InputError(
+            f"tokens is {tokens!r}; beside the instruction and the question, which take {affixes}, the model can read "
+            f"1 to {limit - affixes}"
+        )
+    length = tokens + affixes
+    if isinstance(config, MergeConfig):
+        if min_share:
+            raise ConfigError(f"min_share is {min_share!r}, but the paper's preset has no such setting: leave it out")
+        return replace(config, target_len=length, target_share=0.5)
+    rerank = "never" if config.rerank == "never" else "now"
+    return replace(config, target_len=length, rerank=rerank, min_share=min_share, recap_len=0)
+
+
+def excerpts(document: str, spans: Sequence[tuple[int, int]], kept: Sequence[int]) -> Iterator[Excerpt]:
+    """Passages of the kept tokens, ascending indices; spans: `[start, end)` characters of every token. Tokens with
+    nothing but white space between them are one passage, and white space around it is left out."""
+    runs: list[tuple[int, int]] = []
+    for start, end in (spans[index] for index in kept):
+        if runs and not document[runs[-1][1] : start].strip():
+            first, last = runs.pop()
+            runs.append((first, max(last, end)))
+        else:
+            runs.append((start, end))
+    for start, end in runs:
+        text = document[start:end]
+        if text.strip():
+            start += len(text) - len(text.lstrip())
+            yield Excerpt(start, start + len(text.strip()), text.strip())
