@@ -14,13 +14,20 @@ from transformers import PreTrainedTokenizerBase
 @dataclass(frozen=True)
 class Question:
     """`text` asks; `answer_start` is put into the model's mouth. `expected` holds what the answer must hold, judged by
-    the function `grading` of `GRADINGS`. `choices`: continuations of which the likeliest is chosen, or empty."""
+    the function `grading` of `GRADINGS`. `choices`: continuations of which the likeliest is chosen, or empty.
+    `evidence`: what of the document must be kept to answer; what is expected, if nothing is given."""
 
     text: str
     answer_start: str
     expected: tuple[str, ...]
     grading: str
     choices: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Strings of the document whose tokens must be kept."""
+        return self.evidence or self.expected
 
     def grade(self, answer: str) -> float:
         """Share of what is expected that the answer holds, 0 to 1."""
