@@ -13,15 +13,15 @@ from homerlm.errors import ConfigError, InputError, OutOfMemoryError
 from homerlm.lab.evaluate import Models, SampleWork, jobs_of
 from homerlm.lab.likelihood import Likelihood, Prefill
 from homerlm.lab.methods import Method, parse_methods
-from homerlm.lab.needle import KINDS, Needle, hide
-from homerlm.lab.passkey import Passkey
 from homerlm.lab.perplexity import AFFIX, WindowsWork, rotations
-from homerlm.lab.quality import Item, Quality, load_quality
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now, likelihood_of_answer, token_spots
 from homerlm.lab.readers import SINKS, reader_for
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.run import run
 from homerlm.lab.samples import Question, Sample, count_tokens, first_integer, first_letter, share_held
+from homerlm.lab.tasks.needle import KINDS, Needle, hide
+from homerlm.lab.tasks.passkey import Passkey
+from homerlm.lab.tasks.quality import Item, Quality, load_quality
 from homerlm.model.rope import RopeScaling
 from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt

@@ -19,8 +19,8 @@ app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
     no_args_is_help=True,
     epilog="Methods: plain, truncate, streaming, random, bm25, oracle, homer, homer-paper, each with +pi:2, +ntk:4, "
-    "+yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; bm25:budget=256). Records are written as they come: the same command goes "
-    "on where it was stopped.",
+    "+yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; bm25:budget=256). Records are "
+    "written as they come: the same command goes on where it was stopped.",
 )
 app.command("report")(show_report)
 
@@ -71,7 +71,7 @@ def _task(name: str, without: tuple[str, ...] = (), **defaults: Any) -> Callable
 def passkey(options: EvalOptions) -> None:
     """Table 1: a five-digit key hidden in repeated filler."""
     from homerlm.lab import suites
-    from homerlm.lab.passkey import Passkey
+    from homerlm.lab.tasks.passkey import Passkey
 
     options.run_each(suites.RETRIEVAL_METHODS, suites.drawn([Passkey()], *options.drawn))
 
@@ -105,7 +105,7 @@ def qa(
 ) -> None:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
     from homerlm.lab import suites
-    from homerlm.lab.quality import Quality, load_quality
+    from homerlm.lab.tasks.quality import Quality, load_quality
 
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
     options.run_each(suites.QA_METHODS, suites.qa(quality, options.samples, options.seed))
@@ -194,8 +194,8 @@ def _documents(names: list[str]) -> tuple[list[str], str]:
 
 
 def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
-    from homerlm.lab.passkey import Passkey
     from homerlm.lab.suites import needles
+    from homerlm.lab.tasks.passkey import Passkey
 
     made: dict[str, Callable[[], list[Any]]] = {
         "passkey": lambda: [Passkey()],

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
 from homerlm.lab.corpora import ADJECTIVES, CITIES, NOUNS
-from homerlm.lab.passkey import FILLER, repeated_tokens
 from homerlm.lab.samples import Question, Sample, random_for, stratified_depth
+from homerlm.lab.tasks.passkey import FILLER, repeated_tokens
 
 OVERHEAD = 96  # tokens of instruction, question and a chat template
 TOKENS_PER_NEEDLE = {"number": 30, "word": 30, "uuid": 70}
