@@ -27,6 +27,11 @@ app.command("report")(show_report)
 Kind = StrEnum("Kind", ["single", "single-word", "single-uuid", "single-filler", "keys", "values", "queries"])
 Retrieval = StrEnum("Retrieval", ["passkey", "needle"])
 
+SETS = {
+    "associations": "Facts planted in a text; only general knowledge ties them to their questions.",
+    "relations": "How people are related, asked for from the other side, in other words.",
+    "paraphrases": "Facts planted in a text, asked for in other words.",
+}
 Text = Annotated[str, typer.Option(help="A text file; `python` is Python's own documentation.")]
 Tasks = Annotated[list[Retrieval] | None, typer.Option("--task", help="On which task; may be repeated.")]
 NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
@@ -93,6 +98,28 @@ def needle(
     drawn, kinds = options.drawn, [str(chosen) for chosen in kind or ("single", "keys")]
     tasks = suites.needles(kinds, *_text(text), ask=ask)
     options.run_each(suites.RETRIEVAL_METHODS, suites.drawn(tasks, *drawn, ask=ask))
+
+
+def _planted(name: str, purpose: str) -> None:
+    """The command of a set of planted facts."""
+
+    def command(
+        options: EvalOptions,
+        *,
+        facts: Annotated[int, typer.Option(min=1, max=6, help="Facts in a document; one is asked for.")] = 4,
+        text: Text = "python",
+    ) -> None:
+        from homerlm.lab import suites
+        from homerlm.lab.tasks.planted import Planted
+
+        options.run_each(suites.RIVAL_METHODS, suites.drawn([Planted(name, *_text(text), facts)], *options.drawn))
+
+    command.__doc__ = purpose
+    _task(name)(command)
+
+
+for _name, _purpose in SETS.items():
+    _planted(_name, _purpose)
 
 
 @_task("qa", without=("lengths",), samples=100)

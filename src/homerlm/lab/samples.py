@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from homerlm.lab.corpora import NAMES
+
 
 @dataclass(frozen=True)
 class Question:
@@ -78,10 +80,17 @@ def first_letter(answer: str, expected: tuple[str, ...]) -> float:
     return float(found is not None and found.group(1) == expected[0])
 
 
+def first_name(answer: str, expected: tuple[str, ...]) -> float:
+    """The first of the names that people have here is the right one."""
+    found = re.search(rf"\b({'|'.join(NAMES)})\b", answer)
+    return float(found is not None and found.group(1) == expected[0])
+
+
 GRADINGS: dict[str, Callable[[str, tuple[str, ...]], float]] = {
     "first_integer": first_integer,
     "share_held": share_held,
     "first_letter": first_letter,
+    "first_name": first_name,
 }
 
 DEPTHS, DEPTH_STEP = 10, 3

@@ -17,6 +17,7 @@ from homerlm.lab.tasks.needle import KINDS, QUESTIONS_LATER, Needle
 from homerlm.lab.tasks.passkey import Passkey
 from homerlm.lab.tasks.quality import Quality
 
+RIVAL_METHODS = ("random", "bm25", "oracle", "homer")
 RETRIEVAL_METHODS = ("plain", "homer-paper", "homer")
 QA_METHODS = ("truncate", "truncate+pi:2", "truncate+ntk:2", "truncate+yarn:2", "homer-paper", "homer")
 PERPLEXITY_METHODS = ("plain", "pi:2", "ntk:2", "yarn:2", "homer-paper", "homer")
