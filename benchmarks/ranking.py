@@ -22,8 +22,8 @@ from torch import Tensor
 
 from homerlm import Homer, HomerConfig, load_model
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.needle import Needle
 from homerlm.lab.questions import token_spots
+from homerlm.lab.tasks.needle import Needle
 from homerlm.model.memory import keep_freed_memory
 from homerlm.prompt import Text, encode
 from homerlm.score.neighbours import significance, top_tokens

@@ -14,15 +14,16 @@ from homerlm.lab.evaluate import Models, SampleWork, jobs_of
 from homerlm.lab.facts import processor
 from homerlm.lab.likelihood import Likelihood, Prefill
 from homerlm.lab.methods import Method, parse_methods
-from homerlm.lab.needle import KINDS, Needle, hide
-from homerlm.lab.passkey import Passkey
 from homerlm.lab.perplexity import AFFIX, WindowsWork, rotations
-from homerlm.lab.quality import Item, Quality, load_quality
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now, likelihood_of_answer, token_spots
 from homerlm.lab.readers import SINKS, reader_for
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.run import run
 from homerlm.lab.samples import Question, Sample, count_tokens, first_integer, first_letter, share_held
+from homerlm.lab.tasks.needle import KINDS, Needle
+from homerlm.lab.tasks.passkey import Passkey
+from homerlm.lab.tasks.prose import hide
+from homerlm.lab.tasks.quality import Item, Quality, load_quality
 from homerlm.model.rope import RopeScaling
 from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt
@@ -143,6 +144,7 @@ def test_no_room_for_text_is_refused(words):
 
 def test_facts_go_to_sentence_ends():
     assert hide("One. Two. Three.", [(0.0, "A."), (0.5, "B.")]) == "A. One. Two. B. Three."
+    assert hide("One. Two.", [(0.5, "B."), (0.5, "A.")]) == "One. B. A. Two."
     assert hide("One. Two. Three. ", [(1.0, "Z.")]).rstrip().endswith("Three. Z.")
 
 

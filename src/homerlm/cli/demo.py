@@ -40,7 +40,7 @@ def demo(
     settings: HomerConfig,
 ) -> None:
     """Hide a number in Python's documentation, several times longer than the model's limit, and ask for it."""
-    from homerlm.lab.needle import Needle
+    from homerlm.lab.tasks.needle import Needle
 
     prompt_len = parse_tokens(tokens, "--tokens", least=1000)
     seed = random.randrange(10**6) if seed is None else seed

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
     no_args_is_help=True,
-    epilog="Methods: plain, truncate, streaming, homer, homer-paper, each with +pi:2, +ntk:4, +yarn:8 ... and with "
-    "settings after a colon (homer:target_len=2048,pooling=1). Records are written as they come: the same command goes "
-    "on where it was stopped.",
+    epilog="Methods: plain, truncate, streaming, random, bm25, oracle, homer, homer-paper, each with +pi:2, +ntk:4, "
+    "+yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; bm25:budget=256). Records are "
+    "written as they come: the same command goes on where it was stopped.",
 )
 app.command("report")(show_report)
 
 Kind = StrEnum("Kind", ["single", "single-word", "single-uuid", "single-filler", "keys", "values", "queries"])
 Retrieval = StrEnum("Retrieval", ["passkey", "needle"])
 
+SETS = {
+    "associations": "Facts planted in a text; only general knowledge ties them to their questions.",
+    "relations": "How people are related, asked for from the other side, in other words.",
+    "paraphrases": "Facts planted in a text, asked for in other words.",
+}
 Text = Annotated[str, typer.Option(help="A text file; `python` is Python's own documentation.")]
 Tasks = Annotated[list[Retrieval] | None, typer.Option("--task", help="On which task; may be repeated.")]
 NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
@@ -71,7 +76,7 @@ def _task(name: str, without: tuple[str, ...] = (), **defaults: Any) -> Callable
 def passkey(options: EvalOptions) -> None:
     """Table 1: a five-digit key hidden in repeated filler."""
     from homerlm.lab import suites
-    from homerlm.lab.passkey import Passkey
+    from homerlm.lab.tasks.passkey import Passkey
 
     options.run_each(suites.RETRIEVAL_METHODS, suites.drawn([Passkey()], *options.drawn))
 
@@ -95,6 +100,28 @@ def needle(
     options.run_each(suites.RETRIEVAL_METHODS, suites.drawn(tasks, *drawn, ask=ask))
 
 
+def _planted(name: str, purpose: str) -> None:
+    """The command of a set of planted facts."""
+
+    def command(
+        options: EvalOptions,
+        *,
+        facts: Annotated[int, typer.Option(min=1, max=6, help="Facts in a document; one is asked for.")] = 4,
+        text: Text = "python",
+    ) -> None:
+        from homerlm.lab import suites
+        from homerlm.lab.tasks.planted import Planted
+
+        options.run_each(suites.RIVAL_METHODS, suites.drawn([Planted(name, *_text(text), facts)], *options.drawn))
+
+    command.__doc__ = purpose
+    _task(name)(command)
+
+
+for _name, _purpose in SETS.items():
+    _planted(_name, _purpose)
+
+
 @_task("qa", without=("lengths",), samples=100)
 def qa(
     options: EvalOptions,
@@ -105,7 +132,7 @@ def qa(
 ) -> None:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
     from homerlm.lab import suites
-    from homerlm.lab.quality import Quality, load_quality
+    from homerlm.lab.tasks.quality import Quality, load_quality
 
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
     options.run_each(suites.QA_METHODS, suites.qa(quality, options.samples, options.seed))
@@ -194,8 +221,8 @@ def _documents(names: list[str]) -> tuple[list[str], str]:
 
 
 def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
-    from homerlm.lab.passkey import Passkey
     from homerlm.lab.suites import needles
+    from homerlm.lab.tasks.passkey import Passkey
 
     made: dict[str, Callable[[], list[Any]]] = {
         "passkey": lambda: [Passkey()],

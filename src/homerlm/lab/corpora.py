@@ -9,6 +9,12 @@ from homerlm.errors import InputError
 
 # To plant facts about, and words to make facts of.
 CITIES = ("Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Perth", "Dublin", "Turin", "Lagos", "Kyoto", "Lima", "Austin")
+NAMES = (
+    *("Amara", "Bogdan", "Chiara", "Dmitri", "Eilidh", "Farid", "Greta", "Hakim", "Ingrid"),
+    *("Jorge", "Katya", "Leila", "Mateo", "Nadia", "Oksana", "Priya", "Quentin", "Rashid"),
+    *("Saskia", "Tomas", "Ulrike", "Viktor", "Wanda", "Ximena", "Yusuf", "Zofia", "Anders"),
+    *("Beatriz", "Cedric", "Delphine", "Emeka", "Fumiko", "Gustav", "Helga", "Imani", "Jasper"),
+)
 ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "frosty", "gentle", "hollow", "ivory", "jolly", "keen")
 NOUNS = ("anchor", "badger", "candle", "dagger", "engine", "falcon", "garden", "hammer", "island", "jacket", "kettle")
 

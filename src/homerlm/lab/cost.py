@@ -11,12 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homerlm.config import MergeConfig
 from homerlm.errors import ConfigError
 from homerlm.homer import Homer
+from homerlm.lab.asked import Asked
 from homerlm.lab.flops import Flops, Shape, flops_of, plain_pass, with_kept
 from homerlm.lab.methods import Method
 from homerlm.lab.readers import HomerReader, PlainReader, Reader
 from homerlm.merge.plan import MergeLengths
 from homerlm.model.shape import DecoderShape
-from homerlm.prompt import PromptIds
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
 
@@ -32,7 +32,7 @@ class Cost(NamedTuple):
     chunk_len: int
 
 
-def cost_of(reader: Reader, shape: Shape, prompt: PromptIds, kept: int | None = None) -> Cost:
+def cost_of(reader: Reader, shape: Shape, prompt: Asked, kept: int | None = None) -> Cost:
     """`kept`: tokens that were left of the prompt; a plan knows the most that there can be."""
     lengths = prompt.prefix.shape[1], prompt.context.shape[1], prompt.suffix.shape[1]
     if not isinstance(reader, HomerReader):
@@ -66,11 +66,11 @@ def bench_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTo
     return HomerReader(Homer(model, tokenizer, config))
 
 
-def random_prompt(model: Any, length: int, batch: int, seed: int = 0) -> PromptIds:
+def random_prompt(model: Any, length: int, batch: int, seed: int = 0) -> Asked:
     """Random ids, every row its own, `length` tokens with the affixes."""
     if length < 3 * AFFIX_LEN:
         raise ConfigError(f"length is {length}; it must be at least {3 * AFFIX_LEN} tokens")
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.randint(vocabulary, (batch, length), generator=generator)
-    return PromptIds(*ids.split([AFFIX_LEN, length - 2 * AFFIX_LEN, AFFIX_LEN], dim=1))
+    return Asked(*ids.split([AFFIX_LEN, length - 2 * AFFIX_LEN, AFFIX_LEN], dim=1))

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity
 from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
+from homerlm.lab.asked import Asked
 from homerlm.lab.case import WARM_UP_LEN, Case
 from homerlm.lab.cost import bench_reader, cost_of, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
@@ -25,7 +26,6 @@ from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.rates import Rates, measure_rates
 from homerlm.lab.readers import Reader
 from homerlm.model.memory import PeakMemory, out_of_memory_explained
-from homerlm.prompt import PromptIds
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def measure(case: Case) -> Outcome:
     return record if shape is None else record | _floors(reader, shape, prompt, record, Rates.typical(rates))
 
 
-def repeated(reader: Reader, prompt: PromptIds, case: Case, shape: Shape | None) -> tuple[list[Repeat], list[Rates]]:
+def repeated(reader: Reader, prompt: Asked, case: Case, shape: Shape | None) -> tuple[list[Repeat], list[Rates]]:
     """The repeats, and the machine's rates after each of them, where the model's operations can be counted. Not before:
     what measuring them leaves behind would hide memory that the first repeat takes."""
     repeats: list[Repeat] = []
@@ -76,7 +76,7 @@ def repeated(reader: Reader, prompt: PromptIds, case: Case, shape: Shape | None)
     return repeats, rates
 
 
-def run_once(reader: Reader, prompt: PromptIds, new_tokens: int) -> Repeat:
+def run_once(reader: Reader, prompt: Asked, new_tokens: int) -> Repeat:
     """Read the prompt and write `new_tokens`, the clock read only when the device has caught up."""
     gc.collect()
     device = reader.model.device
@@ -115,7 +115,7 @@ def bytes_in_use(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
-def tensors_bytes(reader: Reader, prompt: PromptIds) -> int:
+def tensors_bytes(reader: Reader, prompt: Asked) -> int:
     """Of tensors alive at once while the prompt is read. On CUDA the allocator's own peak is just that."""
     if reader.model.device.type == "cpu":
         return peak_of_tensors(lambda: reader.read(prompt, 0).prefill())
@@ -163,7 +163,7 @@ def _times(case: Case, repeats: list[Repeat]) -> Outcome:
     }
 
 
-def _floors(reader: Reader, shape: Shape, prompt: PromptIds, record: Outcome, rates: Rates) -> Outcome:
+def _floors(reader: Reader, shape: Shape, prompt: Asked, record: Outcome, rates: Rates) -> Outcome:
     """Operations and bytes from the plan, and the time that they alone would take on this machine. Of a new token it
     is the time in which every weight, key and value is read once."""
     cost, batch = cost_of(reader, shape, prompt, record["kept"]), record["batch"]

@@ -9,14 +9,20 @@ from typing import Any
 
 from homerlm.config import Config, parse_settings
 from homerlm.errors import ConfigError
+from homerlm.lab.rivals.scorers import SCORERS
 from homerlm.model.rope import METHODS as SCALINGS
 from homerlm.model.rope import RopeScaling
 
 PRESETS = {"homer": "default", "homer-paper": "paper"}
-BASELINES = ("plain", "truncate", "streaming")
+SETTINGS: dict[str, tuple[str, ...]] = {  # of the other methods, in tokens
+    "plain": (),
+    "truncate": ("budget",),
+    "streaming": ("budget",),
+    **dict.fromkeys(SCORERS, ("budget", "passage")),
+}
 GRAMMAR = (
-    "plain, truncate, streaming, homer or homer-paper, then settings if any (homer:target_len=2048,pooling=1; "
-    "truncate:budget=1024), then a RoPE scaling if any (homer+yarn:2); pi:2 alone means plain+pi:2"
+    f"{', '.join(SETTINGS)}, homer or homer-paper, then settings if any (homer:target_len=2048,pooling=1; "
+    "bm25:budget=1024,passage=64), then a RoPE scaling if any (homer+yarn:2); pi:2 alone means plain+pi:2"
 )
 _BETWEEN = re.compile(r"\s+|,(?!\w+=)")  # what follows a comma is a method, or another setting of the last one
 
@@ -26,8 +32,8 @@ class Method:
     """How a prompt is read. `str()` is what `parse` reads.
 
     base: `plain`, the model as it is; `truncate`, the prompt's head and tail; `streaming`, its first tokens and its
-    last; `homer` and `homer-paper`, the two presets. settings: the preset's own, or `budget` in tokens for `truncate`
-    and `streaming`.
+    last; `random`, `bm25` and `oracle`, the passages that are best by these; `homer` and `homer-paper`, the two
+    presets. settings: the preset's own, or in tokens `budget`, what is read in all, and `passage`, the length of one.
     """
 
     base: str
@@ -41,7 +47,7 @@ class Method:
         if head.partition(":")[0] in SCALINGS and not tail:
             head, tail = "plain", head
         base, _, listed = head.partition(":")
-        if base not in (*PRESETS, *BASELINES):
+        if base not in (*PRESETS, *SETTINGS):
             raise ConfigError(f"method is {text!r}; it must be {GRAMMAR}")
         given = dict(item.partition("=")[::2] for item in listed.split(",") if item)
         try:
@@ -67,10 +73,10 @@ def _settings(base: str, given: dict[str, str]) -> tuple[tuple[str, Any], ...]:
     if base in PRESETS:
         config = parse_settings(PRESETS[base], given)
         return tuple((name, getattr(config, name)) for name in given)
-    known = () if base == "plain" else ("budget",)
+    known = SETTINGS[base]
     for name, value in given.items():
-        if name not in known or not value.isdecimal():
-            choices = "budget=TOKENS" if known else "none"
+        if name not in known or not value.isdecimal() or not int(value):
+            choices = " and ".join(f"{name}=TOKENS" for name in known) or "none"
             raise ConfigError(f"{name}={value} is not a setting of {base}; it has {choices}")
     return tuple((name, int(value)) for name, value in given.items())
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.questions import Setup
 from homerlm.lab.readers import PlainReader
-from homerlm.prompt import PromptIds, token_ids
+from homerlm.prompt import token_ids
 
 AFFIX = 100  # tokens: the document's first are the prefix, those before the window the suffix
 
@@ -56,7 +57,8 @@ class WindowsWork:
     def _compressed(self, setup: Setup, ids: Tensor, start: int, stop: int) -> Outcome:
         if start == 0:
             return self._running(setup)(ids, start, stop)
-        prompt = PromptIds(ids[:, :AFFIX], ids[:, AFFIX : start - AFFIX], ids[:, start - AFFIX : start])
+        prefix, context, suffix = ids[:, :start].tensor_split([AFFIX, start - AFFIX], dim=1)
+        prompt = Asked(prefix, context, suffix, question=setup.tokenizer.decode(suffix[0]))
         reading = setup.reader.read(prompt, stop - start, "go on")
         nll = -reading.prefill().score(ids[:, start:stop]).total
         return {"nll": nll, "kept": len(reading.token_indices)}

@@ -21,6 +21,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 from transformers import PreTrainedModel
 
+from homerlm.lab.asked import Asked
 from homerlm.lab.case import WARM_UP_LEN, Case
 from homerlm.lab.cost import bench_reader, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
@@ -30,7 +31,6 @@ from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.readers import Reader
 from homerlm.model.decoder import Decoder
 from homerlm.model.memory import out_of_memory_explained
-from homerlm.prompt import PromptIds
 
 ATTENTION, PROJECTIONS, MLP, NORMS = "attention", "projections", "MLP", "norms and rotary"
 SCORING, MERGING, HEAD, REST = "scoring", "merging copies", "embedding and head", "rest (Python)"
@@ -88,7 +88,7 @@ def _in_range(function: Callable[..., Any], part: str) -> Callable[..., Any]:
     return recorded
 
 
-def profile_once(reader: Reader, prompt: PromptIds) -> dict[str, float]:
+def profile_once(reader: Reader, prompt: Asked) -> dict[str, float]:
     """Seconds by part of one reading. The plain model's attention, too, goes through the adapter's function, which is
     torch's own kernel in both cases."""
     model = reader.model

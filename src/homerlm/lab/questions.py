@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import prompt
+from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
 from homerlm.lab.readers import Reader, Reading
 from homerlm.lab.samples import Question, Sample
@@ -25,7 +26,7 @@ class Setup:
     reader: Reader
     chat: bool = False
 
-    def ids(self, sample: Sample, question: Question) -> prompt.PromptIds:
+    def ids(self, sample: Sample, question: Question) -> Asked:
         """The sample's prompt, asking `question`."""
         before, after = prompt.affixes(
             self.tokenizer,
@@ -35,7 +36,9 @@ class Setup:
             chat=self.chat,
         )
         neutral = prompt.neutral(self.tokenizer, chat=self.chat)
-        return prompt.encode(self.tokenizer, before, sample.document, after, neutral)
+        ids = prompt.encode(self.tokenizer, before, sample.document, after, neutral)
+        gold = token_spots(self.tokenizer, sample.document, question.needed, ids.prefix.shape[1])
+        return Asked(ids.prefix, ids.context, ids.suffix, ids.neutral, question=question.text, gold=tuple(gold))
 
 
 Judge = Callable[[Setup, Question, Reading], Outcome]
@@ -45,12 +48,13 @@ def ask_now(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[O
     """Every question with a reading of its own, as HOMER is meant to be used: it is known when the document is read."""
     for question in sample.questions:
         ids = setup.ids(sample, question)
-        yield _measured(setup, sample, question, ids, partial(setup.reader.read, ids, room), judge)
+        yield _measured(setup, question, ids, partial(setup.reader.read, ids, room), judge)
 
 
 def ask_later(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[Outcome]:
     """The document read once with a neutral question, then asked each of the sample's."""
-    neutral = setup.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held"))
+    needed = tuple(text for question in sample.questions for text in question.needed)
+    neutral = setup.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held", evidence=needed))
     readings: list[Reading] = []
 
     def read(suffix_ids: torch.Tensor) -> Reading:
@@ -60,23 +64,20 @@ def ask_later(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator
 
     for question in sample.questions:
         ids = setup.ids(sample, question)
-        yield _measured(setup, sample, question, ids, partial(read, ids.suffix), judge)
+        yield _measured(setup, question, ids, partial(read, ids.suffix), judge)
 
 
 ASKING = {"now": ask_now, "later": ask_later}
 
 
-def _measured(
-    setup: Setup, sample: Sample, question: Question, ids: prompt.PromptIds, read: Callable[[], Reading], judge: Judge
-) -> Outcome:
+def _measured(setup: Setup, question: Question, ids: Asked, read: Callable[[], Reading], judge: Judge) -> Outcome:
     tokens = sum(part.shape[1] for part in (ids.prefix, ids.context, ids.suffix))
     outcome: Outcome = {"tokens": tokens, "expected": list(question.expected)}
-    spots = token_spots(setup.tokenizer, sample.document, question.expected, ids.prefix.shape[1])
     with measured(outcome, setup.model.device):
         reading = read()
         outcome["kept"] = len(reading.token_indices)
-        left = torch.isin(torch.tensor(spots), reading.token_indices.cpu())
-        outcome["needle_kept"] = left.float().mean().item() if spots else None
+        left = torch.isin(torch.tensor(ids.gold), reading.token_indices.cpu())
+        outcome["needle_kept"] = left.float().mean().item() if ids.gold else None
         outcome |= judge(setup, question, reading)
     return outcome
 

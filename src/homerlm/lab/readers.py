@@ -14,13 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.config import MergeConfig
 from homerlm.context import CompactContext
-from homerlm.errors import MismatchError
+from homerlm.errors import ConfigError, MismatchError
 from homerlm.homer import Homer
+from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.methods import Method
-from homerlm.prompt import PromptIds
+from homerlm.lab.rivals.passages import best_that_fit, passages
+from homerlm.lab.rivals.scorers import SCORERS, Scorer
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
+from homerlm.score.sentences import Sentences
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped
@@ -49,7 +52,7 @@ class Reader(Protocol):
     @property
     def model(self) -> PreTrainedModel: ...
 
-    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> Reading:
+    def read(self, prompt: Asked, room: int, use: Use = "answer") -> Reading:
         """`room`: how many tokens are to follow the prompt."""
 
 
@@ -74,6 +77,8 @@ def reader_for(
         return HomerReader(homer)
     if method.base == "plain":
         return PlainReader(model)
+    if scorer := SCORERS.get(method.base):
+        return PassageReader(model, tokenizer, method.base, scorer, **dict(method.settings))
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
     budget = dict(method.settings).get("budget", int(limit * share))
@@ -102,19 +107,17 @@ class HomerReader:
         later, going_on = self.homer.for_later(), self.homer.for_later(chosen_by="attention")
         return {"answer": self.homer, "other questions": later, "go on": going_on}
 
-    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
+    def read(self, prompt: Asked, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
         homer = self.homer if use == "answer" else self._compressors[use]
-        return HomerReading(self.homer, _compressed(homer, prompt))
-
-
-def _compressed(homer: Homer, prompt: PromptIds) -> CompactContext:
-    return homer.compress(prompt.prefix, prompt.context, prompt.suffix, neutral_ids=prompt.neutral)
+        context = homer.compress(prompt.prefix, prompt.context, prompt.suffix, neutral_ids=prompt.neutral)
+        return HomerReading(self.homer, context, prompt.neutral)
 
 
 @dataclass(frozen=True)
 class HomerReading:
     homer: Homer
     context: CompactContext
+    neutral_ids: Tensor | None = None
 
     @property
     def token_indices(self) -> Tensor:
@@ -127,7 +130,8 @@ class HomerReading:
         return self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
-        return HomerReading(self.homer, self.homer.focus(self.context, suffix_ids))
+        context = self.homer.focus(self.context, suffix_ids, self.neutral_ids)
+        return HomerReading(self.homer, context, self.neutral_ids)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class PlainReader:
     budget: int | None = None
     sinks: int | None = None
 
-    def read(self, prompt: PromptIds, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
+    def read(self, prompt: Asked, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
         ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
         length = ids.shape[1]
         kept = torch.arange(length)
@@ -149,6 +153,49 @@ class PlainReader:
             kept = torch.cat([kept[:head], kept[length - (keep - head) :]])
             ids = ids[:, kept]
         return PlainReading(self.model, ids.to(self.model.device), kept, prompt.suffix.shape[1], length)
+
+
+@dataclass(frozen=True)
+class PassageReader:
+    """The document's passages of the highest scores, in its order, between the prompt's affixes: a prompt of at most
+    `budget` tokens, which the model reads as it is. Passages are whole sentences, `passage` tokens or less."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    scorer: Scorer
+    budget: int = 1024
+    passage: int = 64
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is None:
+            raise ConfigError(f"{self.name} chooses by the words of a text: random ids have none")
+
+    @cached_property
+    def _sentences(self) -> Sentences:
+        assert self.tokenizer is not None
+        return Sentences(self.tokenizer, self.model.get_input_embeddings().num_embeddings)
+
+    def read(self, prompt: Asked, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
+        start, length = prompt.prefix.shape[1], prompt.context.shape[1]
+        rest = start + prompt.suffix.shape[1]
+        if self.budget <= rest:
+            raise ConfigError(f"budget is {self.budget}; instruction and question alone have {rest} tokens: raise it")
+        kept = self._chosen(prompt, self.budget - rest)
+        ids = torch.cat([prompt.prefix, prompt.context[:, kept], prompt.suffix], dim=1)
+        places = torch.arange(length + rest)
+        indices = torch.cat([places[:start], kept + start, places[start + length :]])
+        return PlainReading(self.model, ids.to(self.model.device), indices, prompt.suffix.shape[1], length + rest)
+
+    def _chosen(self, prompt: Asked, room: int) -> Tensor:
+        """Indices (tokens,) in the context."""
+        assert self.tokenizer is not None
+        ids = prompt.context.cpu()
+        numbers = self._sentences.number(ids, torch.arange(ids.shape[1])[None])[0].tolist()
+        spans = passages(numbers, self.passage)
+        texts = [self.tokenizer.decode(ids[0, start:stop]) for start, stop in spans]
+        best = best_that_fit(spans, self.scorer(prompt, spans, texts), room)
+        return torch.tensor([token for span in best for token in range(*span)], dtype=torch.long)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,26 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from homerlm.lab.corpora import NAMES
+
 
 @dataclass(frozen=True)
 class Question:
     """`text` asks; `answer_start` is put into the model's mouth. `expected` holds what the answer must hold, judged by
-    the function `grading` of `GRADINGS`. `choices`: continuations of which the likeliest is chosen, or empty."""
+    the function `grading` of `GRADINGS`. `choices`: continuations of which the likeliest is chosen, or empty.
+    `evidence`: what of the document must be kept to answer; what is expected, if nothing is given."""
 
     text: str
     answer_start: str
     expected: tuple[str, ...]
     grading: str
     choices: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Strings of the document whose tokens must be kept."""
+        return self.evidence or self.expected
 
     def grade(self, answer: str) -> float:
         """Share of what is expected that the answer holds, 0 to 1."""
@@ -71,10 +80,17 @@ def first_letter(answer: str, expected: tuple[str, ...]) -> float:
     return float(found is not None and found.group(1) == expected[0])
 
 
+def first_name(answer: str, expected: tuple[str, ...]) -> float:
+    """The first of the names that people have here is the right one."""
+    found = re.search(rf"\b({'|'.join(NAMES)})\b", answer)
+    return float(found is not None and found.group(1) == expected[0])
+
+
 GRADINGS: dict[str, Callable[[str, tuple[str, ...]], float]] = {
     "first_integer": first_integer,
     "share_held": share_held,
     "first_letter": first_letter,
+    "first_name": first_name,
 }
 
 DEPTHS, DEPTH_STEP = 10, 3

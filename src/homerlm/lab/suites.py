@@ -10,13 +10,14 @@ from homerlm.errors import InputError
 from homerlm.lab.case import Case
 from homerlm.lab.evaluate import Plan, SampleWork, Work
 from homerlm.lab.methods import Method
-from homerlm.lab.needle import KINDS, QUESTIONS_LATER, Needle
-from homerlm.lab.passkey import Passkey
 from homerlm.lab.perplexity import WindowsWork
-from homerlm.lab.quality import Quality
 from homerlm.lab.questions import Judge, answered, likelihood_of_answer
 from homerlm.lab.samples import Task
+from homerlm.lab.tasks.needle import KINDS, QUESTIONS_LATER, Needle
+from homerlm.lab.tasks.passkey import Passkey
+from homerlm.lab.tasks.quality import Quality
 
+RIVAL_METHODS = ("random", "bm25", "oracle", "homer")
 RETRIEVAL_METHODS = ("plain", "homer-paper", "homer")
 QA_METHODS = ("truncate", "truncate+pi:2", "truncate+ntk:2", "truncate+yarn:2", "homer-paper", "homer")
 PERPLEXITY_METHODS = ("plain", "pi:2", "ntk:2", "yarn:2", "homer-paper", "homer")

@@ -18,7 +18,7 @@ MEANS = ("score", "likelihood_score", "tokens", "kept", "needle_kept")
 NUMBERS = (*MEANS, "nll", "count", "depth", "prefill_s", "seconds", "peak_bytes", "limit")
 ROW = ["variant", "ask", "method", "length"]
 _Z95 = 1.959964
-_FAMILIES = ("plain", "truncate", "streaming", "pi", "ntk", "yarn")
+_FAMILIES = ("plain", "truncate", "streaming", "random", "bm25", "oracle", "pi", "ntk", "yarn")
 _SETUP = ("model", "dtype", "device", "chat")
 
 
@@ -39,7 +39,6 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     did not fail, medians of times, the highest memory. `n`: scored samples (documents, of perplexity); `low` and
     `high`: Wilson's 95% interval of the score; `failed`: `oom 3/50`, `error 1/50`, both or nothing.
     """
-    task = records["task"].iloc[0]
     task = records["task"].iloc[0]
     done = records[records["error"].isna()]
     aggregates: dict[str, Any] = {name: (name, "mean") for name in MEANS}
@@ -122,7 +121,7 @@ def wilson(share: Any, n: Any) -> tuple[Any, Any]:
 def method_rank(method: str) -> tuple[int, int, float, str]:
     """Sorts methods: the others before HOMER, each by RoPE scaling and its factor."""
     numbers = re.findall(r"\d+(?:\.\d+)?", method)
-    families = [k for k, family in enumerate(_FAMILIES) if family in re.split(r"[^a-z]+", method.lower())]
+    families = [k for k, family in enumerate(_FAMILIES) if family in re.split(r"[^a-z0-9]+", method.lower())]
     return "homer" in method, max(families, default=-1), float(numbers[-1]) if numbers else 0.0, method
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import uuid
 from dataclasses import dataclass, field
 
@@ -11,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
 from homerlm.lab.corpora import ADJECTIVES, CITIES, NOUNS
-from homerlm.lab.passkey import FILLER, repeated_tokens
 from homerlm.lab.samples import Question, Sample, random_for, stratified_depth
+from homerlm.lab.tasks.passkey import FILLER, repeated_tokens
+from homerlm.lab.tasks.prose import excerpt, hide
 
 OVERHEAD = 96  # tokens of instruction, question and a chat template
 TOKENS_PER_NEEDLE = {"number": 30, "word": 30, "uuid": 70}
@@ -83,31 +83,6 @@ class Needle:
         if self.kind.haystack == "filler":
             return FILLER * int(tokens / repeated_tokens(tokenizer, FILLER))
         return excerpt(self.prose, tokenizer, tokens, rng)
-
-
-def excerpt(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int, rng: random.Random) -> str:
-    """At most `tokens` tokens of the text from a random place; from its start on again where it ends before."""
-    characters = tokens * 8  # more than any tokenizer puts into one token on average
-    start = rng.randrange(len(text))
-    around = text[start:] + "\n" + text * (characters // len(text) + 1)
-    around = around[:characters]
-    encoded = tokenizer(around, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
-    if len(encoded.input_ids) <= tokens:
-        return around
-    return (
-        around[: encoded.offset_mapping[tokens][0]]
-        if tokenizer.is_fast
-        else tokenizer.decode(encoded.input_ids[:tokens])
-    )
-
-
-def hide(text: str, facts: list[tuple[float, str]]) -> str:
-    """The text with each sentence at the sentence end nearest to its depth (0 to 1)."""
-    ends = [0, *(match.end() for match in re.finditer(r"[.?!]\s+", text))]
-    places = [(min(ends, key=lambda end: abs(end - depth * len(text))), sentence) for depth, sentence in facts]
-    for place, sentence in sorted(places, reverse=True):
-        text = f"{text[:place]}{sentence} {text[place:]}"
-    return text
 
 
 def _instruction(value: str, facts: int) -> str:

@@ -1,0 +1,16 @@
+"""A prompt's ids with what methods need that choose passages by their text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homerlm.prompt import PromptIds
+
+
+@dataclass(frozen=True)
+class Asked(PromptIds):
+    """`question`: its text alone, or nothing where none is asked. `gold`: indices in the prompt of the tokens that
+    answer it; only the oracle, and whoever counts what was kept, may use them."""
+
+    question: str = ""
+    gold: tuple[int, ...] = ()

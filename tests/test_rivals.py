@@ -1,0 +1,116 @@
+"""Rivals: passages chosen by words, by chance and by the answer, at a budget, read as one short prompt."""
+
+import numpy as np
+import pytest
+import torch
+
+from homerlm.errors import ConfigError
+from homerlm.lab.asked import Asked
+from homerlm.lab.methods import Method
+from homerlm.lab.questions import Setup, answered, ask_later, ask_now
+from homerlm.lab.readers import reader_for
+from homerlm.lab.rivals.bm25 import passage_scores
+from homerlm.lab.rivals.passages import best_that_fit, passages
+from homerlm.lab.samples import Question, Sample
+from tiny import llama, prompt
+
+# Sentences of nine tokens; the 30th says where w55 is, and w96 stands in no other.
+SENTENCES = [f"w{i % 40} w1 w2 w3 w4 w5 w6 w7 w8 ." for i in range(60)]
+SENTENCES[30] = "w55 is in the w95 beside w56 and w96 ."
+DOCUMENT = " ".join(SENTENCES)
+
+
+def sample(evidence=()):
+    question = Question("Where is w55 ?", "It is", ("w96",), "share_held", evidence=evidence)
+    return Sample("Read this .", DOCUMENT, (question,), 0.5)
+
+
+def kept(method, words, made=None, ask=ask_now):
+    setup = Setup(llama(), words, reader_for(Method.parse(method), llama(), words))
+    return next(ask(setup, made or sample(), 8, answered(4)))
+
+
+# Passages
+
+
+def test_passages_are_whole_sentences_up_to_their_length():
+    numbers = [0] * 4 + [1] * 3 + [2] * 5 + [3] * 2
+    assert passages(numbers, 8) == [(0, 7), (7, 14)]
+    assert passages(numbers, 4) == [(0, 4), (4, 7), (7, 11), (11, 14)]
+    assert passages([], 4) == []
+
+
+def test_the_best_passages_fill_the_room_in_the_documents_order():
+    spans = [(0, 4), (4, 7), (7, 12), (12, 14)]
+    assert best_that_fit(spans, np.array([1.0, 3.0, 2.0, 3.0]), 5) == [(4, 7), (12, 14)]
+    assert best_that_fit(spans, np.array([1.0, 1.0, 3.0, 1.0]), 9) == [(0, 4), (7, 12)]
+    assert best_that_fit(spans, np.array([0.0, 1.0, 0.0, 3.0]), 6) == [(0, 1), (4, 7), (12, 14)]
+
+
+def test_bm25_ranks_by_rare_words_and_needs_one():
+    texts = ["The fish swims.", "A cat, a FISH and a heron.", "The heron stands here, says the cat.", ""]
+    scores = passage_scores(texts, "Where is the heron's fish?")
+    assert scores.argmax() == 1
+    assert scores[3] == 0
+    assert passage_scores(texts, "Why?").tolist() == [0, 0, 0, 0]
+    assert passage_scores(["", "..."], "fish").tolist() == [0, 0]
+
+
+# Readers
+
+
+@pytest.mark.parametrize("name", ["bm25", "random", "oracle"])
+def test_a_rival_reads_whole_passages_within_its_budget_between_the_affixes(words, name):
+    reader = reader_for(Method.parse(f"{name}:budget=80,passage=20"), llama(), words)
+    setup = Setup(llama(), words, reader)
+    asked = setup.ids(sample(), sample().questions[0])
+    reading = reader.read(asked, 8)
+    whole = torch.cat([asked.prefix, asked.context, asked.suffix], dim=1)
+    assert torch.equal(reading.input_ids[0], whole[0, reading.token_indices])
+    assert len(reading.token_indices) == 80
+    start, stop = asked.prefix.shape[1], whole.shape[1] - asked.suffix.shape[1]
+    chosen = [t - start for t in reading.token_indices.tolist() if start <= t < stop]
+    assert len(chosen) == len(reading.token_indices) - start - asked.suffix.shape[1]
+    ragged = {t // 10 for t in chosen if not {t // 10 * 10 + k for k in range(10)} <= set(chosen)}
+    assert len(ragged) <= 1  # the one that was cut to fit
+    assert reading.token_indices.tolist() == sorted(reading.token_indices.tolist())
+
+
+def test_bm25_and_the_oracle_keep_the_fact_and_chance_does_not(words):
+    made = {name: kept(f"{name}:budget=60,passage=20", words) for name in ("bm25", "oracle", "random")}
+    assert [outcome["needle_kept"] for outcome in made.values()] == [1.0, 1.0, 0.0]
+    assert all(outcome["kept"] <= 60 for outcome in made.values())
+
+
+def test_the_oracle_follows_the_evidence_where_the_answer_stands_elsewhere_too(words):
+    made = sample(evidence=(SENTENCES[7], SENTENCES[52]))
+    assert kept("oracle:budget=60,passage=10", words, made)["needle_kept"] == 1.0
+    assert kept("bm25:budget=60,passage=10", words, made)["needle_kept"] < 1.0
+
+
+def test_asked_later_the_oracle_is_told_of_every_question(words):
+    outcome = kept("oracle:budget=60,passage=20", words, ask=ask_later)
+    assert (outcome["needle_kept"], outcome["kept"] <= 60) == (1.0, True)
+
+
+def test_chance_is_the_same_for_the_same_prompt_and_another_for_another(words):
+    reader = reader_for(Method.parse("random:budget=60"), llama(), words)
+    prompts = [Asked(*prompt(context=400, seed=seed)) for seed in (1, 1, 2)]
+    first, again, other = (reader.read(asked, 8).token_indices.tolist() for asked in prompts)
+    assert first == again != other
+
+
+def test_a_document_that_fits_is_read_whole(words):
+    asked = Asked(*prompt(context=40))
+    reading = reader_for(Method.parse("bm25:budget=60"), llama(), words).read(asked, 8)
+    assert torch.equal(reading.input_ids[0], torch.cat([asked.prefix, asked.context, asked.suffix], dim=1)[0])
+
+
+def test_a_budget_without_room_for_text_is_refused(words):
+    assert "budget is 5; instruction and question alone have" in kept("bm25:budget=5", words)["error"]
+    with pytest.raises(ConfigError, match=r"bm25:path=x.*it has budget=TOKENS and passage=TOKENS"):
+        Method.parse("bm25:path=x")
+    with pytest.raises(ConfigError, match="passage=0"):
+        Method.parse("random:passage=0")
+    with pytest.raises(ConfigError, match="bm25 chooses by the words"):
+        reader_for(Method.parse("bm25"), llama(), None)
