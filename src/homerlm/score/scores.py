@@ -16,6 +16,7 @@ from torch import Tensor
 
 from homerlm.score.attention import Attention
 
+LEAST_SHARE = 0.01
 NEUTRAL_WEIGHT = 1.5  # of a neutral question's scores, which are taken off (docs/experiments.md)
 
 
@@ -40,10 +41,11 @@ class Score:
         return total if self.joined == "max" else total / attention.queries.shape[2]
 
     def above_neutral(self, asked: Tensor, usual: Tensor) -> Tensor:
-        """(B, N, S) what a question's scores (B, N, S) are above those of a neutral question over the same tokens; at
-        least 0, where scores are. What every question attends to tells nothing about this one (docs/experiments.md)."""
+        """(B, N, S) what a question's scores (B, N, S) are above those of a neutral question over the same tokens: what
+        every question attends to tells nothing about this one (docs/experiments.md). Attention weights keep a small
+        share of themselves at least, which ranks the tokens that no question stands out at."""
         contrast = asked - NEUTRAL_WEIGHT * usual
-        return contrast.clamp(min=0) if self.shares else contrast
+        return torch.maximum(contrast, LEAST_SHARE * asked) if self.shares else contrast
 
 
 def logit(attention: Attention) -> Tensor:
