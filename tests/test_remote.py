@@ -135,11 +135,12 @@ class TestAnswer:
         assert f"check the key in {KEY}" in str(caught.value)
         assert SECRET not in str(caught.value) + repr(endpoint)
 
-    def test_it_does_not_follow_to_another_address(self, monkeypatch):
+    @pytest.mark.parametrize("status", [302, 303, 307])
+    def test_it_does_not_follow_to_another_address(self, monkeypatch, status):
         monkeypatch.setenv(KEY, SECRET)
         with (
             serving(both) as (other, seen),
-            serving((307, "text/plain", f"{other}/chat/completions")) as (url, _),
+            serving((status, "text/plain", f"{other}/chat/completions")) as (url, _),
             pytest.raises(EndpointError, match=f"somewhere else: {other}"),
         ):
             Endpoint(url, "large").answer(SELECTION)
