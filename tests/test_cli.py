@@ -36,7 +36,7 @@ def test_flags_are_the_configs_fields():
         options = {o for p in get_command(main.app).commands[name].params for o in p.opts}
         for setting in fields(HomerConfig):
             flag = "--" + setting.name.replace("_", "-")
-            is_file = setting.name == "calibration" and name == "ask"
+            is_file = setting.name == "profile" or (setting.name == "calibration" and name == "ask")
             assert (flag in options) == ("help" in setting.metadata or is_file)
 
 
@@ -47,7 +47,7 @@ def test_flags_are_the_settings_of_either_preset():
     for given in (["--score", "logit", "--target-len", "70"], ["--preset", "paper", "--retention", "0.25"]):
         assert CliRunner().invoke(app, given).exit_code == 0
     assert seen == [HomerConfig(score="logit", target_len=70), HomerConfig.paper(retention=0.25)]
-    assert "peak_softmax or" in CliRunner().invoke(app, ["--help"]).output
+    assert "Default peak_softmax" in CliRunner().invoke(app, ["--help"]).output
     error = CliRunner().invoke(app, ["--retention", "0.25"]).exception
     assert isinstance(error, ConfigError)
     assert "retention (--retention) is a setting of HomerConfig.paper()" in str(error)

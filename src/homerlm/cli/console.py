@@ -45,12 +45,14 @@ class ReadingProgress:
         from homerlm.trace import LevelTrace
 
         self.trace = LevelTrace()
-        self._progress = progress
+        self._progress, self._label = progress, label
         self._task = progress.add_task(label, total=None)
 
     def __call__(self, event: Event) -> None:
         self.trace(event)
-        self._progress.update(self._task, total=event.total, completed=event.read)
+        self._progress.update(
+            self._task, description=event.note or self._label, total=event.total, completed=event.read
+        )
 
     def stop(self) -> None:
         """Clear the bar, because something else is about to be printed."""

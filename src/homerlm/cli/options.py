@@ -54,6 +54,15 @@ Rope = Annotated[str | None, typer.Option(help="Stretch the model's limit: pi:2,
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="Calibration file, for the scores that need one (`homer calibrate`).")
 ]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Profile of the model's heads (`homer profile`), for the default preset; default the one that ships or was "
+        "measured before, or measured now.",
+        rich_help_panel=PANEL,
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -103,7 +112,7 @@ def config_fields() -> dict[str, list[Field[Any]]]:
 
 def with_config(command: Callable[..., None], without: Container[str] = ()) -> Callable[..., None]:
     """Give a command that takes `settings` the option `--preset` and one option per setting of any preset, but those
-    it goes `without`.
+    it goes `without`, and `--profile`.
 
     `settings` is the chosen preset with the options that were given, without calibration.
     """
@@ -111,14 +120,17 @@ def with_config(command: Callable[..., None], without: Container[str] = ()) -> C
 
     @wraps(command)
     def wrapper(**given: Any) -> None:
-        preset = given.pop("preset")
+        preset, profile = given.pop("preset"), given.pop("profile")
         changes = {name: value for name in settings if (value := given.pop(name)) is not None}
         changes = {name: str(value) if isinstance(value, StrEnum) else value for name, value in changes.items()}
+        if profile is not None:
+            changes["profile"] = _profile(profile)
         command(**given, settings=PRESETS[preset](**changes))
 
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     del parameters["settings"]
     option = typer.Option(help=PRESET_HELP, rich_help_panel=PANEL)
+    parameters["profile"] = _parameter("profile", ProfileFile, None)
     parameters["preset"] = _parameter("preset", Annotated[_choice("Preset", PRESETS), option], HomerConfig.preset)
     for name, found in settings.items():
         option = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False)
@@ -126,6 +138,12 @@ def with_config(command: Callable[..., None], without: Container[str] = ()) -> C
     wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return wrapper
+
+
+def _profile(path: Path) -> Any:
+    from homerlm.score.profile import Profile
+
+    return Profile.load(path)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

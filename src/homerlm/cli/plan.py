@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homerlm.cli.console import out, print_json
 from homerlm.cli.options import Json, Rope, parse_tokens, with_config
-from homerlm.config import Config, MergeConfig
+from homerlm.config import Config, HomerConfig, MergeConfig
 from homerlm.formatting import size
 from homerlm.passes import Plan, peak_bytes
 
@@ -46,6 +46,8 @@ def plan(
 
     config = load_config(None if model == "default" else model, rope=rope)
     shape = DecoderShape.of(config)
+    if model == "default" and isinstance(settings, HomerConfig):
+        settings = with_default_profile(settings)
     planned = _plan(settings, shape, prefix_len, context_len, suffix_len)
     facts = {
         "model_limit": shape.limit,
@@ -66,6 +68,15 @@ def plan(
         f"\nFinal cache: at most {facts['cache_tokens']:,} tokens, {size(facts['cache_bytes'])}. Predicted peak above "
         f"the weights: {size(facts['peak_bytes'])}; the plain model's keys and values: {size(facts['plain_kv_bytes'])}."
     )
+
+
+def with_default_profile(settings: HomerConfig) -> HomerConfig:
+    """The settings with the bundled model's profile, where they want one: its weights are not loaded here."""
+    from homerlm.score.profile import Profile
+
+    if settings.scoring_layers != "profile" or settings.profile is not None:
+        return settings
+    return replace(settings, profile=Profile.of_default_model())
 
 
 def _plan(settings: Config, shape: DecoderShape, prefix_len: int, context_len: int, suffix_len: int) -> Plan:

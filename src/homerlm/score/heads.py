@@ -61,9 +61,9 @@ class Scoring:
 
 
 def joined(scores: Tensor, heads: Sequence[Head]) -> Tensor:
-    """(B, S) of the scores (B, N, S) of some heads: their weighted sum, or the maximum where none are named. Scores
-    that have no axis of heads any more (N = 1) are taken as they are."""
-    if not heads or scores.shape[1] == 1:
+    """(B, S) of the scores (B, N, S) of some heads: their weighted sum, or the maximum where none are named, or where
+    the score has joined them already."""
+    if len(heads) != scores.shape[1]:
         return scores.amax(1)
     weights = torch.tensor([head.weight for head in heads], device=scores.device)
     return (scores * weights[:, None]).sum(1)

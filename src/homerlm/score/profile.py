@@ -98,6 +98,11 @@ class Profile:
                 return profile
         return None
 
+    @classmethod
+    def of_default_model(cls) -> Profile:
+        """The bundled model's, without looking at its weights."""
+        return next(_bundled())
+
     def keep(self) -> Path:
         """Save it in the user's cache, where `known` finds it."""
         path = _cache_path(self.model)

@@ -1,0 +1,83 @@
+"""`homer profile`: which attention heads of a model find what a question asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from homerlm.cli.console import err, out, print_json, reading, status
+from homerlm.cli.devices import DType, check_device
+from homerlm.cli.options import Device, Force, Json, Numbers
+from homerlm.cli.outputs import check_outputs
+
+EXAMPLES = """
+Examples:
+
+  homer profile Qwen/Qwen3-4B
+
+  homer profile ./my-model -o my-model.json --device cuda
+"""
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="Hub name, folder or .gguf file; `default` is the bundled model.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write (for --profile); default the cache, where it is found."),
+    ] = None,
+    texts: Annotated[int | None, typer.Option(min=4, help="Texts to read, a thousand tokens each.")] = None,
+    device: Device = None,
+    dtype: Numbers = DType.auto,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model's heads on planted facts, for the default method to choose by; done by itself at the first use."""
+    check_outputs({"--output": output}, [model], force=force)
+    check_device(device)
+    with status("Loading the model", quiet=as_json):
+        from homerlm import load_model
+        from homerlm.passes import Event
+        from homerlm.profiling.measure import COUNT, measuring
+
+        placed = {} if device is None else {"device_map": device}
+        loaded, tokenizer = load_model(None if model == "default" else model, dtype=str(dtype), **placed)
+    steps, count = measuring(loaded, tokenizer, count=texts or COUNT), 0
+    with reading("Measuring", quiet=as_json) as bar:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as done:
+                measured = done.value
+                break
+            bar(Event(progress.read, progress.total))
+            count += 1
+            if count == 2 and not as_json:
+                err.print(f"about {progress.seconds:,.0f} s to go", style="dim")
+    if output is None:
+        output = measured.keep()
+    else:
+        measured.save(output)
+    if as_json:
+        print_json({"output": str(output), **measured.to_dict()})
+        return
+    out.print(_table(measured))
+    out.print(f"Kept in {output}", style="dim", soft_wrap=True)
+
+
+def _table(profile: Any) -> Table:
+    """Share of a text that scored above the fact asked for, by kind of fact and use."""
+    table = Table(
+        title="Share of a text above the fact asked for (0 is best, chance is 0.5), on facts not chosen by",
+        title_justify="left",
+    )
+    kinds = profile.notes["by_kind_reading"]
+    for name in ("heads (layer.head)", "all", *(kind.replace("_", " ") for kind in kinds)):
+        table.add_column(name)
+    overall = {"reading": profile.notes["share_above_reading"], "reranking": profile.share_above}
+    for use, heads in (("reading", profile.reading), ("reranking", profile.reranking)):
+        shares = profile.notes[f"by_kind_{use}"].values()
+        table.add_row(f"{use}: {', '.join(map(str, heads))}", *(f"{share:.3f}" for share in (overall[use], *shares)))
+    return table
