@@ -139,11 +139,11 @@ class TestUnits:
 
 class TestSettings:
     def test_what_cannot_act_is_refused(self, model):
-        with pytest.raises(ConfigError, match="sentence_weight is 0.5, but has no effect"):
+        with pytest.raises(ConfigError, match=r"sentence_weight is 0\.5, but has no effect"):
             HomerConfig(sentence_weight=0.5)
-        with pytest.raises(ConfigError, match="profile has no effect with scoring_layers 'all'"):
+        with pytest.raises(ConfigError, match=r"profile has no effect with scoring_layers 'all'"):
             HomerConfig(scoring_layers="all", profile=profile_of(model, (Head(1, 0),)))
-        with pytest.raises(ConfigError, match="profile .* is a setting of HomerConfig"):
+        with pytest.raises(ConfigError, match=r"profile .* is a setting of HomerConfig"):
             HomerConfig.paper(profile=profile_of(model, (Head(1, 0),)))
 
     def test_another_models_profile_is_refused(self, model):

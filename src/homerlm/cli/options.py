@@ -57,8 +57,8 @@ CalibrationFile = Annotated[
 ProfileFile = Annotated[
     Path | None,
     typer.Option(
-        help="Profile of the model's heads (`homer profile`), for the default preset; default the one that ships or was "
-        "measured before, or measured now.",
+        help="Profile of the model's heads (`homer profile`), for the default preset. Default: the one that ships, was "
+        "measured before, or is measured now.",
         rich_help_panel=PANEL,
         show_default=False,
     ),

@@ -34,7 +34,7 @@ def profile(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model's heads on planted facts, for the default method to choose by; done by itself at the first use."""
+    """Measure a model's heads on planted facts; done by itself where an unknown model reads its first document."""
     check_outputs({"--output": output}, [model], force=force)
     check_device(device)
     with status("Loading the model", quiet=as_json):
