@@ -79,14 +79,14 @@ def _graded(found: Found, depth: int, count: int, per_layer: int) -> Choice:
     halves = [[i for i in range(total) if i // 2 % 2 == half] for half in (0, 1)]
     shares = torch.empty(total)
     for own, other in (halves, halves[::-1]):
-        picked, graded = _greedy(found.of(own), depth, count), found.of(other)
+        picked, graded = greedy(found.of(own), depth, count), found.of(other)
         shares[other] = graded.share_above(graded.scores[:, picked].sum(1, keepdim=True))[:, 0]
-    times = Counter(_greedy(found, depth, count))
+    times = Counter(greedy(found, depth, count))
     heads = (Head(int(found.layers[h]), h % per_layer, float(n)) for h, n in times.items())
     return Choice(tuple(sorted(heads)), shares)
 
 
-def _greedy(found: Found, depth: int, count: int) -> list[int]:
+def greedy(found: Found, depth: int, count: int) -> list[int]:
     """Indices of heads, each the one that adds most to those before it; one that is taken twice counts double."""
     alone = loss(found.share_above(found.scores))
     alone[found.layers > depth] = float("inf")
