@@ -369,7 +369,7 @@ def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
         def decode(self, *_, **__):
             return "A."
 
-    outcome = answered(4)(Setup(None, Letters(), None), question, Likes())
+    outcome = answered(4)(Setup(None, Letters(), None), question, None, Likes())
     assert (outcome["score"], outcome["likelihood_score"]) == (0.0, 1.0)
 
 

@@ -288,3 +288,30 @@ def test_without_seaborn_the_message_says_what_to_install(folder, monkeypatch):
         write_report(path)
     assert not (path / "report.md").exists()
     assert write_report(path, plots=False)
+
+
+def test_what_was_kept_stands_beside_what_was_right(folder):
+    made = [
+        record("stories", method, length, sample, score, variant=variant, needle_kept=kept)
+        for variant in ("one fact", "counting")
+        for method, length, scores in (
+            ("bm25", 4096, (1.0, 0.0)),
+            ("homer", 4096, (0.0, 0.0)),
+            ("homer", 8192, (1.0, 1.0)),
+        )
+        for sample, (score, kept) in enumerate(zip(scores, (1.0, 0.5), strict=True))
+    ]
+    (section,) = sections(read_records(folder(made))[0])
+    table = next(table for table in section.tables if table.columns[1].endswith("kept"))
+    assert table.columns == [
+        "method",
+        *("4,096 (0.5× limit): kept", "4,096 (0.5× limit): right"),
+        *("8,192 (1× limit): kept", "8,192 (1× limit): right"),
+    ]
+    of_one = [["bm25", "75%", "0.50", "", ""], ["homer", "75%", "0.00", "75%", "1.00"]]
+    assert table.rows == [["one fact"], *of_one, ["counting"], *of_one]
+
+
+def test_records_that_do_not_say_what_was_kept_have_no_such_table(folder):
+    (section,) = sections(read_records(folder([record()]))[0])
+    assert not [table for table in section.tables if table.columns[1].endswith("kept")]

@@ -1,5 +1,7 @@
 """Rivals: passages chosen by words, by chance and by the answer, at a budget, read as one short prompt."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -108,9 +110,46 @@ def test_a_document_that_fits_is_read_whole(words):
 
 def test_a_budget_without_room_for_text_is_refused(words):
     assert "budget is 5; instruction and question alone have" in kept("bm25:budget=5", words)["error"]
-    with pytest.raises(ConfigError, match=r"bm25:path=x.*it has budget=TOKENS and passage=TOKENS"):
+    with pytest.raises(ConfigError, match=r"bm25:path=x.*it has budget=TOKENS, passage=TOKENS"):
         Method.parse("bm25:path=x")
     with pytest.raises(ConfigError, match="passage=0"):
         Method.parse("random:passage=0")
     with pytest.raises(ConfigError, match="bm25 chooses by the words"):
         reader_for(Method.parse("bm25"), llama(), None)
+
+
+# Embeddings
+
+
+@pytest.fixture
+def static_model(tmp_path, words):
+    """Vectors of three directions: w55 and w91 point the same way, the others elsewhere."""
+    model2vec = pytest.importorskip("model2vec")
+    vectors = np.zeros((len(words), 3), dtype=np.float32)
+    vectors[:, 0] = 1
+    for word, vector in {"w55": (0, 1, 0), "w91": (0, 1, 0.1), ".": (0, 0, 0)}.items():
+        vectors[words.convert_tokens_to_ids(word)] = vector
+    model2vec.StaticModel(vectors=vectors, tokenizer=words.backend_tokenizer).save_pretrained(tmp_path / "static")
+    return tmp_path / "static"
+
+
+def test_embeddings_find_what_means_the_same_in_other_words(words, static_model):
+    said = "w91 w91 w91 w91 w96 ."
+    sentences = [f"w{i % 40} w1 w2 w3 w4 w5 ." for i in range(60)]
+    sentences[41] = said
+    question = Question("w55", "w0", ("w96",), "share_held", evidence=(said,))
+    made = Sample("Read .", " ".join(sentences), (question,), 0.5)
+    assert kept(f"embed:path={static_model},budget=40,passage=10", words, made)["needle_kept"] == 1.0
+    assert kept("bm25:budget=40,passage=10", words, made)["needle_kept"] == 0.0
+
+
+def test_embeddings_without_a_model_are_refused(words, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="embed:path=FOLDER"):
+        Method.parse("embed:budget=50")
+    method = Method.parse(f"embed:path={tmp_path}/none")
+    assert str(Method.parse(str(method))) == str(method)
+    with pytest.raises(ConfigError, match="it must be the folder of a static model"):
+        reader_for(method, llama(), words)
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    with pytest.raises(ConfigError, match="pip install model2vec"):
+        reader_for(method, llama(), words)

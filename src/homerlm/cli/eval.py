@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
     no_args_is_help=True,
-    epilog="Methods: plain, truncate, streaming, random, bm25, oracle, homer, homer-paper, each with +pi:2, +ntk:4, "
-    "+yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; bm25:budget=256). Records are "
-    "written as they come: the same command goes on where it was stopped.",
+    epilog="Methods: plain, truncate, streaming, random, bm25, embed, oracle, homer, homer-paper, each with +pi:2, "
+    "+ntk:4, +yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; bm25:budget=256). Records "
+    "are written as they come: the same command goes on where it was stopped.",
 )
 app.command("report")(show_report)
 
 Kind = StrEnum("Kind", ["single", "single-word", "single-uuid", "single-filler", "keys", "values", "queries"])
 Retrieval = StrEnum("Retrieval", ["passkey", "needle"])
 
+Puzzle = StrEnum("Puzzle", {"one": "one fact", "two": "two facts", "three": "three facts", "counting": "counting"})
 SETS = {
     "associations": "Facts planted in a text; only general knowledge ties them to their questions.",
     "relations": "How people are related, asked for from the other side, in other words.",
@@ -120,6 +121,78 @@ def _planted(name: str, purpose: str) -> None:
 
 for _name, _purpose in SETS.items():
     _planted(_name, _purpose)
+
+
+@_task("stories")
+def stories(
+    options: EvalOptions,
+    *,
+    kind: Annotated[list[Puzzle] | None, typer.Option(help="What is asked for; may be repeated.")] = None,
+    events: Annotated[int, typer.Option(min=8, max=60, help="Sentences of a story.")] = 14,
+    text: Text = "python",
+) -> None:
+    """Sentences of a story spread over a text: one, two or three of them put together, or counted."""
+    from homerlm.lab import suites
+    from homerlm.lab.tasks.stories import Story
+
+    tasks = [Story(str(variant), *_text(text), events) for variant in kind or Puzzle]
+    options.run_each(suites.RIVAL_METHODS, suites.drawn(tasks, *options.drawn))
+
+
+@_task("variables")
+def variables(
+    options: EvalOptions,
+    *,
+    hops: Annotated[
+        list[int] | None, typer.Option(min=1, max=12, help="Assignments from variable to variable.")
+    ] = None,
+    chains: Annotated[int, typer.Option(min=1, max=8, help="Chains in a document; one is asked for.")] = 1,
+    text: Text = "python",
+) -> None:
+    """RULER's variable tracking: all variables that a chain of assignments gives a value."""
+    from homerlm.lab import suites
+    from homerlm.lab.tasks.variables import Variables
+
+    tasks = [Variables(*_text(text), count, chains) for count in hops or (2, 3, 4)]
+    options.run_each(suites.RIVAL_METHODS, suites.drawn(tasks, *options.drawn))
+
+
+@_task("common-words")
+def common_words(options: EvalOptions, *, text: Text = "python") -> None:
+    """RULER's common words: the ten that stand most often in a long list, of the words of a text."""
+    from homerlm.lab import suites
+    from homerlm.lab.tasks.common import CommonWords
+
+    options.run_each(suites.RIVAL_METHODS, suites.drawn([CommonWords(*_text(text))], *options.drawn))
+
+
+@_task("frequent-words")
+def frequent_words(options: EvalOptions) -> None:
+    """RULER's frequent words: the three most frequent codes of a text of codes."""
+    from homerlm.lab import suites
+    from homerlm.lab.tasks.common import FrequentWords
+
+    options.run_each(suites.RIVAL_METHODS, suites.drawn([FrequentWords()], *options.drawn))
+
+
+@_task("headings", without=("chat",))
+def headings(
+    options: EvalOptions,
+    *,
+    corpus: Annotated[
+        str,
+        typer.Option(
+            help="A Markdown, reStructuredText or HTML file, or a folder of these; `python` is Python's help."
+        ),
+    ] = "python",
+) -> None:
+    """Whether the section that a heading stands above is found by the heading as a question; nothing is answered."""
+    from homerlm.lab import suites
+    from homerlm.lab.tasks.headings import Headings, found, load_sections
+
+    name = "Python documentation" if corpus == "python" else Path(corpus).name
+    task = Headings(tuple(load_sections(corpus)), name)
+    options.run_each(suites.FINDING_METHODS, suites.drawn([task], *options.drawn, judge=found))
 
 
 @_task("qa", without=("lengths",), samples=100)

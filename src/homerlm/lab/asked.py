@@ -10,7 +10,9 @@ from homerlm.prompt import PromptIds
 @dataclass(frozen=True)
 class Asked(PromptIds):
     """`question`: its text alone, or nothing where none is asked. `gold`: indices in the prompt of the tokens that
-    answer it; only the oracle, and whoever counts what was kept, may use them."""
+    answer it; only the oracle, and whoever counts what was kept, may use them. `sections`: tokens [start, stop) of the
+    document's sections, if it is made of such."""
 
     question: str = ""
     gold: tuple[int, ...] = ()
+    sections: tuple[tuple[int, int], ...] = ()

@@ -15,15 +15,21 @@ NAMES = (
     *("Saskia", "Tomas", "Ulrike", "Viktor", "Wanda", "Ximena", "Yusuf", "Zofia", "Anders"),
     *("Beatriz", "Cedric", "Delphine", "Emeka", "Fumiko", "Gustav", "Helga", "Imani", "Jasper"),
 )
+COUNTS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "frosty", "gentle", "hollow", "ivory", "jolly", "keen")
 NOUNS = ("anchor", "badger", "candle", "dagger", "engine", "falcon", "garden", "hammer", "island", "jacket", "kettle")
 
 
 def python_documentation() -> str:
     """About 190,000 tokens of English that every Python carries: the topics of its `help()`."""
+    return "\n\n".join(python_topics())
+
+
+def python_topics() -> list[str]:
+    """The same, topic by topic."""
     from pydoc_data.topics import topics
 
-    return "\n\n".join(topics[name] for name in sorted(topics))
+    return [topics[name] for name in sorted(topics)]
 
 
 def wikitext103() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -18,11 +19,19 @@ from homerlm.lab.summary import (
     rounded_lengths,
     summarise,
 )
-from homerlm.lab.tables import DASH, Section, Show, Table, by_length, failures
+from homerlm.lab.tables import DASH, Section, Show, Table, by_length, failures, length_columns
 
 TITLES = {
     "passkey": "Passkey retrieval",
     "needle": "Facts planted in a document",
+    "associations": "Facts that only general knowledge ties to their questions",
+    "relations": "Relations asked for from the other side",
+    "paraphrases": "Facts asked for in other words",
+    "stories": "Facts of a story put together",
+    "variables": "Chains of variables",
+    "common-words": "Most common words of a list",
+    "frequent-words": "Most frequent codes of a text",
+    "headings": "Sections by their headings (kept: 64 tokens of the right one; right: more than of any other)",
     "qa": "Question answering",
     "perplexity": "Perplexity",
     "passkey-perplexity": "Passkey perplexity",
@@ -31,7 +40,8 @@ TITLES = {
 }
 ASKS = {"now": "question known while reading", "later": "read first, asked later"}
 SCORE_TITLE = "Share right, [Wilson's 95% interval]"
-KEPT_TITLE = "Tokens kept, share of the answer's tokens among them"
+BOTH_TITLE = "Kept: share of the tokens that are needed for the answer. Right: share of right answers"
+KEPT_TITLE = "Tokens kept, share of the needed ones among them"
 COST_TITLE = "Peak memory above what was in use; median seconds of a request (of which reading)"
 _BETWEEN = " \0 "  # a row's name and the method that it stands for, which gets a column of its own
 
@@ -68,7 +78,8 @@ def _task(records: pd.DataFrame, limit: int | None) -> list[Table]:
         table.note += " The plot has the lengths between."
     if printed:
         table.add_paper(printed, lengths, lambda _name, _length, value: f"{value:.{places}f}")
-    return [table, *_costs(labelled(summarise(records.assign(variant=""))), limit)]
+    both = _kept_and_right(summary, shown_lengths(ours), limit)
+    return [table, *both, *_costs(labelled(summarise(records.assign(variant=""))), limit)]
 
 
 def _judged(
@@ -82,6 +93,18 @@ def _judged(
     n = f"{summary['n'].iloc[0]} {what} in every cell." if same else f"In round brackets: {what}."
     note = f"{n} {_note(summary)}".strip()
     return by_length(title, summary, lambda row: show(row, with_n=not same), lengths, limit, note, corner)
+
+
+def _kept_and_right(
+    summary: pd.DataFrame, lengths: Sequence[int], limit: int | None, corner: str = "method"
+) -> list[Table]:
+    """Two columns a length, what a method chose and what was answered from it; nothing where no choice was judged."""
+    if not summary["needle_kept"].notna().any():
+        return []
+    kept, right = (by_length("", summary, show, lengths, None).rows for show in (_answer_kept, _right))
+    columns = [f"{length}: {what}" for length in length_columns(lengths, limit) for what in ("kept", "right")]
+    pairs = [(row, zip(row[1:], other[1:], strict=True)) for row, other in zip(kept, right, strict=True)]
+    return [Table(BOTH_TITLE, [corner, *columns], [[row[0], *chain.from_iterable(pair)] for row, pair in pairs])]
 
 
 def _costs(summary: pd.DataFrame, limit: int | None, corner: str = "method") -> list[Table]:
@@ -116,7 +139,8 @@ def _ablation(records: pd.DataFrame, limit: int | None) -> list[Table]:
     order = sorted((row.ask, place[row.method], row.Index) for row in summary.itertuples())
     summary = summary.loc[[index for _, _, index in order]]
     scores = _judged(SCORE_TITLE, summary, sorted(summary["length"].unique()), limit, "changed")
-    tables = [scores, *_costs(summary, limit, "changed")]
+    both = _kept_and_right(summary, sorted(summary["length"].unique()), limit, "changed")
+    tables = [scores, *both, *_costs(summary, limit, "changed")]
     printed = paper.ablation()
     for table in tables:
         table.note = table.note.replace(_BETWEEN, ", ")
@@ -231,6 +255,10 @@ def _kept(row: Any) -> str:
 
 def _answer_kept(row: Any) -> str:
     return _number(row.needle_kept, ".0%")
+
+
+def _right(row: Any) -> str:
+    return _number(row.score, ".2f")
 
 
 def _memory(row: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,11 +38,14 @@ class Setup:
         )
         neutral = prompt.neutral(self.tokenizer, chat=self.chat)
         ids = prompt.encode(self.tokenizer, before, sample.document, after, neutral)
-        gold = token_spots(self.tokenizer, sample.document, question.needed, ids.prefix.shape[1])
-        return Asked(ids.prefix, ids.context, ids.suffix, ids.neutral, question=question.text, gold=tuple(gold))
+        offset = ids.prefix.shape[1]
+        gold = token_spots(self.tokenizer, sample.document, question.needed, offset)
+        sections = section_spans(self.tokenizer, sample, offset)
+        parts = ids.prefix, ids.context, ids.suffix, ids.neutral
+        return Asked(*parts, question=question.text, gold=tuple(gold), sections=tuple(sections))
 
 
-Judge = Callable[[Setup, Question, Reading], Outcome]
+Judge = Callable[[Setup, Question, Asked, Reading], Outcome]
 
 
 def ask_now(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[Outcome]:
@@ -78,21 +82,21 @@ def _measured(setup: Setup, question: Question, ids: Asked, read: Callable[[], R
         outcome["kept"] = len(reading.token_indices)
         left = torch.isin(torch.tensor(ids.gold), reading.token_indices.cpu())
         outcome["needle_kept"] = left.float().mean().item() if ids.gold else None
-        outcome |= judge(setup, question, reading)
+        outcome |= judge(setup, question, ids, reading)
     return outcome
 
 
 def answered(max_new_tokens: int) -> Judge:
     """Judge by what is generated."""
 
-    def judge(setup: Setup, question: Question, reading: Reading) -> Outcome:
+    def judge(setup: Setup, question: Question, _asked: Asked, reading: Reading) -> Outcome:
         answer = setup.tokenizer.decode(reading.generate(max_new_tokens), skip_special_tokens=True)
         return {"answer": answer, "score": question.grade(answer)} | _by_likelihood(setup, question, reading)
 
     return judge
 
 
-def likelihood_of_answer(setup: Setup, question: Question, reading: Reading) -> Outcome:
+def likelihood_of_answer(setup: Setup, question: Question, _asked: Asked, reading: Reading) -> Outcome:
     """Judge by how likely the right answer is: its summed negative log-likelihood in nats, and its tokens."""
     log_probs = reading.prefill().score(prompt.token_ids(setup.tokenizer, f" {question.expected[0]}.")).log_probs
     return {"nll": -log_probs.sum().item(), "count": len(log_probs)}
@@ -109,14 +113,27 @@ def _by_likelihood(setup: Setup, question: Question, reading: Reading) -> Outcom
 
 def token_spots(tokenizer: PreTrainedTokenizerBase, document: str, wanted: tuple[str, ...], offset: int) -> list[int]:
     """Indices in the prompt of the document's tokens that spell any of `wanted`; none without a tokenizer's offsets."""
-    if not tokenizer.is_fast:
-        return []
     spans = [found.span() for text in wanted if len(text) > 1 for found in re.finditer(re.escape(text), document)]
-    if not spans:
-        return []
-    encoded = tokenizer(document, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
     return [
         index + offset
-        for index, (begin, end) in enumerate(encoded.offset_mapping)
+        for index, (begin, end) in enumerate(_offsets(tokenizer, document) if spans else [])
         if any(begin < last and end > first for first, last in spans)
     ]
+
+
+def section_spans(tokenizer: PreTrainedTokenizerBase, sample: Sample, offset: int) -> list[tuple[int, int]]:
+    """Tokens [start, stop) in the prompt of each of the sample's sections; none without a tokenizer's offsets."""
+    begins = [begin for begin, _ in _offsets(tokenizer, sample.document)] if sample.sections else []
+    spans, at = [], 0
+    for section in sample.sections if begins else ():
+        at = sample.document.index(section, at)
+        spans.append((bisect_left(begins, at) + offset, bisect_left(begins, at + len(section)) + offset))
+        at += len(section)
+    return spans
+
+
+def _offsets(tokenizer: PreTrainedTokenizerBase, document: str) -> list[tuple[int, int]]:
+    if not tokenizer.is_fast:
+        return []
+    encoded = tokenizer(document, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    return list(encoded.offset_mapping)

@@ -18,7 +18,7 @@ from homerlm.errors import ConfigError, MismatchError
 from homerlm.homer import Homer
 from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
-from homerlm.lab.methods import Method
+from homerlm.lab.methods import LENGTHS, Method
 from homerlm.lab.rivals.passages import best_that_fit, passages
 from homerlm.lab.rivals.scorers import SCORERS, Scorer
 from homerlm.score.calibration import Calibration
@@ -77,12 +77,20 @@ def reader_for(
         return HomerReader(homer)
     if method.base == "plain":
         return PlainReader(model)
-    if scorer := SCORERS.get(method.base):
-        return PassageReader(model, tokenizer, method.base, scorer, **dict(method.settings))
+    if method.base in SCORERS:
+        return _passage_reader(method, model, tokenizer)
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
     budget = dict(method.settings).get("budget", int(limit * share))
     return PlainReader(model, budget=budget, sinks=SINKS if method.base == "streaming" else None)
+
+
+def _passage_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> PassageReader:
+    if tokenizer is None:
+        raise ConfigError(f"{method} chooses by the words of a text: random ids have none")
+    lengths = {name: value for name, value in method.settings if name in LENGTHS}
+    scorer = SCORERS[method.base](**{name: value for name, value in method.settings if name not in LENGTHS})
+    return PassageReader(model, tokenizer, scorer, **lengths)
 
 
 def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
@@ -161,19 +169,13 @@ class PassageReader:
     `budget` tokens, which the model reads as it is. Passages are whole sentences, `passage` tokens or less."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    name: str
+    tokenizer: PreTrainedTokenizerBase
     scorer: Scorer
     budget: int = 1024
     passage: int = 64
 
-    def __post_init__(self) -> None:
-        if self.tokenizer is None:
-            raise ConfigError(f"{self.name} chooses by the words of a text: random ids have none")
-
     @cached_property
     def _sentences(self) -> Sentences:
-        assert self.tokenizer is not None
         return Sentences(self.tokenizer, self.model.get_input_embeddings().num_embeddings)
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
@@ -189,7 +191,6 @@ class PassageReader:
 
     def _chosen(self, prompt: Asked, room: int) -> Tensor:
         """Indices (tokens,) in the context."""
-        assert self.tokenizer is not None
         ids = prompt.context.cpu()
         numbers = self._sentences.number(ids, torch.arange(ids.shape[1])[None])[0].tolist()
         spans = passages(numbers, self.passage)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from homerlm.lab.corpora import NAMES
+from homerlm.lab.corpora import COUNTS, NAMES
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """A document between its instruction and its questions. `depth` (0 to 1): where the first question's fact is."""
+    """A document between its instruction and its questions. `depth` (0 to 1): where the first question's fact is.
+    `facts` go into its records. `sections`: texts that follow each other in the document, if it is made of such."""
 
     instruction: str
     document: str
     questions: tuple[Question, ...]
     depth: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    sections: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -86,11 +88,19 @@ def first_name(answer: str, expected: tuple[str, ...]) -> float:
     return float(found is not None and found.group(1) == expected[0])
 
 
+def first_count(answer: str, expected: tuple[str, ...]) -> float:
+    """The first number up to eleven, in words or digits, is the right one; `nothing` and `no` are none."""
+    found = re.search(r"\b(\d+|nothing|no|zero|" + "|".join(COUNTS[1:]) + r")\b", answer.lower())
+    said = {"no": "nothing", "zero": "nothing"}.get(found[1], found[1]) if found else ""
+    return float((COUNTS[int(said)] if said.isdecimal() and int(said) < len(COUNTS) else said) == expected[0])
+
+
 GRADINGS: dict[str, Callable[[str, tuple[str, ...]], float]] = {
     "first_integer": first_integer,
     "share_held": share_held,
     "first_letter": first_letter,
     "first_name": first_name,
+    "first_count": first_count,
 }
 
 DEPTHS, DEPTH_STEP = 10, 3

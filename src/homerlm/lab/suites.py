@@ -18,6 +18,11 @@ from homerlm.lab.tasks.passkey import Passkey
 from homerlm.lab.tasks.quality import Quality
 
 RIVAL_METHODS = ("random", "bm25", "oracle", "homer")
+FINDING_METHODS = tuple(
+    f"{name}={budget}"
+    for budget in (256, 1024)
+    for name in ("random:budget", "bm25:budget", "oracle:budget", "homer:min_share=0,target_len")
+)
 RETRIEVAL_METHODS = ("plain", "homer-paper", "homer")
 QA_METHODS = ("truncate", "truncate+pi:2", "truncate+ntk:2", "truncate+yarn:2", "homer-paper", "homer")
 PERPLEXITY_METHODS = ("plain", "pi:2", "ntk:2", "yarn:2", "homer-paper", "homer")

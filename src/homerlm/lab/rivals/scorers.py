@@ -9,6 +9,7 @@ import numpy as np
 
 from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.bm25 import passage_scores
+from homerlm.lab.rivals.embed import Embeddings
 from homerlm.lab.rivals.passages import Span
 
 Scorer = Callable[[Asked, Sequence[Span], list[str]], np.ndarray]  # (passages,), of spans in the context, their texts
@@ -33,4 +34,9 @@ def oracle(asked: Asked, spans: Sequence[Span], texts: list[str]) -> np.ndarray:
     return np.array(answers) + chance(asked, spans, texts)
 
 
-SCORERS: dict[str, Scorer] = {"random": chance, "bm25": bm25, "oracle": oracle}
+SCORERS: dict[str, Callable[..., Scorer]] = {  # made from the settings that a method has beside budget and passage
+    "random": lambda: chance,
+    "bm25": lambda: bm25,
+    "embed": Embeddings,
+    "oracle": lambda: oracle,
+}

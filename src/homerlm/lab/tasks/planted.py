@@ -16,7 +16,7 @@ from homerlm.lab.samples import Question, Sample, random_for, stratified_depth
 from homerlm.lab.tasks.prose import excerpt, hide, room_beside
 
 INSTRUCTION = "Facts about people are hidden within the following text. Memorize them. I will quiz you about them."
-ANSWER_START = "The name of that person is"
+ANSWER_START = "The answer is"
 
 
 class Pair(NamedTuple):
