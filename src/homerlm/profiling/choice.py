@@ -34,9 +34,9 @@ class Found:
 
     def share_above(self, scores: Tensor) -> Tensor:
         """(N, K) share of each text's tokens in units that score above the worst unit of the fact, by scores
-        (N, K, U)."""
+        (N, K, U); of equals, half."""
         worst = scores.masked_fill(~self.asked[:, None], float("inf")).amin(-1, keepdim=True)
-        above = (scores > worst) | ((scores == worst) & ~self.asked[:, None])  # what ties could be either
+        above = (scores > worst) + 0.5 * ((scores == worst) & ~self.asked[:, None])
         return (above * self.sizes[:, None]).sum(-1) / self.sizes.sum(-1, keepdim=True)
 
 
