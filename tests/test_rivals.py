@@ -1,17 +1,21 @@
 """Rivals: passages chosen by words, by chance and by the answer, at a budget, read as one short prompt."""
 
 import sys
+from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from homerlm.errors import ConfigError
+from homerlm.errors import ConfigError, HomerError
 from homerlm.lab.asked import Asked
 from homerlm.lab.methods import Method
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now
 from homerlm.lab.readers import reader_for
 from homerlm.lab.rivals.bm25 import passage_scores
+from homerlm.lab.rivals.hybrid import _reciprocal
+from homerlm.lab.rivals.infini_retri import located
 from homerlm.lab.rivals.passages import best_that_fit, passages
 from homerlm.lab.samples import Question, Sample
 from tiny import llama, prompt
@@ -30,6 +34,17 @@ def sample(evidence=()):
 def kept(method, words, made=None, ask=ask_now):
     setup = Setup(llama(), words, reader_for(Method.parse(method), llama(), words))
     return next(ask(setup, made or sample(), 8, answered(4)))
+
+
+def test_hybrid_reads_every_chunk_and_keeps_to_its_budget(words):
+    outcome = kept("hybrid:budget=80,passage=18", words)
+    assert outcome["error"] is None
+    assert 60 < outcome["kept"] <= 80
+
+
+def test_fused_a_passage_needs_a_good_rank_in_one_and_a_fair_one_in_the_other():
+    heads, lexical = _reciprocal(np.array([3.0, 2, 1, 0])), _reciprocal(np.array([0.0, 3, 2, 1]))
+    assert (heads + lexical).argmax() == 1
 
 
 # Passages
@@ -153,3 +168,56 @@ def test_embeddings_without_a_model_are_refused(words, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "model2vec", None)
     with pytest.raises(ConfigError, match="pip install model2vec"):
         reader_for(method, llama(), words)
+
+
+# InfiniRetri
+
+
+def test_sentences_that_were_put_together_are_located_in_the_document():
+    document = "One is here. Two is there.\n\nThree? Two is there. Four."
+    found = [document[begin:end] for begin, end in located("Two is there.Three? Five. Four.", document)]
+    assert found == ["Two is there.", "Three?", "Four."]
+    assert list(located("Two is there. Two is there.", document)) == [(13, 26), (35, 48)]
+
+
+class Pipeline:
+    """The package's class: it leaves two sentences, in the document's order, of a model with eager attention."""
+
+    def __init__(self, model, tokenizer, config):  # noqa: ARG002
+        assert model.config._attn_implementation == "eager"
+        assert config == {"topk": 9, "chunk_size": 1024}
+        self.model = model
+
+    def generate2(self, data, *_, max_new_tokens):  # noqa: ARG002
+        assert self.model.config._attn_implementation == "eager"
+        print("noise")
+        data["context"] = f"{SENTENCES[3]}{SENTENCES[30]}" if data["question"] == "Where is w55 ?" else data["nothing"]
+
+
+def test_the_sentences_that_infini_retri_leaves_are_read(words, monkeypatch, capsys):
+    package, inner = ModuleType("infini_retri"), ModuleType("infini_retri.pipline")
+    inner.Pipline = Pipeline
+    monkeypatch.setitem(sys.modules, "infini_retri", package)
+    monkeypatch.setitem(sys.modules, "infini_retri.pipline", inner)
+    model = llama()
+    before = model.config._attn_implementation
+    reader = reader_for(Method.parse("infini-retri:topk=9,budget=60"), model, words)
+    asked = Setup(model, words, reader).ids(sample(), sample().questions[0])
+    reading = reader.read(asked, 8)
+    start = asked.prefix.shape[1]
+    inside = [t - start for t in reading.token_indices.tolist() if start <= t < start + asked.context.shape[1]]
+    assert inside == [*range(30, 40), *range(300, 310)]
+    assert model.config._attn_implementation == before != "eager"
+    assert capsys.readouterr().out == ""
+    cut = reader_for(Method.parse("infini-retri:topk=9,budget=25"), model, words).read(asked, 8)
+    assert len(cut.token_indices) == 25
+    with pytest.raises(HomerError, match="infini-retri failed: KeyError"):
+        reader.read(replace(asked, question="Why?"), 8)
+    assert model.config._attn_implementation == before
+
+
+def test_infini_retri_without_its_package_is_refused(words, monkeypatch):
+    monkeypatch.setitem(sys.modules, "infini_retri.pipline", None)
+    monkeypatch.setitem(sys.modules, "infini_retri", ModuleType("infini_retri"))
+    with pytest.raises(ConfigError, match="pip install infini-retri tiktoken"):
+        reader_for(Method.parse("infini-retri"), llama(), words)

@@ -13,7 +13,7 @@ from homerlm.errors import InputError
 from homerlm.lab.asked import Asked
 from homerlm.lab.corpora import NAMES, python_documentation
 from homerlm.lab.questions import Setup
-from homerlm.lab.samples import GRADINGS
+from homerlm.lab.samples import GRADINGS, token_span
 from homerlm.lab.tasks.common import CODE_LEN, COMMON, COMMON_TIMES, DOTS, OTHER_TIMES, CommonWords, FrequentWords
 from homerlm.lab.tasks.headings import Headings, Section, found, load_sections, sections
 from homerlm.lab.tasks.planted import Planted, pairs
@@ -309,3 +309,8 @@ def test_tokens_of_sections_are_those_of_their_texts(words):
     whole = torch.cat([ids.prefix, ids.context, ids.suffix], dim=1)[0]
     for (start, stop), body in zip(ids.sections, sample.sections, strict=True):
         assert whole[start:stop].tolist() == words(body).input_ids
+
+
+def test_tokens_that_hold_characters():
+    offsets = [(0, 3), (3, 5), (5, 9)]
+    assert [token_span(offsets, *span) for span in ((3, 5), (0, 9), (4, 6), (2, 3))] == [(1, 2), (0, 3), (1, 3), (0, 1)]

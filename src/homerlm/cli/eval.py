@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
     no_args_is_help=True,
-    epilog="Methods: plain, truncate, streaming, random, bm25, embed, oracle, homer, homer-paper, each with +pi:2, "
-    "+ntk:4, +yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; bm25:budget=256). Records "
-    "are written as they come: the same command goes on where it was stopped.",
+    epilog="Methods: plain, truncate, streaming, random, bm25, embed, infini-retri, oracle, homer, homer-paper, each "
+    "with +pi:2, +ntk:4, +yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; "
+    "bm25:budget=256). Records are written as they come: the same command goes on where it was stopped.",
 )
 app.command("report")(show_report)
 

@@ -9,10 +9,11 @@ from homerlm.prompt import PromptIds
 
 @dataclass(frozen=True)
 class Asked(PromptIds):
-    """`question`: its text alone, or nothing where none is asked. `gold`: indices in the prompt of the tokens that
-    answer it; only the oracle, and whoever counts what was kept, may use them. `sections`: tokens [start, stop) of the
-    document's sections, if it is made of such."""
+    """`question` and `document`: their texts alone, or nothing where there are none but ids. `gold`: indices in the
+    prompt of the tokens that answer; only the oracle, and whoever counts what was kept, may use them. `sections`:
+    tokens [start, stop) of the document's sections, if it is made of such."""
 
     question: str = ""
     gold: tuple[int, ...] = ()
+    document: str = ""
     sections: tuple[tuple[int, int], ...] = ()

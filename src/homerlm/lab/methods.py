@@ -9,18 +9,16 @@ from typing import Any
 
 from homerlm.config import Config, parse_settings
 from homerlm.errors import ConfigError
-from homerlm.lab.rivals.scorers import SCORERS
+from homerlm.lab.rivals.choosers import RIVALS
 from homerlm.model.rope import METHODS as SCALINGS
 from homerlm.model.rope import RopeScaling
 
 PRESETS = {"homer": "default", "homer-paper": "paper"}
-LENGTHS = ("budget", "passage")  # settings in tokens
 SETTINGS: dict[str, tuple[str, ...]] = {  # of the other methods
     "plain": (),
     "truncate": ("budget",),
     "streaming": ("budget",),
-    **dict.fromkeys(SCORERS, LENGTHS),
-    "embed": (*LENGTHS, "path"),
+    **{name: ("budget", *rival.settings) for name, rival in RIVALS.items()},
 }
 GRAMMAR = (
     f"{', '.join(SETTINGS)}, homer or homer-paper, then settings if any (homer:target_len=2048,pooling=1; "
@@ -34,9 +32,8 @@ class Method:
     """How a prompt is read. `str()` is what `parse` reads.
 
     base: `plain`, the model as it is; `truncate`, the prompt's head and tail; `streaming`, its first tokens and its
-    last; `random`, `bm25`, `embed` and `oracle`, the passages that are best by these; `homer` and `homer-paper`, the
-    two presets. settings: the preset's own, or in tokens `budget`, what is read in all, and `passage`, the length of
-    one, and of `embed` its model's folder, `path`.
+    last; a rival, what it chooses; `homer` and `homer-paper`, the two presets. settings: the preset's own; `budget`,
+    the tokens of the prompt that is read in the end; a rival's.
     """
 
     base: str
@@ -78,12 +75,12 @@ def _settings(base: str, given: dict[str, str]) -> tuple[tuple[str, Any], ...]:
         return tuple((name, getattr(config, name)) for name in given)
     known = SETTINGS[base]
     for name, value in given.items():
-        if name not in known or (name in LENGTHS and not (value.isdecimal() and int(value))):
-            choices = ", ".join(f"{name}={'TOKENS' if name in LENGTHS else 'FOLDER'}" for name in known) or "none"
+        if name not in known or (name != "path" and not (value.isdecimal() and int(value))):
+            choices = ", ".join(f"{name}={'FOLDER' if name == 'path' else 'TOKENS'}" for name in known) or "none"
             raise ConfigError(f"{name}={value} is not a setting of {base}; it has {choices}")
     if "path" in known and not given.get("path"):
         raise ConfigError(f"{base} needs the folder of its model: {base}:path=FOLDER")
-    return tuple((name, int(value) if name in LENGTHS else value) for name, value in given.items())
+    return tuple((name, value if name == "path" else int(value)) for name, value in given.items())
 
 
 def parse_methods(given: Sequence[str] | None, default: Sequence[str]) -> list[Method]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from homerlm import prompt
 from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
 from homerlm.lab.readers import Reader, Reading
-from homerlm.lab.samples import Question, Sample
+from homerlm.lab.samples import Question, Sample, token_offsets, token_span
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Setup:
         gold = token_spots(self.tokenizer, sample.document, question.needed, offset)
         sections = section_spans(self.tokenizer, sample, offset)
         parts = ids.prefix, ids.context, ids.suffix, ids.neutral
-        return Asked(*parts, question=question.text, gold=tuple(gold), sections=tuple(sections))
+        told = {"question": question.text, "document": sample.document}
+        return Asked(*parts, **told, gold=tuple(gold), sections=tuple(sections))
 
 
 Judge = Callable[[Setup, Question, Asked, Reading], Outcome]
@@ -116,24 +116,18 @@ def token_spots(tokenizer: PreTrainedTokenizerBase, document: str, wanted: tuple
     spans = [found.span() for text in wanted if len(text) > 1 for found in re.finditer(re.escape(text), document)]
     return [
         index + offset
-        for index, (begin, end) in enumerate(_offsets(tokenizer, document) if spans else [])
+        for index, (begin, end) in enumerate(token_offsets(tokenizer, document) if spans else [])
         if any(begin < last and end > first for first, last in spans)
     ]
 
 
 def section_spans(tokenizer: PreTrainedTokenizerBase, sample: Sample, offset: int) -> list[tuple[int, int]]:
     """Tokens [start, stop) in the prompt of each of the sample's sections; none without a tokenizer's offsets."""
-    begins = [begin for begin, _ in _offsets(tokenizer, sample.document)] if sample.sections else []
+    offsets = token_offsets(tokenizer, sample.document) if sample.sections else []
     spans, at = [], 0
-    for section in sample.sections if begins else ():
+    for section in sample.sections if offsets else ():
         at = sample.document.index(section, at)
-        spans.append((bisect_left(begins, at) + offset, bisect_left(begins, at + len(section)) + offset))
+        start, stop = token_span(offsets, at, at + len(section))
+        spans.append((start + offset, stop + offset))
         at += len(section)
     return spans
-
-
-def _offsets(tokenizer: PreTrainedTokenizerBase, document: str) -> list[tuple[int, int]]:
-    if not tokenizer.is_fast:
-        return []
-    encoded = tokenizer(document, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    return list(encoded.offset_mapping)

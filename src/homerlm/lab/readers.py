@@ -18,14 +18,13 @@ from homerlm.errors import ConfigError, MismatchError
 from homerlm.homer import Homer
 from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
-from homerlm.lab.methods import LENGTHS, Method
-from homerlm.lab.rivals.passages import best_that_fit, passages
-from homerlm.lab.rivals.scorers import SCORERS, Scorer
+from homerlm.lab.methods import Method
+from homerlm.lab.rivals.choosers import RIVALS, Chooser
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
-from homerlm.score.sentences import Sentences
 
 SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans on
+BUDGET = 1024  # of a rival, as HOMER's target_len
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped
 
 # What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
@@ -77,20 +76,20 @@ def reader_for(
         return HomerReader(homer)
     if method.base == "plain":
         return PlainReader(model)
-    if method.base in SCORERS:
-        return _passage_reader(method, model, tokenizer)
+    if method.base in RIVALS:
+        return _rival_reader(method, model, tokenizer)
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
     budget = dict(method.settings).get("budget", int(limit * share))
     return PlainReader(model, budget=budget, sinks=SINKS if method.base == "streaming" else None)
 
 
-def _passage_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> PassageReader:
+def _rival_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> ChosenReader:
     if tokenizer is None:
         raise ConfigError(f"{method} chooses by the words of a text: random ids have none")
-    lengths = {name: value for name, value in method.settings if name in LENGTHS}
-    scorer = SCORERS[method.base](**{name: value for name, value in method.settings if name not in LENGTHS})
-    return PassageReader(model, tokenizer, scorer, **lengths)
+    settings = dict(method.settings)
+    budget = settings.pop("budget", BUDGET)
+    return ChosenReader(model, RIVALS[method.base].make(model, tokenizer, **settings), budget)
 
 
 def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
@@ -164,39 +163,25 @@ class PlainReader:
 
 
 @dataclass(frozen=True)
-class PassageReader:
-    """The document's passages of the highest scores, in its order, between the prompt's affixes: a prompt of at most
-    `budget` tokens, which the model reads as it is. Passages are whole sentences, `passage` tokens or less."""
+class ChosenReader:
+    """What a rival chooses of the document, in its order between the prompt's affixes: a prompt of at most `budget`
+    tokens, which the model reads as it is."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    scorer: Scorer
-    budget: int = 1024
-    passage: int = 64
-
-    @cached_property
-    def _sentences(self) -> Sentences:
-        return Sentences(self.tokenizer, self.model.get_input_embeddings().num_embeddings)
+    choose: Chooser
+    budget: int
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
         start, length = prompt.prefix.shape[1], prompt.context.shape[1]
         rest = start + prompt.suffix.shape[1]
         if self.budget <= rest:
             raise ConfigError(f"budget is {self.budget}; instruction and question alone have {rest} tokens: raise it")
-        kept = self._chosen(prompt, self.budget - rest)
+        chosen = self.choose(prompt, self.budget - rest)
+        kept = torch.tensor([token for span in chosen for token in range(*span)], dtype=torch.long)
         ids = torch.cat([prompt.prefix, prompt.context[:, kept], prompt.suffix], dim=1)
         places = torch.arange(length + rest)
         indices = torch.cat([places[:start], kept + start, places[start + length :]])
         return PlainReading(self.model, ids.to(self.model.device), indices, prompt.suffix.shape[1], length + rest)
-
-    def _chosen(self, prompt: Asked, room: int) -> Tensor:
-        """Indices (tokens,) in the context."""
-        ids = prompt.context.cpu()
-        numbers = self._sentences.number(ids, torch.arange(ids.shape[1])[None])[0].tolist()
-        spans = passages(numbers, self.passage)
-        texts = [self.tokenizer.decode(ids[0, start:stop]) for start, stop in spans]
-        best = best_that_fit(spans, self.scorer(prompt, spans, texts), room)
-        return torch.tensor([token for span in best for token in range(*span)], dtype=torch.long)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -118,3 +119,18 @@ def stratified_depth(index: int, rng: random.Random) -> float:
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def token_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
+    """Characters [begin, end) of each of a text's tokens; none from a tokenizer that does not tell."""
+    if not tokenizer.is_fast:
+        return []
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    return list(encoded.offset_mapping)
+
+
+def token_span(offsets: list[tuple[int, int]], begin: int, end: int) -> tuple[int, int]:
+    """The tokens [start, stop) that hold the characters [begin, end)."""
+    return bisect_right(offsets, begin, key=lambda token: token[1]), bisect_left(
+        offsets, end, key=lambda token: token[0]
+    )

@@ -18,7 +18,7 @@ MEANS = ("score", "likelihood_score", "tokens", "kept", "needle_kept")
 NUMBERS = (*MEANS, "nll", "count", "depth", "prefill_s", "seconds", "peak_bytes", "limit")
 ROW = ["variant", "ask", "method", "length"]
 _Z95 = 1.959964
-_FAMILIES = ("plain", "truncate", "streaming", "random", "bm25", "embed", "oracle", "pi", "ntk", "yarn")
+_FAMILIES = ("plain", "truncate", "streaming", "random", "bm25", "embed", "retri", "oracle", "pi", "ntk", "yarn")
 _SETUP = ("model", "dtype", "device", "chat")
 
 

@@ -1,4 +1,4 @@
-"""What each rival says of a passage: a scorer is one function and a row of `SCORERS`."""
+"""Scores of passages: by words, by chance, by the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.bm25 import passage_scores
-from homerlm.lab.rivals.embed import Embeddings
 from homerlm.lab.rivals.passages import Span
 
 Scorer = Callable[[Asked, Sequence[Span], list[str]], np.ndarray]  # (passages,), of spans in the context, their texts
@@ -32,11 +31,3 @@ def oracle(asked: Asked, spans: Sequence[Span], texts: list[str]) -> np.ndarray:
     gold = np.array(asked.gold) - offset
     answers = [bool(((start <= gold) & (gold < stop)).any()) for start, stop in spans]
     return np.array(answers) + chance(asked, spans, texts)
-
-
-SCORERS: dict[str, Callable[..., Scorer]] = {  # made from the settings that a method has beside budget and passage
-    "random": lambda: chance,
-    "bm25": lambda: bm25,
-    "embed": Embeddings,
-    "oracle": lambda: oracle,
-}
