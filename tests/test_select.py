@@ -12,6 +12,7 @@ from homerlm.errors import InputError, ScheduleError
 from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import pool
 from homerlm.score.surprisal import NEIGHBOURS
+from homerlm.select.links import Links
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans
 from homerlm.select.ranking import Ranking
@@ -421,3 +422,39 @@ class TestSurprisal:
         plan, chunks = self.scores(Homer(model, None, HomerConfig(**(self.ALONE | {"max_chunk_len": 100}))), ids)
         (span,), scores = chunks[-1]
         torch.testing.assert_close(scores, self.expected(model, ids, span, plan.lead), atol=1e-3, rtol=1e-3)
+
+
+class TestLinks:
+    #          0: asked        1: noise  2: leads on   3: end        4: noise
+    TEXT: ClassVar = [(1, 2, 50, 51), (3, 4, 5), (50, 51, 60, 61), (60, 61, 9), (3, 4, 8)]
+
+    def links(self, known=()):
+        ids = [token for unit in self.TEXT for token in unit]
+        units = [number for number, unit in enumerate(self.TEXT) for _ in unit]
+        return Links(ids, units, list(known))
+
+    def test_lead_from_sentence_to_sentence(self):
+        assert self.links().of([0]) == [2]
+        assert self.links().follow([0], [0], 20) == [2, 3]
+
+    def test_what_the_question_knows_leads_nowhere(self):
+        assert self.links(known=[7, 50, 51]).follow([0], [0], 20) == []
+
+    def test_what_is_kept_leads_on_but_is_not_counted_again(self):
+        assert self.links().follow([0], [0, 2], 3) == [3]
+
+    def test_what_does_not_fit_is_left_out(self):
+        assert self.links().follow([0], [0], 3) == [3]
+
+    def test_common_pairs_are_no_links(self):
+        units = [number for number in range(5) for _ in range(2)]
+        assert Links([1, 2] * 5, units, []).of([0]) == []
+        assert Links([1, 2] * 3 + [3, 4] * 2, units, []).of([0]) == [1, 2]
+
+    def test_the_cache_stays_within_its_target_and_in_order(self, words):
+        document = torch.tensor([[token for unit in self.TEXT * 12 for token in (*unit, 11)]])
+        ids = (prompt()[0], document, prompt()[2])
+        homer = Homer(llama(), words, HomerConfig(**(SIZES | {"link_len": 8, "min_share": 1.0})))
+        inside = homer.compress(*ids).token_indices[0, P:-S].tolist()
+        assert inside == sorted(set(inside))
+        assert len(inside) + P + S <= 40

@@ -132,6 +132,12 @@ class HomerConfig(_Settings):
         "the target.",
         zero=True,
     )
+    link_len: int = _setting(
+        128,
+        "After the reranking, sentences that share a rare name with the best ones are kept too, at most so many "
+        "tokens, out of the target: what a question leads to in two steps. Needs a tokenizer and sentences as units.",
+        low=0,
+    )
     recap_len: int = _setting(
         64,
         "After the reranking, the most significant passages are repeated right before the question, at most so many "
@@ -142,7 +148,7 @@ class HomerConfig(_Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inert = ["min_share", "recap_len"] if self.rerank == "never" else []
+        inert = ["min_share", "link_len", "recap_len"] if self.rerank == "never" else []
         if inert and self.chosen_by == "surprisal":
             inert += ["score", "scoring_layers", "scoring_queries", "contrast", "unit", "pooling", "sentence_weight"]
         for name in inert:

@@ -25,11 +25,14 @@ from homerlm.prompt import PromptIds
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
+from homerlm.select.links import Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
 from homerlm.select.recap import recap
 from homerlm.suffix import exchange_suffix
+
+LINK_SHARE = 8  # of the room for the document, one part in so many is for what its best sentences lead to
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,36 @@ class Select:
         ids = reading.context_ids.gather(1, candidates)
         scores = reading.score(ids, plan.reranking)
         room = plan.target_len - plan.prefix_len - plan.suffix_len
-        rows = zip(scores, ids, candidates, strict=True)
-        return [places[self._best(row, row_ids, places, room)] for row, row_ids, places in rows]
+        return [self._chosen(reading, row, scores[row], candidates[row], room) for row in range(len(ids))]
+
+    def _chosen(self, reading: Reading, row: int, scores: Tensor, places: Tensor, room: int) -> Tensor:
+        """Context indices of what is read of one row, in order: the best of its candidates at `places` (C,), with
+        scores (C,), and what they lead to; then the recap."""
+        ids = reading.context_ids[row]
+        again = min(self.config.recap_len, room // 2)
+        linked = self._linked(ids, reading.prompt.suffix[row], scores, places, room - again)
+        best = self.ranking.best(scores, ids[places], places, room - again - len(linked))
+        kept = places[best]
+        repeated = kept[recap(scores[best].tolist(), kept.tolist(), again)]
+        return torch.cat([torch.cat([kept, linked]).unique(), repeated])
+
+    def _linked(self, ids: Tensor, suffix_ids: Tensor, scores: Tensor, places: Tensor, room: int) -> Tensor:
+        """Context indices of the sentences that the best candidates lead to, of those that they leave room for."""
+        most = min(self.config.link_len, room // LINK_SHARE)
+        if not most or not len(places) or (units := self._units(ids)) is None:
+            return places[:0]
+        kept = places[self.ranking.best(scores, ids[places], places, room - most)]
+        first = places[self.ranking.leading(scores, ids[places], places)]
+        sources = list(dict.fromkeys(units[first].tolist()))
+        links = Links(ids.tolist(), units.tolist(), suffix_ids.tolist())
+        found = links.follow(sources, units[kept].tolist(), most)
+        return torch.isin(units, torch.tensor(found, device=units.device)).nonzero()[:, 0]
+
+    def _units(self, ids: Tensor) -> Tensor | None:
+        """(C,) the unit of each token of a document, where sentences are known and kept as a whole."""
+        if self.sentences is None or self.config.unit != "sentence":
+            return None
+        return self.sentences.units(ids[None], torch.arange(len(ids), device=ids.device)[None])[0]
 
     def _best(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> Tensor:
         """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""

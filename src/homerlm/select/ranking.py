@@ -43,6 +43,12 @@ class Ranking:
         lowest = highest - (1 - self.config.min_share) * highest.abs()  # of scores that can be negative, the best stays
         return top_tokens(ranked, min(room, int((ranked >= lowest).sum())))[0]
 
+    def leading(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
+        """Indices (n,) of the candidates that are at least half as significant as the best, the best first."""
+        ranked = self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)[0]
+        order = ranked.argsort(descending=True, stable=True)
+        return order[ranked[order] >= ranked.amax() / 2]
+
     def _significance(self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int) -> Tensor:
         if self.sentences is not None and self.config.unit == "sentence":
             return unit_significance(scores, self.sentences.units(ids, places))
