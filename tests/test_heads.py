@@ -141,6 +141,8 @@ class TestSettings:
     def test_what_cannot_act_is_refused(self, model):
         with pytest.raises(ConfigError, match=r"sentence_weight is 0\.5, but has no effect"):
             HomerConfig(sentence_weight=0.5)
+        with pytest.raises(ConfigError, match=r"link_len is 64, but has no effect"):
+            HomerConfig(unit="neighbours", link_len=64)
         with pytest.raises(ConfigError, match=r"profile has no effect with scoring_layers 'all'"):
             HomerConfig(scoring_layers="all", profile=profile_of(model, (Head(1, 0),)))
         with pytest.raises(ConfigError, match=r"profile .* is a setting of HomerConfig"):

@@ -163,6 +163,11 @@ class HomerConfig(_Settings):
                 f"sentence_weight is {self.sentence_weight!r}, but has no effect where sentences are kept as a whole: "
                 "leave it out, or set unit='neighbours'"
             )
+        if self.unit == "neighbours" and self.link_len not in (0, type(self).link_len):
+            raise ConfigError(
+                f"link_len is {self.link_len}, but has no effect where neighbours are the unit: leave it out, or set "
+                "unit='sentence'"
+            )
         if self.profile is not None and self.scoring_layers != "profile":
             raise ConfigError(
                 f"profile has no effect with scoring_layers {self.scoring_layers!r}: leave one of them out"

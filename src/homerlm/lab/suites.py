@@ -32,7 +32,7 @@ PROFILE_METHODS = ("plain", "homer")
 CPU_PLAIN_UP_TO = 32768  # the plain model's attention takes minutes beyond
 
 # Layers picked on the bundled model, all heads, no neutral question, neighbours kept together.
-FORMER_DEFAULT = "homer:scoring_layers=middle,score=mean_square,contrast=none,unit=neighbours"
+FORMER_DEFAULT = "homer:scoring_layers=middle,score=mean_square,contrast=none,unit=neighbours,link_len=0"
 ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on the paper's preset, then our own
     "score: random": "homer-paper:score=random",
     "score: attention": "homer-paper:score=logit",
@@ -45,6 +45,7 @@ ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on 
     "default, no reranking": "homer:rerank=never",
     "default, no recap": "homer:recap_len=0",
     "default, no least share": "homer:min_share=0",
+    "default, no links": "homer:link_len=0",
     "default, neither recap nor least share": "homer:recap_len=0,min_share=0",
     "default, no neutral question": "homer:contrast=none",
     "default, neighbours instead of sentences": "homer:unit=neighbours",
