@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from homerlm.model.rope import RopeScaling
     from homerlm.remote import Endpoint
     from homerlm.score.calibration import Calibration
+    from homerlm.score.profile import Profile
     from homerlm.selection import Selection
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOMES = {
     "Homer": "homer",
     "HomerConfig": "config",
     "HomerError": "errors",
+    "Profile": "score.profile",
     "RopeScaling": "model.rope",
     "Schedule": "merge.schedule",
     "Selection": "selection",
@@ -43,6 +45,7 @@ __all__ = [
     "Homer",
     "HomerConfig",
     "HomerError",
+    "Profile",
     "RopeScaling",
     "Schedule",
     "Selection",
