@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import families
+from command import runner
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError, CorruptFileError, InputError, MismatchError
 from homerlm.model.attention import Fork
@@ -281,3 +282,26 @@ class TestChoice:
     def test_what_is_lost_costs_more_than_what_comes_second(self):
         first, second, lost = loss(torch.tensor([[0.0, 0.01, 0.5]]))
         assert first < second < lost
+
+
+class TestCommand:
+    def test_profile_measures_and_keeps_and_ask_takes_it(self, model_folder, tmp_path, monkeypatch, capsys):
+        run = runner(monkeypatch, capsys, model_folder)
+        monkeypatch.setenv("HOMERLM_CACHE", str(tmp_path / "cache"))
+        code, out, _ = run("profile", model_folder, "--texts", "6")
+        assert code == 0
+        assert "reading: " in out
+        assert "two hops" in out
+        (kept,) = (tmp_path / "cache/profiles").glob("*.json")
+        file = tmp_path / "p.json"
+        code, out, _ = run("profile", model_folder, "--texts", "6", "-o", file, "--json")
+        assert code == 0
+        assert json.loads(out)["reading"] == json.loads(kept.read_text())["reading"]
+        document = tmp_path / "document.txt"
+        document.write_text(" ".join(f"w{i % 90}" for i in range(300)))
+        given = ["ask", document, "w1 w2", "-m", model_folder, "--profile", file, "--max-new-tokens", "2", "--quiet"]
+        assert run(*given)[0] == 0
+        assert run(*given, "--preset", "paper")[0] == 2
+        assert run("profile", model_folder, "-o", file)[0] == 2  # not over a file that is there
+        file.write_text("{}")
+        assert "homer profile" in run(*given)[2]
