@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm import generation, prompt
+from homerlm import generation, prompt, storage
 from homerlm.answer import Answer, AnswerStream, Asking, Document, Observer, OnText, compressed
 from homerlm.config import SELECT_TOKENS, Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.documents import read_document
 from homerlm.errors import Cancelled, ConfigError, InputError, NumericalError
 from homerlm.index.asking import Found, asking
-from homerlm.index.building import Builder, Reads, Store, empty, in_memory, to_file
+from homerlm.index.building import Builder, Indexer, Reads, empty
 from homerlm.index.index import Frame, Index
-from homerlm.index.keys import KeyLayout, indexing
 from homerlm.index.question import STAND_IN_LEN, stand_in
 from homerlm.merge.method import Merge
 from homerlm.method import Method
@@ -36,14 +35,11 @@ from homerlm.passes import Event, Lengths, Plan
 from homerlm.profiling.first_use import can_profile, profiled, with_known_profile, with_profile
 from homerlm.prompt import PromptIds
 from homerlm.score.profile import Profile
-from homerlm.score.sentences import Sentences
 from homerlm.select.method import Select
-from homerlm.select.plan import lengths
 from homerlm.selection import Selection, config_for
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
-QUESTION_SHARE = 32  # of a chunk of an index, one part is left for the question
 Result = TypeVar("Result")
 _profiling = threading.Lock()
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
@@ -205,11 +201,13 @@ class Homer:
         neutral_len = 0 if neutral_ids is None else neutral_ids.shape[1]
         behind = context_ids[:, :STAND_IN_LEN] if self.tokenizer is None else stand_in(self.tokenizer)
 
+        def frame(indexer: Indexer) -> Frame:
+            return indexer.frame(prefix_ids, behind, neutral_len)
+
         def reads(builder: Builder) -> Iterable[Event]:
             return builder.ids("document", context_ids)
 
-        steps = self._indexing(reads, prefix_ids, behind, neutral_len, None, False, None, None)
-        return _run(steps, observer, cancel)
+        return _run(self._indexing(reads, frame, None, None), observer, cancel)
 
     @torch.no_grad()
     def _focus(self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None) -> CompactContext:
@@ -324,52 +322,32 @@ class Homer:
             for name, text in documents:
                 yield from builder.text(tokenizer, name, text)
 
-        behind, neutral_len = stand_in(tokenizer), neutral_ids.shape[1]
-        steps = self._indexing(reads, prefix_ids, behind, neutral_len, chat, int8, into, path)
-        return _run(steps, observer, cancel)
+        def frame(indexer: Indexer) -> Frame:
+            return indexer.frame(prefix_ids, stand_in(tokenizer), neutral_ids.shape[1], chat=chat, int8=int8)
+
+        return _run(self._indexing(reads, frame, into, path), observer, cancel)
 
     @torch.no_grad()
     def _indexing(
-        self,
-        reads: Reads,
-        prefix_ids: Tensor,
-        behind: Tensor,
-        neutral_len: int,
-        chat: bool | None,
-        int8: bool,
-        into: Index | None,
-        path: str | os.PathLike[str] | None,
+        self, reads: Reads, frame: Callable[[Indexer], Frame], into: Index | None, path: str | os.PathLike[str] | None
     ) -> Generator[Event, None, Index]:
         """Events of documents that are read into an index; its value is the index."""
+        if path is not None:
+            storage.check_target(path)  # before the work
         yield from self._profiled()
-        method = self._finding()
-        decoder = self.decoder
-        with decoder.session(), out_of_memory_explained("reading into an index", "lower chunk_batch or max_chunk_len"):
-            frame = self._frame(prefix_ids, behind, neutral_len, chat, int8)
+        indexer = Indexer(self.decoder, self._finding(), self.tokenizer)
+        with (
+            self.decoder.session(),
+            out_of_memory_explained("reading into an index", "Lower chunk_batch or max_chunk_len"),
+        ):
+            made = frame(indexer)
             if into is not None:
-                into.frame.check_same(frame)
-            made = into or empty(frame, self.model.dtype)
-
-            def builder(store: Store) -> Builder:
-                return Builder(decoder, frame, made, self._sentences(method), store, self.config.chunk_batch)
-
+                into.frame.check_same(made)
+            before = into or empty(made, self.model.dtype)
             if path is None:
-                return (yield from in_memory(builder, reads))
-            yield from to_file(Path(path), builder, reads)
+                return (yield from indexer.in_memory(before, reads))
+            yield from indexer.to_file(Path(path), before, reads)
         return Index.load(path, self.model, self.tokenizer)
-
-    def _frame(self, prefix_ids: Tensor, behind: Tensor, neutral_len: int, chat: bool | None, int8: bool) -> Frame:
-        """What is common to an index of documents that are read behind a prefix (1, P). Chunks leave room for a
-        question as long as the neutral one, or a little more. To be called inside the decoder's session."""
-        config = self._finding().config
-        before = prefix_ids.shape[1]
-        chunk_len, _ = lengths(config, self.decoder.shape, before, 1, max(neutral_len, 1))
-        room = max(chunk_len - before - max(neutral_len, chunk_len // QUESTION_SHARE), 1)
-        layout = KeyLayout.of(self.decoder, indexing(config, self.decoder.shape, chunk_len))
-        settings = {name: config.to_dict()[name] for name in ("max_chunk_len", "scoring_layers")}
-        origin = Origin.now(self.model, tokenizer_fingerprint(self.tokenizer), settings)
-        ids = [tuple(part[0].tolist()) for part in (prefix_ids, behind)]
-        return Frame(origin, layout, *ids, room, chat, int8)
 
     def _finding(self) -> Select:
         """The default method as it finds tokens of an index: by attention, and reranking at once if at all. Raises
@@ -383,12 +361,6 @@ class Homer:
         method = self._method(config)
         assert isinstance(method, Select)
         return method
-
-    def _sentences(self, method: Select) -> Sentences | None:
-        """For the units of an index, whichever the method chooses by."""
-        if self.tokenizer is None:
-            return None
-        return method.sentences or Sentences(self.tokenizer, self._vocab, self.decoder.device)
 
     def select(
         self,

@@ -56,10 +56,11 @@ class Selection:
         passages: list[Excerpt] = []
         for number in index.part_of(kept).unique().tolist():
             part = index.parts[number]
-            inside = kept[(kept >= part.first_token) & (kept < part.first_token + part.tokens)]
-            spans = index.spans[inside].tolist()
-            found = excerpts(index.text_of(part), spans, range(len(spans)))
-            passages += [replace(one, document=part.name) if len(index.parts) > 1 else one for one in found]
+            own = kept[(kept >= part.first_token) & (kept < part.first_token + part.tokens)]
+            spans = index.spans[own].tolist()
+            name = part.name if len(index.parts) > 1 else None
+            inside = excerpts(index.text_of(part), spans, range(len(spans)))
+            passages += [replace(one, document=name) for one in inside]
         return cls(question, len(kept), len(index), tuple(passages), found.tokens_read)
 
     def to_dict(self) -> dict[str, Any]:

@@ -62,8 +62,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     On any failure what was at `path` before is kept and the temporary file removed. It reaches the disk first, and has
     the permissions of any new file. Raises `InputError` when `path` cannot be written.
     """
-    target = Path(os.path.realpath(path))  # through a link to the file behind it: os.replace would replace the link
-    _check_target(path, target)
+    target = check_target(path)
     _clear_stale(target.parent)
     temporary = target.with_name(temporary_name())
     try:
@@ -109,7 +108,7 @@ def read(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[dict
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """What kind of thing a file of ours holds; None for any other file, or none."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             return (file.metadata() or {}).get("kind")
     except Exception:  # whoever reads it will say what is wrong
         return None
@@ -117,7 +116,7 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
 
 def header_of(path: Path, kind: str, version: int) -> dict[str, str]:
     """The metadata of a file as it stands in its header, checked as `read` does; the tensors are not read."""
-    header, _ = _open(path, kind)
+    header, _ = _open(path, kind, tensors=False)
     _check_header(path, header, kind, version)
     return header
 
@@ -177,13 +176,17 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _check_target(path: str | os.PathLike[str], target: Path) -> None:
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """The file to write for a path: what a link leads to, since `os.replace` would replace the link. Raises
+    `InputError` for one that cannot be a file."""
+    target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise InputError(f"{path}: the folder {target.parent} does not exist; create it or choose another path")
     if target.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file in it")
     if target.exists() and not target.is_file():
         raise InputError(f"{path} is not a regular file and would be replaced by one; choose another path")
+    return target
 
 
 def _clear_stale(folder: Path) -> None:
@@ -203,14 +206,16 @@ def _is_stale(file: Path) -> bool:
     return time.time() - file.stat().st_mtime > STALE_SECONDS
 
 
-def _open(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and memory-mapped tensors; safetensors checks every size against the file before it is used."""
+def _open(path: Path, kind: str, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and, unless left out, memory-mapped tensors; safetensors checks every size against the file before it is
+    used."""
     if not path.is_file():
         found = "is not a file" if path.exists() else "does not exist"
         raise InputError(f"{path} {found}; give the path of a saved {kind}")
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt" if tensors else "np") as file:  # torch's maps the whole file at once
+            names = list(file.keys()) if tensors else []
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}; check its permissions") from error
     except Exception as error:  # a forged header can raise anything safetensors or torch know

@@ -31,7 +31,7 @@ from homerlm.cli.options import (
     with_config,
 )
 from homerlm.cli.outputs import check_outputs
-from homerlm.config import Config
+from homerlm.config import Config, MergeConfig
 from homerlm.formatting import size
 
 EXAMPLES = """
@@ -80,6 +80,8 @@ def index(
 ) -> None:
     """Read documents once and keep what later questions find every passage by (homer ask --context)."""
     options = template_options(template_option or [], chat)
+    if isinstance(settings, MergeConfig):
+        raise UsageError("--preset paper: the paper's preset keeps no keys to find tokens by: leave it out")
     if append and not output.exists():
         raise UsageError(f"--append adds to an index, but {output} does not exist: leave --append out to make it")
     if append and int8:

@@ -12,14 +12,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from homerlm.errors import InputError
+from homerlm import storage
 from homerlm.index.index import Frame, Index, Part, save_rows
+from homerlm.index.keys import KeyLayout, indexing
 from homerlm.index.pieces import Piece, pieces, unit_starts
 from homerlm.mapped import Rows, Spool
 from homerlm.model.decoder import Decoder
 from homerlm.passes import Event
 from homerlm.score.sentences import Sentences
-from homerlm.select.plan import even_spans
+from homerlm.select.method import Select
+from homerlm.select.plan import even_spans, lengths
+
+QUESTION_SHARE = 32  # of a chunk, one part is left for a question
 
 
 class Store(Protocol):
@@ -138,29 +142,52 @@ def empty(frame: Frame, dtype: torch.dtype) -> Index:
 Reads = Callable[[Builder], Iterable[Event]]
 
 
-def in_memory(builder: Callable[[Store], Builder], reads: Reads) -> Generator[Event, None, Index]:
-    """Events of what `reads` reads with a builder; the value is the index."""
-    store = Memory()
-    made = builder(store)
-    yield from reads(made)
-    return Index(made.frame, tuple(made.parts), **({"scales": None} | store.joined(made.into.tensors())))
+@dataclass(frozen=True)
+class Indexer:
+    """Makes indexes for the default method, whose model is `decoder`. To be used inside its session."""
 
+    decoder: Decoder
+    method: Select
+    tokenizer: PreTrainedTokenizerBase | None
 
-def to_file(path: Path, builder: Callable[[Store], Builder], reads: Reads) -> Generator[Event, None, None]:
-    """The same into a file, with nothing of the documents left in memory. Raises `InputError` if it cannot be
-    written."""
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"{path}: the folder {folder} does not exist; create it or choose another path")
-    with closing(Spool(folder)) as store:
-        made = builder(store)
-        yield from reads(made)
-        new, old = store.rows(), made.into
-        rows = {
-            name: [Rows.of(tensor, old.forget), *([new[name]] if name in new else [])]
-            for name, tensor in old.tensors().items()
-        }
-        save_rows(path, made.frame, made.parts, rows)
+    def frame(
+        self, prefix_ids: Tensor, stand_in: Tensor, neutral_len: int, *, chat: bool | None = None, int8: bool = False
+    ) -> Frame:
+        """Of documents that are read behind a prefix (1, P). Chunks leave room for a question as long as the neutral
+        one, or a little more."""
+        config, before = self.method.config, prefix_ids.shape[1]
+        chunk_len, _ = lengths(config, self.decoder.shape, before, 1, max(neutral_len, 1))
+        room = max(chunk_len - before - max(neutral_len, chunk_len // QUESTION_SHARE), 1)
+        layout = KeyLayout.of(self.decoder, indexing(config, self.decoder.shape, chunk_len))
+        prefix, behind = (tuple(part[0].tolist()) for part in (prefix_ids, stand_in))
+        return Frame(self.method.origin(), layout, prefix, behind, room, chat, int8)
+
+    def in_memory(self, into: Index, reads: Reads) -> Generator[Event, None, Index]:
+        """Events of what `reads` reads, behind what is in `into`; the value is the index of both."""
+        store = Memory()
+        builder = self._builder(into, store)
+        yield from reads(builder)
+        return Index(into.frame, tuple(builder.parts), **({"scales": None} | store.joined(into.tensors())))
+
+    def to_file(self, path: Path, into: Index, reads: Reads) -> Generator[Event, None, None]:
+        """The same into a file, with nothing of the documents left in memory. Raises `InputError` if it cannot be
+        written."""
+        with closing(Spool(storage.check_target(path).parent)) as store:
+            builder = self._builder(into, store)
+            yield from reads(builder)
+            new = store.rows()
+            rows = {
+                name: [Rows.of(tensor, into.forget), *([new[name]] if name in new else [])]
+                for name, tensor in into.tensors().items()
+            }
+            save_rows(path, into.frame, builder.parts, rows)
+
+    def _builder(self, into: Index, store: Store) -> Builder:
+        sentences = self.method.sentences
+        if sentences is None and self.tokenizer is not None:  # whichever unit the method chooses by
+            vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
+            sentences = Sentences(self.tokenizer, vocab, self.decoder.device)
+        return Builder(self.decoder, into.frame, into, sentences, store, self.method.config.chunk_batch)
 
 
 def _groups(spans: Iterable[tuple[int, int]], batch: int) -> Iterator[list[tuple[int, int]]]:

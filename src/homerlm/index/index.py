@@ -75,14 +75,14 @@ class Frame:
         scoring = Scoring(tuple(map(int, values["layers"])), tuple(map(Head.from_json, values["heads"])))
         slots = tuple(Slot(*map(int, slot)) for slot in values["slots"])
         layout = KeyLayout(scoring, slots, int(values["group"]))
-        ids = [tuple(map(int, values[name])) for name in ("prefix", "stand_in")]
-        return cls(origin, layout, *ids, int(values["chunk_len"]), values["chat"], bool(values["int8"]))
+        prefix, stand_in = (tuple(map(int, values[name])) for name in ("prefix", "stand_in"))
+        return cls(origin, layout, prefix, stand_in, int(values["chunk_len"]), values["chat"], bool(values["int8"]))
 
     def check_same(self, other: Frame) -> None:
         """Raise `MismatchError` where something is to be added that another frame made."""
         mine, given = self.to_dict(), other.to_dict()
         for name in mine:
-            if name != "model" and mine[name] != given[name]:
+            if name not in ("model", "settings") and mine[name] != given[name]:
                 raise MismatchError(
                     f"the index was made with {name} {str(mine[name])[:200]}, what is to be added would be with "
                     f"{str(given[name])[:200]}: use the same settings, or make an index of its own"
@@ -188,9 +188,10 @@ class Index:
         no file.
         """
         window, metadata = mapped.read(path, kind=KIND, version=VERSION)
-        index = _rebuilt(path, window, metadata)
+        index = _rebuilt(path, window, metadata, vocab=model.get_input_embeddings().weight.shape[0])
         dtype = str(model.dtype) if index.frame.int8 else str(index.keys.dtype)
         index.frame.origin.check(path, dtype, model, tokenizer)
+        index.forget()
         return index
 
 
@@ -202,7 +203,7 @@ def save_rows(
     mapped.write(path, kind=KIND, version=VERSION, tensors=rows, metadata=metadata)
 
 
-def _rebuilt(path: Any, window: Mapped, metadata: dict[str, Any]) -> Index:
+def _rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> Index:
     """The index from its file's parts, every name, shape, dtype and number checked."""
     try:
         frame = Frame.from_dict(metadata)
@@ -224,6 +225,9 @@ def _rebuilt(path: Any, window: Mapped, metadata: dict[str, Any]) -> Index:
         starts = tensors[name]
         if len(starts) and (int(starts[0]) != 0 or int(starts[-1]) >= tokens or bool((starts.diff() <= 0).any())):
             raise CorruptFileError(f"{path}: {name} are not ascending numbers of tokens from 0 to {tokens - 1}")
+    low, high = (int(number) for number in tensors["ids"].aminmax()) if tokens else (0, -1)
+    if low < 0 or high >= vocab:
+        raise CorruptFileError(f"{path}: ids run from {low} to {high}, expected 0 to {vocab - 1}")
     if bool(tokens) != bool(len(tensors["chunks"])):
         raise CorruptFileError(f"{path}: {tokens} tokens are in {len(tensors['chunks'])} chunks")
     if _ends(parts) != (tokens, len(tensors["text"])):

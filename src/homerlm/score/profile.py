@@ -80,8 +80,8 @@ class Profile:
             identity = ModelIdentity.from_dict(values["model"])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"the profile lacks {error}: make it again with `homer profile`") from error
-        heads = [tuple(map(Head.from_json, one)) for one in listed]
-        return cls(*heads, share, identity, dict(values.get("notes") or {}))
+        reading, reranking, indexing = (tuple(map(Head.from_json, one)) for one in listed)
+        return cls(reading, reranking, indexing, share, identity, dict(values.get("notes") or {}))
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise `MismatchError` if this profile was measured on another model. RoPE scaling may differ."""
