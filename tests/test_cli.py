@@ -117,12 +117,13 @@ def test_saved_documents_are_asked_again(homer, document, tmp_path):
 def test_the_summary_of_a_saved_document_claims_no_reading(homer, document, tmp_path):
     path = tmp_path / "kept.homer"
     _, _, saving = homer(*ask(document, "--save", path))
-    saved, kept = re.search(r"3\d\d tokens read in .*, (\d+) saved, (\d+) kept for", " ".join(saving.split())).groups()
+    found = re.search(r"3\d\d tokens read in .*, (\d+) indexed tokens saved, (\d+) kept for", " ".join(saving.split()))
+    saved, kept = found.groups()
     assert int(saved) > int(kept)
     _, _, asking = homer(*ask(None, "--context", path))
     line = " ".join(asking.split())
     assert re.search(
-        rf"asked of {saved} kept tokens \(of 3\d\d\) in [\d.]+ s, {kept} read for this answer; \d+ new", line
+        rf"asked of {saved} indexed tokens in [\d.]+ s, \d\d read and {kept} kept for this answer; \d+ new", line
     )
     assert "/s" not in line
 
@@ -251,6 +252,7 @@ def test_the_command_keeps_freed_memory(homer, monkeypatch):
 
 
 def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypatch, tmp_path):
+    from homerlm.index.building import Builder
     from homerlm.select.method import Select
 
     def fail_with(error):
@@ -258,6 +260,7 @@ def test_interruption_and_memory_have_their_exit_codes(homer, document, monkeypa
             raise error
 
         monkeypatch.setattr(Select, "compress", compress)
+        monkeypatch.setattr(Builder, "text", compress)
 
     path = tmp_path / "kept.homer"
     fail_with(KeyboardInterrupt())

@@ -35,7 +35,7 @@ def model():
 
 
 def profile_of(model, reading, reranking=None):
-    return Profile(reading, reranking or reading, 0.01, ModelIdentity.of(model))
+    return Profile(reading, reranking or reading, reading, 0.01, ModelIdentity.of(model))
 
 
 class TestTwoEndings:
@@ -100,7 +100,7 @@ class TestScores:
         assert Homer(model, None, config).plan(P, 300, S).reading.layers == (seeing,)
 
     def test_a_profile_at_chance_gives_way_to_the_middle(self, model):
-        weak = Profile((Head(1, 0),), (Head(1, 0),), 0.5, ModelIdentity.of(model))
+        weak = Profile((Head(1, 0),), (Head(1, 0),), (Head(1, 0),), 0.5, ModelIdentity.of(model))
         plan = Homer(model, None, HomerConfig(**SIZES, profile=weak)).plan(P, 300, S)
         middle = Homer(model, None, HomerConfig(**SIZES, scoring_layers="middle")).plan(P, 300, S)
         assert plan.reading == middle.reading == Scoring((5,))
@@ -160,7 +160,7 @@ class TestFiles:
         saved.save(tmp_path / "p.json")
         assert Profile.load(tmp_path / "p.json").to_dict() == saved.to_dict()
 
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "homerlm profile", "version": 1}'])
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "homerlm profile", "version": 2}'])
     def test_what_is_none_is_refused(self, tmp_path, text):
         (tmp_path / "p.json").write_text(text)
         with pytest.raises(CorruptFileError, match="homer profile"):

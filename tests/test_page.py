@@ -7,7 +7,7 @@ import pytest
 
 from homerlm import Homer
 from homerlm.cli.page import render
-from homerlm.trace import READ, SAVED, Fates, LevelTrace, kept_indices
+from homerlm.trace import READ, Fates, LevelTrace, kept_indices
 from tiny import VOCAB
 from words import tokenizer_of
 
@@ -63,20 +63,17 @@ def test_what_was_read_for_the_answer_is_shaded(text_homer):
     page = _Parsed(text)
     assert page.text == DOCUMENT
     assert " ".join(page.by_class["read"]).split() == _words(DOCUMENT, kept_indices(answer.context))
-    assert "saved" not in page.by_class
     assert {"seen l0", "seen l1"} <= {*page.by_class}
 
 
-def test_a_saved_document_is_shaded_by_this_answer_and_what_is_saved_beside_it(text_homer):
+def test_a_saved_document_is_shaded_by_this_answer(text_homer):
     text, answer = _page(text_homer, reuse=True)
     page = _Parsed(text)
-    read, saved = kept_indices(answer.context), kept_indices(answer.source)
-    assert len(read) < len(saved) < 300
+    read = kept_indices(answer.context)
     assert page.text == DOCUMENT
     assert " ".join(page.by_class["read"]).split() == _words(DOCUMENT, read)
-    assert " ".join(page.by_class["saved"]).split() == _words(DOCUMENT, sorted({*saved} - {*read}))
+    assert {"seen l0", "seen l1"} <= {*page.by_class}
     assert f"read from {len(read)} of the document’s 300 tokens" in " ".join(text.split())
-    assert f"{len(saved)} tokens were saved" in " ".join(text.split())
 
 
 def test_every_kept_passage_has_a_link_that_leads_to_it(text_homer):
@@ -115,11 +112,10 @@ def test_documents_are_named_and_both_colour_schemes_are_there(text_homer):
 def test_fates_count_what_is_kept(text_homer, reuse):
     trace = LevelTrace()
     answer = text_homer.ask(DOCUMENT, "w1 w2", max_new_tokens=1, observer=trace, reuse=reuse)
-    fates = Fates.of(trace, answer.context, answer.source)
+    fates = Fates.of(trace, answer.context)
     assert len(fates.levels) == 300
     assert fates.count(READ) == len(kept_indices(answer.context))
-    assert fates.count(SAVED) == len(kept_indices(answer.source)) - fates.count(READ)
-    dropped = fates.levels[fates.levels < SAVED]
+    dropped = fates.levels[fates.levels < READ]
     assert fates.rounds == int(dropped.max())
 
 

@@ -187,11 +187,11 @@ class TestArguments:
 
     def test_what_a_context_cannot_act_on_is_refused(self, words):
         homer = Homer(llama(), words, HomerConfig(max_chunk_len=48, target_len=40))
-        context = homer.read("w1 w2 w3 " * 40)
+        context = Homer(llama(), words, homer.config).ask("w1 w2 w3 " * 40, "w1", max_new_tokens=1).context
         for name, value in (("instruction", "w1"), ("template_options", {"a": 1}), ("reuse", True)):
             with pytest.raises(InputError, match=f"{name} has no effect"):
                 homer.ask(context, "w1", **{name: value})
-        with pytest.raises(InputError, match="compressed already"):
+        with pytest.raises(InputError, match="read already"):
             homer.read(context)
 
     def test_another_models_context_is_refused(self, words):

@@ -109,7 +109,7 @@ class TestSelect:
 
     def test_a_compressed_document_has_no_text(self, homer):
         with pytest.raises(InputError, match="compressed"):
-            homer.select(homer.read(WORDS), QUESTION, tokens=40)
+            homer.select(homer.ask(WORDS, QUESTION, max_new_tokens=1).context, QUESTION, tokens=40)
 
 
 class TestCommand:

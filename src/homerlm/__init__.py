@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from homerlm.context import CompactContext
     from homerlm.errors import HomerError
     from homerlm.homer import Homer
+    from homerlm.index.index import Index
     from homerlm.merge.schedule import Schedule, plan
     from homerlm.model.compiling import compile_model
     from homerlm.model.loading import load_model
@@ -29,6 +30,7 @@ _HOMES = {
     "Homer": "homer",
     "HomerConfig": "config",
     "HomerError": "errors",
+    "Index": "index.index",
     "Profile": "score.profile",
     "RopeScaling": "model.rope",
     "Schedule": "merge.schedule",
@@ -45,6 +47,7 @@ __all__ = [
     "Homer",
     "HomerConfig",
     "HomerError",
+    "Index",
     "Profile",
     "RopeScaling",
     "Schedule",

@@ -17,6 +17,8 @@ from homerlm.context import CompactContext
 from homerlm.documents import read_document
 from homerlm.errors import ConfigError, InputError
 from homerlm.generation import check_settings
+from homerlm.index.asking import Found
+from homerlm.index.index import Index
 from homerlm.model.memory import PeakMemory
 from homerlm.passes import Event
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 OnText = Callable[[str], None]
 Observer = Callable[[Event], None]
-Document = str | Path | CompactContext
+Document = str | Path | CompactContext | Index
 
 
 class Reader(Protocol):
@@ -37,7 +39,8 @@ class Reader(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
     @property
     def limit(self) -> int: ...
-    def for_later(self) -> Reader: ...
+    @property
+    def keeps_keys(self) -> bool: ...
     def compress(
         self,
         prefix_ids: Tensor,
@@ -51,21 +54,40 @@ class Reader(Protocol):
     def focus(
         self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None
     ) -> CompactContext: ...
+    def search(
+        self,
+        index: Index,
+        suffix_ids: Tensor,
+        neutral_ids: Tensor | None = None,
+        *,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Found: ...
+    def read(
+        self,
+        document: str,
+        *,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Index: ...
     def generate(
         self, context: CompactContext, *, cancel: threading.Event | None = None, **settings: Any
     ) -> Tensor: ...
-    def check_context(self, context: CompactContext) -> None: ...
+    def check_context(self, context: CompactContext | Index) -> None: ...
 
 
 @dataclass(frozen=True)
 class Answer:
     """An answer and its price.
 
-    tokens_read: prompt tokens that the model read for this answer, of the whole document or, where it was compressed
-    before, of the question alone; prompt_len: tokens of the whole prompt; tokens_kept: of the cache the answer was
-    written from; peak_bytes: memory above what was in use before (the loaded model); model_limit: tokens the plain
-    model was made to read; token_ids: the new ids. context: what was read for this answer; source: what can be asked
-    again.
+    tokens_read: tokens that the model read for this answer: of the whole document, or, where it was read before, of
+    the question and of the candidates that an index gave; prompt_len: tokens of the whole prompt; tokens_kept: of the
+    cache the answer was written from; peak_bytes: memory above what was in use before (the loaded model); model_limit:
+    tokens the plain model was made to read; token_ids: the new ids. context: what was read for this answer; source:
+    what can be asked again.
     """
 
     text: str
@@ -79,7 +101,7 @@ class Answer:
     model_limit: int
     token_ids: tuple[int, ...]
     context: CompactContext
-    source: CompactContext
+    source: CompactContext | Index
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, the contexts left out."""
@@ -103,12 +125,12 @@ class Asking:
 
     def check(self) -> tuple[prompt.Text, prompt.Text]:
         """The parts before and after the document. Raises `InputError` or `ConfigError` for what cannot be asked."""
-        _check_types(self)
-        if isinstance(self.document, CompactContext):
+        self.check_types()
+        if isinstance(self.document, CompactContext | Index):
             given = {"instruction": self.instruction, "template_options": self.template_options}
             ignored = [name for name, value in given.items() if value is not None] + ["reuse"] * self.reuse
             if ignored:
-                raise InputError(f"{ignored[0]} has no effect on a document compressed before: leave it out")
+                raise InputError(f"{ignored[0]} has no effect on a document that was read before: leave it out")
             self.homer.check_context(self.document)
         check_settings(self.homer.model, self.settings)
         return self._affixes(self.question, self.answer_start)
@@ -119,15 +141,16 @@ class Asking:
         document = read_document(self.document) if isinstance(self.document, Path) else self.document
         with PeakMemory(self.homer.model) as peak:
             started = time.perf_counter()
-            if isinstance(document, str):
-                source = self._compressed(document, affixes, observer, cancel)
-                read = source.prompt_len
-            else:
-                source, read = document, 0
+            source, read = self._source(document, affixes, observer, cancel)
             context = source
             if self.reuse or not isinstance(document, str):
                 suffix, neutral = (prompt.token_ids(tokenizer, text) for text in (affixes[1], self.neutral()))
-                context, read = self.homer.focus(source, suffix, neutral), read + suffix.shape[1]
+                if isinstance(source, Index):
+                    found = self.homer.search(source, suffix, neutral, observer=observer, cancel=cancel)
+                    context, read = found.context, found.context.prompt_len if self.reuse else found.tokens_read
+                else:
+                    context, read = self.homer.focus(source, suffix, neutral), read + suffix.shape[1]
+            assert isinstance(context, CompactContext)
             compressed = time.perf_counter()
             settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens} | self.settings
             if on_text is not None:
@@ -149,22 +172,48 @@ class Asking:
             source=source,
         )
 
-    def _compressed(
+    def check_types(self) -> None:
+        """Raise `InputError` or `ConfigError` for arguments of the wrong type."""
+        document, question, number = self.document, self.question, self.max_new_tokens
+        if not isinstance(document, Document):
+            raise InputError(
+                f"document is {type(document).__name__}; it must be text, a Path to a file, an Index or a "
+                "CompactContext"
+            )
+        if not isinstance(question, str):
+            raise InputError(f"question is {type(question).__name__}; it must be text")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ConfigError(f"max_new_tokens is {number!r}; it must be a whole number of at least 1")
+
+    def _source(
         self,
-        document: str,
+        document: str | CompactContext | Index,
         affixes: tuple[prompt.Text, prompt.Text],
         observer: Observer | None,
         cancel: threading.Event | None,
-    ) -> CompactContext:
-        """The document compressed for this question between its affixes, or, with `reuse`, for others too."""
+    ) -> tuple[CompactContext | Index, int]:
+        """What the question is asked of, and the tokens read for it: the document compressed for this question between
+        its affixes, or, with `reuse`, read for others too."""
+        if not isinstance(document, str):
+            return document, 0
+        if self.reuse and self.homer.keeps_keys:
+            index = self.homer.read(
+                document,
+                instruction=self.instruction,
+                chat=self.chat,
+                template_options=self.template_options,
+                observer=observer,
+                cancel=cancel,
+            )
+            return index, len(index)
         if self.reuse:
-            broad = self._affixes(f"{self.question} {prompt.NEUTRAL_QUESTION}", "")
-            return compressed(self.homer.for_later(), document, broad, self.neutral(), observer, cancel)
-        return compressed(self.homer, document, affixes, self.neutral(), observer, cancel)
+            affixes = self._affixes(f"{self.question} {prompt.NEUTRAL_QUESTION}", "")
+        context = compressed(self.homer, document, affixes, self.neutral(), observer, cancel)
+        return context, context.prompt_len
 
     def neutral(self) -> prompt.Text:
         """The part after the document of a question that asks for nothing, in this one's format."""
-        return prompt.neutral(_tokenizer(self.homer), chat=self.chat, template_options=self.template_options)
+        return prompt.neutral(_tokenizer(self.homer), chat=self._chat, template_options=self.template_options)
 
     def _affixes(self, question: str, answer_start: str) -> tuple[prompt.Text, prompt.Text]:
         return prompt.affixes(
@@ -172,9 +221,14 @@ class Asking:
             question,
             instruction=prompt.INSTRUCTION if self.instruction is None else self.instruction,
             answer_start=answer_start,
-            chat=self.chat,
+            chat=self._chat,
             template_options=self.template_options,
         )
+
+    @property
+    def _chat(self) -> bool | None:
+        """Whether the chat template is used: as it was for an index, where nothing is said now."""
+        return self.document.frame.chat if isinstance(self.document, Index) and self.chat is None else self.chat
 
 
 def compressed(
@@ -259,19 +313,6 @@ def _answer_into(
     except BaseException as error:
         outcome.append(error)
     pieces.put(None)
-
-
-def _check_types(asking: Asking) -> None:
-    document, question = asking.document, asking.question
-    if not isinstance(document, str | Path | CompactContext):
-        raise InputError(
-            f"document is {type(document).__name__}; it must be text, a Path to a file, or a CompactContext"
-        )
-    if not isinstance(question, str):
-        raise InputError(f"question is {type(question).__name__}; it must be text")
-    number = asking.max_new_tokens
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ConfigError(f"max_new_tokens is {number!r}; it must be a whole number of at least 1")
 
 
 def _tokenizer(homer: Reader) -> PreTrainedTokenizerBase:

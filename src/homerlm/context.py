@@ -35,6 +35,21 @@ class Origin:
         """With the model's weights as they are at this moment: a merged LoRA changes them in place."""
         return cls(ModelIdentity.of(model), tokenizer, settings)
 
+    def check(
+        self, path: Any, dtype: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Raise `MismatchError` with both values where a file at `path` with numbers of `dtype` belongs to another
+        model, RoPE scaling, dtype or tokenizer (where one is given)."""
+        if difference := self.model.mismatch(ModelIdentity.of(model)):
+            raise MismatchError(f"{path} belongs to another model, {difference}")
+        if dtype != str(model.dtype):
+            raise MismatchError(
+                f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype"
+            )
+        given = tokenizer_fingerprint(tokenizer)
+        if given is not None and self.tokenizer is not None and given != self.tokenizer:
+            raise MismatchError(f"{path} was made with tokenizer {self.tokenizer}, the one given is {given}")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CompactContext:
@@ -197,7 +212,7 @@ class CompactContext:
         """
         tensors, metadata = storage.read(path, kind=KIND, version=VERSION)
         origin, numbers = _metadata(path, metadata)
-        _check_origin(path, origin, metadata["dtype"], model, tokenizer)
+        origin.check(path, metadata["dtype"], model, tokenizer)
         return _rebuild(path, tensors, numbers, origin, model)
 
 
@@ -244,20 +259,6 @@ def _metadata(path: Any, metadata: dict[str, Any]) -> tuple[Origin, dict[str, in
         raise CorruptFileError(f"{path}: its lengths are {numbers}, expected whole numbers of at least 0")
     identity = ModelIdentity.from_dict(metadata["model"])
     return Origin(identity, metadata["tokenizer"], metadata["settings"]), numbers
-
-
-def _check_origin(
-    path: Any, origin: Origin, dtype: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> None:
-    if difference := origin.model.mismatch(ModelIdentity.of(model)):
-        raise MismatchError(f"{path} belongs to another model, {difference}")
-    if dtype != str(model.dtype):
-        raise MismatchError(
-            f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype"
-        )
-    given = tokenizer_fingerprint(tokenizer)
-    if given is not None and origin.tokenizer is not None and given != origin.tokenizer:
-        raise MismatchError(f"{path} was made with tokenizer {origin.tokenizer}, the one given is {given}")
 
 
 def _rebuild(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm import generation, prompt
+from homerlm import generation, prompt, storage
 from homerlm.answer import Answer, AnswerStream, Asking, Document, Observer, OnText, compressed
 from homerlm.config import SELECT_TOKENS, Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.documents import read_document
-from homerlm.errors import Cancelled, InputError, NumericalError
+from homerlm.errors import Cancelled, ConfigError, InputError, NumericalError
+from homerlm.index.asking import Found, asking
+from homerlm.index.building import Builder, Indexer, Reads, empty
+from homerlm.index.index import Frame, Index
+from homerlm.index.question import STAND_IN_LEN, stand_in
 from homerlm.merge.method import Merge
 from homerlm.method import Method
 from homerlm.model.decoder import Decoder
@@ -35,6 +40,7 @@ from homerlm.selection import Selection, config_for
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
+Result = TypeVar("Result")
 _profiling = threading.Lock()
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
@@ -79,6 +85,11 @@ class Homer:
         """Chunk and target length of a prompt whose affixes are short."""
         return self.method.lengths
 
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether documents can be read for questions to come (`read`): not with the paper's preset."""
+        return isinstance(self.config, HomerConfig)
+
     def plan(self, prefix_len: int, context_len: int, suffix_len: int, neutral_len: int | None = None) -> Plan:
         """What a prompt of these lengths in tokens will run: passes, lengths, memory. neutral_len: of the neutral
         question's suffix; None for the one that `compress` takes by itself. Raises `ScheduleError` for a prompt that
@@ -119,17 +130,7 @@ class Homer:
         `observer` is called after every step; once `cancel` is set, the work stops after the chunk at hand and raises
         `Cancelled`. Raises `InputError`, `ScheduleError`, `NumericalError`.
         """
-        steps = self.compressing(prefix_ids, context_ids, suffix_ids, neutral_ids)
-        while True:
-            if cancel is not None and cancel.is_set():
-                steps.close()
-                raise Cancelled("stopped while reading the document")
-            try:
-                event = next(steps)
-            except StopIteration as done:
-                return done.value
-            if observer is not None:
-                observer(event)
+        return _run(self.compressing(prefix_ids, context_ids, suffix_ids, neutral_ids), observer, cancel)
 
     @torch.no_grad()
     def compressing(
@@ -148,13 +149,68 @@ class Homer:
         with out_of_memory_explained(f"compressing {plan.prompt_len} tokens", self._lower(plan)):
             return _finite((yield from self.method.compress(prompt_ids)))
 
-    @torch.no_grad()
-    def focus(self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None) -> CompactContext:
-        """What another question, suffix ids (B, S), needs of a document compressed before, as a context of its own.
+    def focus(
+        self, context: CompactContext | Index, suffix_ids: Tensor, neutral_ids: Tensor | None = None
+    ) -> CompactContext:
+        """What another question, suffix ids (B, S), needs of a document read before, as a context of its own.
 
-        Made for documents compressed for later (`for_later`). Costs a pass of the suffix over the context and a prefill
-        of what is left, some hundred tokens. Where the settings know no reranking, the suffix is exchanged.
+        Of an index (one row): its tokens are scored by their keys, and the candidates are read with the question. Of a
+        compressed document, made by `for_later`: costs a pass of the suffix over the context and a prefill of what is
+        left, some hundred tokens. Where the settings know no reranking, the suffix is exchanged.
         """
+        if isinstance(context, Index):
+            return self.search(context, suffix_ids, neutral_ids).context
+        return self._focus(context, suffix_ids, neutral_ids)
+
+    def search(
+        self,
+        index: Index,
+        suffix_ids: Tensor,
+        neutral_ids: Tensor | None = None,
+        *,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Found:
+        """`focus` of an index, and how many tokens were read for it. neutral_ids, `observer` and `cancel` as in
+        `compress`."""
+        return _run(self._searching(index, suffix_ids, neutral_ids), observer, cancel)
+
+    @torch.no_grad()
+    def _searching(self, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None) -> Generator[Event, None, Found]:
+        self.check_context(index)
+        method = self._finding()
+        (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=1)
+        found = yield from asking(method, index, suffix_ids, self._neutral_for(neutral_ids, 1))
+        _finite(found.context)
+        return found
+
+    @torch.no_grad()
+    def index(
+        self,
+        prefix_ids: Tensor,
+        context_ids: Tensor,
+        *,
+        neutral_ids: Tensor | None = None,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Index:
+        """An index of a document of ids (1, C) that is read behind a prefix (1, P), for `focus` with the suffixes of
+        questions to come. It holds no text. neutral_ids: as in `compress`. For text, see `read`."""
+        prefix_ids, context_ids = self._checked({"prefix_ids": prefix_ids, "context_ids": context_ids}, rows=1)
+        neutral_ids = self._neutral_for(neutral_ids, 1)
+        neutral_len = 0 if neutral_ids is None else neutral_ids.shape[1]
+        behind = context_ids[:, :STAND_IN_LEN] if self.tokenizer is None else stand_in(self.tokenizer)
+
+        def frame(indexer: Indexer) -> Frame:
+            return indexer.frame(prefix_ids, behind, neutral_len)
+
+        def reads(builder: Builder) -> Iterable[Event]:
+            return builder.ids("document", context_ids)
+
+        return _run(self._indexing(reads, frame, None, None), observer, cancel)
+
+    @torch.no_grad()
+    def _focus(self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None) -> CompactContext:
         self.check_context(context)
         (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=context.batch_size)
         neutral_ids = self._neutral_for(neutral_ids, context.batch_size)
@@ -203,29 +259,112 @@ class Homer:
     def read(
         self,
         document: str | Path,
-        question: str = prompt.NEUTRAL_QUESTION,
         *,
+        name: str | None = None,
+        into: Index | None = None,
+        path: str | os.PathLike[str] | None = None,
+        int8: bool = False,
         instruction: str | None = None,
         chat: bool | None = None,
         template_options: Mapping[str, Any] | None = None,
         observer: Observer | None = None,
         cancel: threading.Event | None = None,
-    ) -> CompactContext:
-        """Compress a document once, for questions to come: `ask` takes the result in the document's place.
+    ) -> Index:
+        """Read a document once, for questions to come: `ask` and `select` take the result in the document's place.
 
-        `question` tells what the later questions will be about; beside that, what the model could not have predicted is
-        kept. The context holds as much as one chunk of `for_later()`. Raises `InputError` without a tokenizer.
+        The index keeps of every token the keys of the few heads that find what is asked for. name: of the document,
+        default its file's; into: an index that the document is added to, which stays as it was: the result holds both;
+        path: of the file to write it to as it is read, so that none of it is in memory; int8: keys in half of the
+        space. Raises `InputError` without a tokenizer, `ConfigError` for the paper's preset, which keeps no keys.
         """
-        asking = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {})
-        affixes = asking.check()
-        if isinstance(document, CompactContext):
-            raise InputError("document is compressed already: ask it as it is")
+        asking = Asking(self, document, " ", instruction, "", chat, template_options, False, 1, {})
+        asking.check_types()
+        if not isinstance(document, str | Path):
+            raise InputError("document is read already: ask it as it is")
+        named = name or (document.name if isinstance(document, Path) else "document")
         text = read_document(document) if isinstance(document, Path) else document
-        return compressed(self.for_later(), text, affixes, asking.neutral(), observer, cancel)
+        return self.read_all(
+            [(named, text)],
+            into=into,
+            path=path,
+            int8=int8,
+            instruction=instruction,
+            chat=chat,
+            template_options=template_options,
+            observer=observer,
+            cancel=cancel,
+        )
+
+    def read_all(
+        self,
+        documents: Iterable[tuple[str, str]],
+        *,
+        into: Index | None = None,
+        path: str | os.PathLike[str] | None = None,
+        int8: bool = False,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Index:
+        """`read` of several documents, (name, text) each, as one collection: they are taken one by one."""
+        if into is not None:
+            self.check_context(into)
+            int8, chat = into.frame.int8, into.frame.chat if chat is None else chat
+        asking = Asking(self, "", prompt.ASKS_NOTHING, instruction, "", chat, template_options, False, 1, {})
+        prefix, neutral = asking.check()[0], asking.neutral()
+        tokenizer = self.tokenizer
+        assert tokenizer is not None
+        prefix_ids, neutral_ids = (prompt.token_ids(tokenizer, text) for text in (prefix, neutral))
+
+        def reads(builder: Builder) -> Iterable[Event]:
+            for name, text in documents:
+                yield from builder.text(tokenizer, name, text)
+
+        def frame(indexer: Indexer) -> Frame:
+            return indexer.frame(prefix_ids, stand_in(tokenizer), neutral_ids.shape[1], chat=chat, int8=int8)
+
+        return _run(self._indexing(reads, frame, into, path), observer, cancel)
+
+    @torch.no_grad()
+    def _indexing(
+        self, reads: Reads, frame: Callable[[Indexer], Frame], into: Index | None, path: str | os.PathLike[str] | None
+    ) -> Generator[Event, None, Index]:
+        """Events of documents that are read into an index; its value is the index."""
+        if path is not None:
+            storage.check_target(path)  # before the work
+        yield from self._profiled()
+        indexer = Indexer(self.decoder, self._finding(), self.tokenizer)
+        with (
+            self.decoder.session(),
+            out_of_memory_explained("reading into an index", "Lower chunk_batch or max_chunk_len"),
+        ):
+            made = frame(indexer)
+            if into is not None:
+                into.frame.check_same(made)
+            before = into or empty(made, self.model.dtype)
+            if path is None:
+                return (yield from indexer.in_memory(before, reads))
+            yield from indexer.to_file(Path(path), before, reads)
+        return Index.load(path, self.model, self.tokenizer)
+
+    def _finding(self) -> Select:
+        """The default method as it finds tokens of an index: by attention, and reranking at once if at all. Raises
+        `ConfigError` for the paper's preset."""
+        if not isinstance(self.config, HomerConfig):
+            raise ConfigError("the paper's preset keeps no keys to find tokens by: read and ask with HomerConfig()")
+        rerank = "never" if self.config.rerank == "never" else "now"
+        config = replace(self.config, rerank=rerank, chosen_by="attention")
+        if config == self.config and isinstance(self.method, Select):
+            return self.method
+        method = self._method(config)
+        assert isinstance(method, Select)
+        return method
 
     def select(
         self,
-        document: str | Path,
+        document: str | Path | Index,
         question: str,
         *,
         tokens: int = SELECT_TOKENS,
@@ -236,8 +375,8 @@ class Homer:
         observer: Observer | None = None,
         cancel: threading.Event | None = None,
     ) -> Selection:
-        """The text of a document (text, or the `Path` of a file) that the question needs most, for any program or
-        model: passages with their places, at most so many tokens of them.
+        """The text of a document (text, the `Path` of a file, or an index made by `read`) that the question needs most,
+        for any program or model: passages with their places, at most so many tokens of them.
 
         They are what `ask` would read with such a target, each token once. The settings' `target_len`, `min_share` and
         `recap_len` give way to the arguments, and a reranking is done at once. Raises `InputError` without a fast
@@ -248,10 +387,17 @@ class Homer:
         if isinstance(document, CompactContext):
             raise InputError("document is compressed already, and holds no text to choose from: give the text")
         assert self.tokenizer is not None
-        text = read_document(document) if isinstance(document, Path) else document
-        around = sum(prompt.token_ids(self.tokenizer, affix).shape[1] for affix in affixes)
-        config = config_for(self.config, tokens, around, min_share, self.limit)
+        around = [prompt.token_ids(self.tokenizer, affix) for affix in affixes]
+        if isinstance(document, Index):
+            around[0] = torch.tensor([document.frame.prefix])
+        taken = sum(part.shape[1] for part in around)
+        config = config_for(self.config, tokens, taken, min_share, self.limit)
         chooser = type(self)(self.model, self.tokenizer, config)
+        if isinstance(document, Index):
+            neutral = prompt.token_ids(self.tokenizer, asking.neutral())
+            found = chooser.search(document, around[1], neutral, observer=observer, cancel=cancel)
+            return Selection.of_index(document, question, found)
+        text = read_document(document) if isinstance(document, Path) else document
         context = compressed(chooser, text, affixes, asking.neutral(), observer, cancel)
         return Selection.of(self.tokenizer, text, question, context)
 
@@ -271,11 +417,11 @@ class Homer:
         reuse: bool = False,
         **settings: Any,
     ) -> Answer:
-        """Answer a question about a document (text, or the `Path` of a file), or about one compressed before, by `read`
-        or by another question.
+        """Answer a question about a document (text, or the `Path` of a file), or about what was read before: an index
+        made by `read`, or a context made by another question.
 
         An empty document is answered without compression. With `reuse`, the document is read for other questions too
-        (`Answer.source`), and this one is asked of what was kept for all. `on_text` gets the answer in pieces as it is
+        (`Answer.source`, an index), and this one is asked of that. `on_text` gets the answer in pieces as it is
         generated, `observer` every step of the reading; once `cancel` is set, the work stops within one chunk or token
         and raises `Cancelled`. `template_options` go to the chat template (`{"enable_thinking": True}`); `answer_start`
         is what the answer begins with. `settings` go to transformers' `generate`; greedy unless they say otherwise.
@@ -309,11 +455,11 @@ class Homer:
         )
         return AnswerStream(asking, observer)
 
-    def check_context(self, context: CompactContext) -> None:
-        """Raise `MismatchError` for a context that another model made, or this one before its weights changed,
+    def check_context(self, context: CompactContext | Index) -> None:
+        """Raise `MismatchError` for a context or index that another model made, or this one before its weights changed,
         `InputError` for what is none."""
-        if not isinstance(context, CompactContext):
-            raise InputError(f"context is {type(context).__name__}; it must be a CompactContext")
+        if not isinstance(context, CompactContext | Index):
+            raise InputError(f"context is {type(context).__name__}; it must be a CompactContext or an Index")
         context.check_model(ModelIdentity.of(self.model))
 
     def _method(self, config: Config) -> Method:
@@ -376,6 +522,20 @@ class Homer:
             f"It runs chunks of {longest} tokens, {self.config.chunk_batch} at once, and keeps {plan.cache_len}: lower "
             "chunk_batch, max_chunk_len or target_len"
         )
+
+
+def _run(steps: Generator[Event, None, Result], observer: Observer | None, cancel: threading.Event | None) -> Result:
+    """The value of work that goes step by step. Raises `Cancelled` once `cancel` is set."""
+    while True:
+        if cancel is not None and cancel.is_set():
+            steps.close()
+            raise Cancelled("stopped while reading the document")
+        try:
+            event = next(steps)
+        except StopIteration as done:
+            return done.value
+        if observer is not None:
+            observer(event)
 
 
 def _finite(context: CompactContext) -> CompactContext:

@@ -6,43 +6,66 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from homerlm import prompt
 from homerlm.config import Config, MergeConfig
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, InputError
+from homerlm.index.asking import Found
+from homerlm.index.index import Index
 from homerlm.trace import kept_indices
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A passage of a document: characters `[start, end)` of its text."""
+    """A passage of a document: characters `[start, end)` of its text; document: its name, where there are several."""
 
     start: int
     end: int
     text: str
+    document: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Selection:
     """What of a document was chosen for a question: passages in the document's order. tokens: of the chosen ones,
-    document_tokens: of the whole document."""
+    document_tokens: of the whole document; tokens_read: for this question, few where it had been read before."""
 
     question: str
     tokens: int
     document_tokens: int
     passages: tuple[Excerpt, ...]
+    tokens_read: int = 0
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, document: str, question: str, context: CompactContext) -> Selection:
         """What is left of a document in the context that it was compressed to."""
         spans, kept = prompt.token_spans(tokenizer, document), kept_indices(context)
-        return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)))
+        return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)), len(spans))
+
+    @classmethod
+    def of_index(cls, index: Index, question: str, found: Found) -> Selection:
+        """What of an index's documents a question was given. Raises `InputError` for an index without text."""
+        kept = torch.tensor(kept_indices(found.context), dtype=torch.long)
+        passages: list[Excerpt] = []
+        for number in index.part_of(kept).unique().tolist():
+            part = index.parts[number]
+            own = kept[(kept >= part.first_token) & (kept < part.first_token + part.tokens)]
+            spans = index.spans[own].tolist()
+            name = part.name if len(index.parts) > 1 else None
+            inside = excerpts(index.text_of(part), spans, range(len(spans)))
+            passages += [replace(one, document=name) for one in inside]
+        return cls(question, len(kept), len(index), tuple(passages), found.tokens_read)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self) | {"passages": list(map(asdict, self.passages))}
+        return asdict(self) | {"passages": [passage.to_dict() for passage in self.passages]}
 
 
 def config_for(config: Config, tokens: int, affixes: int, min_share: float, limit: int) -> Config:
@@ -64,7 +87,7 @@ def config_for(config: Config, tokens: int, affixes: int, min_share: float, limi
     return replace(config, target_len=length, rerank=rerank, min_share=min_share, recap_len=0)
 
 
-def excerpts(document: str, spans: Sequence[tuple[int, int]], kept: Sequence[int]) -> Iterator[Excerpt]:
+def excerpts(document: str, spans: Sequence[Sequence[int]], kept: Sequence[int]) -> Iterator[Excerpt]:
     """Passages of the kept tokens, ascending indices; spans: `[start, end)` characters of every token. Tokens with
     nothing but white space between them are one passage, and white space around it is left out."""
     runs: list[tuple[int, int]] = []

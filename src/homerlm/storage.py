@@ -41,7 +41,7 @@ def write(
     `metadata` comes back from `read` as JSON leaves it: tuples as lists, keys as strings.
     Raises `InputError` when the folder is missing, the file cannot be written, or `metadata` is not JSON.
     """
-    text = _to_json(metadata, kind)
+    text = to_json(metadata, kind)
     plain = _plain(tensors)
     header = {
         "kind": kind,
@@ -62,8 +62,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     On any failure what was at `path` before is kept and the temporary file removed. It reaches the disk first, and has
     the permissions of any new file. Raises `InputError` when `path` cannot be written.
     """
-    target = Path(os.path.realpath(path))  # through a link to the file behind it: os.replace would replace the link
-    _check_target(path, target)
+    target = check_target(path)
     _clear_stale(target.parent)
     temporary = target.with_name(temporary_name())
     try:
@@ -98,22 +97,39 @@ def read(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[dict
     """
     path = Path(path)
     header, mapped = _open(path, kind)
-    if set(header) != _HEADER_KEYS:
-        raise _corrupt(path, kind, "it is a safetensors file that homerlm did not write")
-    if header["kind"] != kind:
-        raise MismatchError(f"{path} holds a {header['kind']!r}, expected a {kind!r}: give the file that holds one")
-    _check_version(path, header["version"], kind, version)
+    _check_header(path, header, kind, version)
     # Mapped tensors are windows on the file, which could still change below us (and could not be replaced on Windows).
     tensors = {name: tensor.clone() for name, tensor in mapped.items()}
     if _digest(kind, header["version"], header["metadata"], tensors) != header["sha256"]:
-        raise _corrupt(path, kind, "its content does not match its SHA-256 digest")
+        raise corrupt(path, kind, "its content does not match its SHA-256 digest")
+    return tensors, metadata_of(path, kind, header)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """What kind of thing a file of ours holds; None for any other file, or none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("kind")
+    except Exception:  # whoever reads it will say what is wrong
+        return None
+
+
+def header_of(path: Path, kind: str, version: int) -> dict[str, str]:
+    """The metadata of a file as it stands in its header, checked as `read` does; the tensors are not read."""
+    header, _ = _open(path, kind, tensors=False)
+    _check_header(path, header, kind, version)
+    return header
+
+
+def metadata_of(path: Path, kind: str, header: dict[str, str]) -> dict[str, Any]:
+    """What `write` was given as metadata."""
     try:
         metadata = json.loads(header["metadata"])
     except (ValueError, RecursionError) as error:
-        raise _corrupt(path, kind, f"its metadata is not JSON ({error})") from error
+        raise corrupt(path, kind, f"its metadata is not JSON ({error})") from error
     if not isinstance(metadata, dict):
-        raise _corrupt(path, kind, f"its metadata is a JSON {type(metadata).__name__}, expected an object")
-    return tensors, metadata
+        raise corrupt(path, kind, f"its metadata is a JSON {type(metadata).__name__}, expected an object")
+    return metadata
 
 
 def check_tensor(tensors: dict[str, Tensor], name: str, *, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
@@ -160,13 +176,17 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _check_target(path: str | os.PathLike[str], target: Path) -> None:
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """The file to write for a path: what a link leads to, since `os.replace` would replace the link. Raises
+    `InputError` for one that cannot be a file."""
+    target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise InputError(f"{path}: the folder {target.parent} does not exist; create it or choose another path")
     if target.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file in it")
     if target.exists() and not target.is_file():
         raise InputError(f"{path} is not a regular file and would be replaced by one; choose another path")
+    return target
 
 
 def _clear_stale(folder: Path) -> None:
@@ -186,25 +206,35 @@ def _is_stale(file: Path) -> bool:
     return time.time() - file.stat().st_mtime > STALE_SECONDS
 
 
-def _open(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and memory-mapped tensors; safetensors checks every size against the file before it is used."""
+def _open(path: Path, kind: str, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and, unless left out, memory-mapped tensors; safetensors checks every size against the file before it is
+    used."""
     if not path.is_file():
         found = "is not a file" if path.exists() else "does not exist"
         raise InputError(f"{path} {found}; give the path of a saved {kind}")
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt" if tensors else "np") as file:  # torch's maps the whole file at once
+            names = list(file.keys()) if tensors else []
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}; check its permissions") from error
     except Exception as error:  # a forged header can raise anything safetensors or torch know
-        raise _corrupt(path, kind, f"it is damaged, truncated or no safetensors file ({error})") from error
+        raise corrupt(path, kind, f"it is damaged, truncated or no safetensors file ({error})") from error
+
+
+def _check_header(path: Path, header: dict[str, str], kind: str, version: int) -> None:
+    if set(header) != _HEADER_KEYS:
+        raise corrupt(path, kind, "it is a safetensors file that homerlm did not write")
+    if header["kind"] != kind:
+        raise MismatchError(f"{path} holds a {header['kind']!r}, expected a {kind!r}: give the file that holds one")
+    _check_version(path, header["version"], kind, version)
 
 
 def _check_version(path: Path, found: str, kind: str, version: int) -> None:
     if found == str(version):
         return
     if not (found.isascii() and found.isdecimal() and len(found) < 10):
-        raise _corrupt(path, kind, f"its format version is {found[:20]!r}, expected a whole number")
+        raise corrupt(path, kind, f"its format version is {found[:20]!r}, expected a whole number")
     fix = "upgrade homerlm to read it" if int(found) > version else "make it again with this homerlm"
     raise MismatchError(f"{path} has format version {found}, this homerlm reads {kind} version {version}: {fix}")
 
@@ -219,14 +249,14 @@ def _digest(kind: str, version: str, text: str, tensors: dict[str, Tensor]) -> s
     return sha.hexdigest()
 
 
-def _to_json(metadata: dict[str, Any], kind: str) -> str:
+def to_json(metadata: dict[str, Any], kind: str) -> str:
     try:
         return json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata of a {kind} must be JSON without NaN or infinity: {error}") from error
 
 
-def _corrupt(path: Path, kind: str, reason: str) -> CorruptFileError:
+def corrupt(path: Path, kind: str, reason: str) -> CorruptFileError:
     return CorruptFileError(f"{path} cannot be used as a {kind}: {reason}; copy it afresh or make it again")
 
 

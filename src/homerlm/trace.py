@@ -14,7 +14,7 @@ from homerlm import prompt
 from homerlm.context import CompactContext
 from homerlm.passes import Event
 
-READ, SAVED = 255, 254  # levels of what an answer was read from, and of what is kept for other questions only
+READ = 255  # the level of what an answer was read from
 
 
 class LevelTrace:
@@ -36,22 +36,21 @@ class LevelTrace:
 
 @dataclass(frozen=True)
 class Fates:
-    """What became of the document's tokens: `levels` (tokens,) is `READ`, `SAVED`, or of a token that was dropped how
-    often it had been kept before, at most `rounds` times."""
+    """What became of the document's tokens: `levels` (tokens,) is `READ`, or of a token that was dropped how often it
+    had been kept before, at most `rounds` times."""
 
     levels: Tensor
     rounds: int
 
     @classmethod
-    def of(cls, trace: LevelTrace, context: CompactContext, source: CompactContext) -> Fates:
-        """The fates for an answer read from `context`; `source` is what its document was compressed to."""
-        document = slice(source.prefix_len, source.prompt_len - source.suffix_len)
-        levels = torch.zeros(source.prompt_len, dtype=torch.uint8)
+    def of(cls, trace: LevelTrace, context: CompactContext) -> Fates:
+        """The fates for an answer read from `context`."""
+        document = slice(context.prefix_len, context.prompt_len - context.suffix_len)
+        levels = torch.zeros(context.prompt_len, dtype=torch.uint8)
         levels[: len(trace.levels)] = trace.levels
-        levels = levels[document].clamp(max=SAVED - 1)
-        levels[kept_indices(source)] = SAVED
+        levels = levels[document].clamp(max=READ - 1)
         levels[kept_indices(context)] = READ
-        dropped = levels[levels < SAVED]
+        dropped = levels[levels < READ]
         return cls(levels, int(dropped.max()) if len(dropped) else 0)
 
     def count(self, level: int) -> int:

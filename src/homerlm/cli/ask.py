@@ -42,7 +42,7 @@ Examples:
 
   homer ask book.epub "Who is Emma?" --save emma.homer
 
-  homer ask --context emma.homer "Where does she live?"
+  homer ask --context emma.homer "Where does she live?"        # as often as you like; see also homer index
 
   homer ask report.pdf "Who signed the contract?" --reader http://localhost:8000/v1 --reader-tokens 2k
 
@@ -62,10 +62,10 @@ def ask(
     calibration: CalibrationFile = None,
     password: Password = None,
     context: Annotated[
-        Path | None, typer.Option(help="Ask a document compressed before (by --save); give no FILE.")
+        Path | None, typer.Option(help="Ask what was read before (by homer index, or --save); give no FILE.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Keep the compressed document in this file, for other questions too.")
+        Path | None, typer.Option(help="Keep what was read in this file, as an index for other questions too.")
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page of the document, with what the answer was read from.")
@@ -101,7 +101,8 @@ def ask(
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     _check(context, save, html, calibration, settings)
     options = template_options(template_option or [], chat)
-    others = {"--context": context, "--save": save, "--html": html, "--answer-start": answer_start}
+    others = {"--save": save, "--html": html, "--answer-start": answer_start}
+    others |= {} if is_index(context) else {"--context": context}
     remote = RemoteReader.of(reader, reader_model, reader_tokens, others, settings)
     found = inputs.expand(paths) if paths else None
     files = found.files if found else ()
@@ -116,7 +117,7 @@ def ask(
     if remote is not None:
         remote.print_answer(
             homer,
-            document,
+            load_saved(context, homer) if context else document,
             question,
             choosing={"chat": chat, **options},
             answering=_remote_settings(max_new_tokens, temperature, seed),
@@ -128,7 +129,7 @@ def ask(
         return
     with reading("Reading", quiet=silent) as bar, written(before=bar.stop) as show:
         answer = homer.ask(
-            _load_context(context, homer) if context else document,
+            load_saved(context, homer) if context else document,
             question,
             max_new_tokens=max_new_tokens,
             on_text=None if as_json else show,
@@ -182,7 +183,7 @@ def summary(answer: Any) -> str:
     speed = answer.tokens_read / max(answer.compress_seconds, 1e-9)
     kept = f"{answer.tokens_kept:,} kept"
     if answer.source is not answer.context:
-        kept = f"{len(answer.source):,} saved, {kept} for this answer"
+        kept = f"{_amount(answer.source)} saved, {kept} for this answer"
     return (
         f"{answer.tokens_read:,} tokens read in {answer.compress_seconds:.1f} s ({speed:,.0f}/s), {kept}; "
         f"{_after_reading(answer)}"
@@ -192,9 +193,18 @@ def summary(answer: Any) -> str:
 def summary_of_saved(answer: Any) -> str:
     """One line for a question to a saved document, none of which is read anew."""
     return (
-        f"asked of {len(answer.source):,} kept tokens (of {answer.source.prompt_len:,}) in "
-        f"{answer.compress_seconds:.1f} s, {answer.tokens_kept:,} read for this answer; {_after_reading(answer)}"
+        f"asked of {_amount(answer.source)} in {answer.compress_seconds:.1f} s, {answer.tokens_read:,} read and "
+        f"{answer.tokens_kept:,} kept for this answer; {_after_reading(answer)}"
     )
+
+
+def _amount(source: Any) -> str:
+    """How much a question was asked of."""
+    from homerlm import Index
+
+    if isinstance(source, Index):
+        return f"{len(source):,} indexed tokens"
+    return f"{len(source):,} kept tokens (of {source.prompt_len:,})"
 
 
 def _after_reading(answer: Any) -> str:
@@ -215,16 +225,27 @@ def _check(
 ) -> None:
     """Refuse options that cannot act together."""
     if context is not None and html is not None:
-        raise UsageError("--html needs the document itself, which a saved context does not hold: give the FILE again")
+        raise UsageError("--html needs the document itself, which --context does not give: give the FILE again")
     if context is not None and save is not None:
         raise UsageError(f"--save with --context would write the same again: copy {context} instead")
     check_calibration(calibration, settings)
 
 
-def _load_context(path: Path, homer: Any) -> Any:
-    from homerlm import CompactContext
+def is_index(path: Path | None) -> bool:
+    """Whether a file is an index (rather than one compressed document, or no file of ours)."""
+    if path is None:
+        return False
+    from homerlm.index.index import KIND
+    from homerlm.storage import kind_of
 
-    return CompactContext.load(path, homer.model, homer.tokenizer)
+    return kind_of(path) == KIND
+
+
+def load_saved(path: Path, homer: Any) -> Any:
+    """What was read before: an index, or one compressed document."""
+    from homerlm import CompactContext, Index
+
+    return (Index if is_index(path) else CompactContext).load(path, homer.model, homer.tokenizer)
 
 
 def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def split(given: Sequence[str], question: str | None, *, has_context: bool) -> t
     if not has_context and not files:
         raise UsageError(
             'no document given: name it before the question, FILE... "QUESTION" (- is standard input), or give '
-            "homer ask a saved one with --context"
+            "what was read before with --context"
         )
     return files, question
 

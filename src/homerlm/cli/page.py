@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from homerlm.storage import replacing
-from homerlm.trace import READ, SAVED, Fates, LevelTrace, Passage, passages
+from homerlm.trace import READ, Fates, LevelTrace, Passage, passages
 
 NEAR = 8  # tokens: passages read for the answer that are nearer to each other are one in the page's list
 _SNIPPET = 90  # characters of a passage in the list
@@ -40,7 +40,7 @@ def write_page(path: Path, text: str) -> None:
 
 def render(tokenizer: Any, document: str, names: list[str], question: str, answer: Any, trace: LevelTrace) -> str:
     """The page, as HTML, of an `Answer` about a document (text, put together from files of these names)."""
-    fates = Fates.of(trace, answer.context, answer.source)
+    fates = Fates.of(trace, answer.context)
     pieces, stops = _pieces(list(passages(tokenizer, document, fates.levels)), len(fates.levels))
     return _template().render(
         question=question,
@@ -50,9 +50,8 @@ def render(tokenizer: Any, document: str, names: list[str], question: str, answe
         stops=stops,
         total=len(fates.levels),
         read=fates.count(READ),
-        kept=fates.count(READ) + fates.count(SAVED) if fates.count(SAVED) else 0,
         shades=[(level, _DARKEST * level / fates.rounds) for level in range(1, fates.rounds + 1)],
-        has_dropped=int(fates.levels.min()) < SAVED if len(fates.levels) else False,
+        has_dropped=int(fates.levels.min()) < READ if len(fates.levels) else False,
     )
 
 
@@ -73,7 +72,7 @@ def _pieces(found: list[Passage], total: int) -> tuple[list[Piece], list[Stop]]:
 
 
 def _kind(level: int) -> str:
-    return {READ: "read", SAVED: "saved"}.get(level, f"seen l{level}")
+    return "read" if level == READ else f"seen l{level}"
 
 
 def _snippet(text: str) -> str:

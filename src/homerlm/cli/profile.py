@@ -69,6 +69,8 @@ def profile(
 
 def _table(profile: Any) -> Table:
     """Share of a text that scored above the fact asked for, by kind of fact and use."""
+    from homerlm.score.profile import LISTS
+
     table = Table(
         title="Share of a text above the fact asked for (0 is best, chance is 0.5), on facts not chosen by",
         title_justify="left",
@@ -76,8 +78,8 @@ def _table(profile: Any) -> Table:
     kinds = profile.notes["by_kind_reading"]
     for name in ("heads (layer.head)", "all", *(kind.replace("_", " ") for kind in kinds)):
         table.add_column(name)
-    overall = {"reading": profile.notes["share_above_reading"], "reranking": profile.share_above}
-    for use, heads in (("reading", profile.reading), ("reranking", profile.reranking)):
-        shares = profile.notes[f"by_kind_{use}"].values()
-        table.add_row(f"{use}: {', '.join(map(str, heads))}", *(f"{share:.3f}" for share in (overall[use], *shares)))
+    for use in LISTS:
+        overall = profile.notes.get(f"share_above_{use}", profile.share_above)
+        heads, shares = getattr(profile, use), profile.notes[f"by_kind_{use}"].values()
+        table.add_row(f"{use}: {', '.join(map(str, heads))}", *(f"{share:.3f}" for share in (overall, *shares)))
     return table

@@ -43,7 +43,7 @@ class RemoteReader:
     def print_answer(
         self,
         homer: Any,
-        document: str,
+        document: Any,
         question: str,
         *,
         choosing: dict[str, Any],
@@ -53,8 +53,8 @@ class RemoteReader:
         quiet: bool,
         as_json: bool,
     ) -> None:
-        """Have the passages chosen here and answered from there. choosing: arguments of `Homer.select`; answering: of
-        the endpoint."""
+        """Have the passages of a document (text, or an index) chosen here and answered from there. choosing: arguments
+        of `Homer.select`; answering: of the endpoint."""
         started = time.perf_counter()
         with reading("Reading", quiet=quiet or as_json) as bar:
             selection = homer.select(document, question, tokens=self.tokens, observer=bar, **choosing)
@@ -90,7 +90,7 @@ def _print_passages(selection: Selection) -> None:
 
 def _record(answer: RemoteAnswer, selection: Selection, show_kept: bool) -> dict[str, Any]:
     kept = {"kept": selection.to_dict()["passages"]} if show_kept else {}
-    return {**answer.to_dict(), "tokens_read": selection.document_tokens, "tokens_kept": selection.tokens} | kept
+    return {**answer.to_dict(), "tokens_read": selection.tokens_read, "tokens_kept": selection.tokens} | kept
 
 
 def _summary(answer: RemoteAnswer, selection: Selection, seconds: dict[str, float]) -> str:
@@ -98,6 +98,6 @@ def _summary(answer: RemoteAnswer, selection: Selection, seconds: dict[str, floa
     cut = "; cut at --max-new-tokens" if answer.finish_reason == "length" else ""
     new = "" if answer.new_tokens is None else f"{answer.new_tokens:,} new "
     return (
-        f"{selection.document_tokens:,} tokens read in {seconds['compress_seconds']:.1f} s, "
+        f"{selection.tokens_read:,} tokens read in {seconds['compress_seconds']:.1f} s, "
         f"{selection.tokens:,} chosen; {new}by {answer.model} in {seconds['generate_seconds']:.1f} s{cut}"
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from homerlm.cli import inputs
-from homerlm.cli.ask import check_calibration, open_homer
+from homerlm.cli.ask import check_calibration, load_saved, open_homer
 from homerlm.cli.console import err, out, print_json, reading, say_skipped
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.options import (
@@ -34,6 +35,8 @@ Examples:
 
   homer select report.pdf "Who signed the contract?"
 
+  homer select --context book.homer "Who is Emma?"
+
   homer select src/ -q "Where is the cache written?" --tokens 4k --json | my-program
 """
 
@@ -43,6 +46,9 @@ def select(
     given: Given = None,
     *,
     question: Question = None,
+    context: Annotated[
+        Path | None, typer.Option(help="Choose from what homer index has read before; give no FILE.")
+    ] = None,
     tokens: Annotated[str, typer.Option(help="Most tokens of the documents to choose; 4k is 4,096.")] = str(
         SELECT_TOKENS
     ),
@@ -63,14 +69,14 @@ def select(
 ) -> None:
     """Print the passages that a question needs, each with its characters [start, end) of the documents' text.
 
-    Several documents are one text, each under a line with its name.
+    Several documents are one text, each under a line with its name; of an index, each is a text of its own.
     """
-    paths, question = inputs.split(given or [], question, has_context=False)
+    paths, question = inputs.split(given or [], question, has_context=context is not None)
     check_calibration(calibration, settings)
     count = parse_tokens(tokens, "--tokens")
     options = template_options(template_option or [], chat)
     check_device(device)
-    document, found = inputs.read(inputs.expand(paths), password)
+    document, found = inputs.read(inputs.expand(paths), password) if paths else ("", None)
     skipped = inputs.described(found)
     if not quiet:
         say_skipped(skipped)
@@ -78,15 +84,23 @@ def select(
     homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
     with reading("Reading", quiet=silent) as bar:
         selection = homer.select(
-            document, question, tokens=count, min_share=min_share, chat=chat, observer=bar, **options
+            load_saved(context, homer) if context else document,
+            question,
+            tokens=count,
+            min_share=min_share,
+            chat=chat,
+            observer=bar,
+            **options,
         )
     if as_json:
-        record = {"document": ", ".join(map(str, found.files)), **selection.to_dict(), "skipped": skipped}
-        del record["document_tokens"]
+        files = found.files if found else [context]
+        record = {"document": ", ".join(map(str, files)), **selection.to_dict(), "skipped": skipped}
+        del record["document_tokens"], record["tokens_read"]
         print_json(record)
         return
     for number, passage in enumerate(selection.passages):
-        out.print(f"{chr(10) * bool(number)}[{passage.start}, {passage.end})", style="cyan", markup=False)
+        place = f"{passage.document + ' ' if passage.document else ''}[{passage.start}, {passage.end})"
+        out.print(f"{chr(10) * bool(number)}{place}", style="cyan", markup=False)
         print(passage.text)  # as it is: rich would make spaces of its tabs
     if not quiet:
         err.print(f"{selection.tokens:,} of {selection.document_tokens:,} tokens chosen", style="dim", soft_wrap=True)

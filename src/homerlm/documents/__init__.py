@@ -2,15 +2,17 @@
 
 from homerlm.documents.charsets import SUPPORTED
 from homerlm.documents.inputs import Inputs, Skipped, expand_inputs
-from homerlm.documents.reading import read_bytes, read_document, read_documents, read_inputs
+from homerlm.documents.reading import headings_of, read_bytes, read_document, read_documents, read_each, read_inputs
 
 __all__ = [
     "SUPPORTED",
     "Inputs",
     "Skipped",
     "expand_inputs",
+    "headings_of",
     "read_bytes",
     "read_document",
     "read_documents",
+    "read_each",
     "read_inputs",
 ]

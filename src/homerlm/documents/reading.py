@@ -7,7 +7,7 @@ libraries are imported when first needed, since most runs need none of them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -73,21 +73,32 @@ def read_inputs(inputs: Inputs, *, password: str | None = None) -> tuple[str, In
     """
     texts: dict[Path, str] = {}
     unread: list[Skipped] = []
+    for path, text in read_each(inputs, password=password):
+        if isinstance(text, Skipped):
+            unread.append(text)
+        else:
+            texts[path] = text
+    read = Inputs(tuple(texts), (*inputs.skipped, *unread), inputs.found.intersection(texts))
+    return _joined(read.files, list(texts.values())), read
+
+
+def read_each(inputs: Inputs, *, password: str | None = None) -> Iterator[tuple[Path, str | Skipped]]:
+    """The text of each of a command's inputs, one by one, or why it is left out. Raises as `read_inputs`."""
+    unread: list[Skipped] = []
     kinds: set[str] = set()
     for path in inputs.files:
         try:
             source = _Source.open(path)
             kinds.add(source.kind)
-            texts[path] = source.text(password)
+            yield path, source.text(password)
         except DocumentError as error:
             if path not in inputs.found:
                 raise
             unread.append(Skipped(path, str(error).removeprefix(f"{_display_name(path)}: ")))
-    if not texts:
+            yield path, unread[-1]
+    if len(unread) == len(inputs.files):
         raise DocumentError(f"documents: none could be read ({first_reasons(unread)}); name other files")
     _check_password(password, kinds)
-    read = Inputs(tuple(texts), (*inputs.skipped, *unread), inputs.found.intersection(texts))
-    return _joined(read.files, list(texts.values())), read
 
 
 @dataclass(frozen=True)
@@ -140,10 +151,15 @@ def _joined(paths: Sequence[str | Path], texts: Sequence[str]) -> str:
     """The texts under their files' names; a single one as it is."""
     if len(texts) == 1:
         return texts[0]
+    headings = headings_of(paths)
+    return "\n\n".join(f"# {heading}\n\n{text.strip(chr(10))}" for heading, text in zip(headings, texts, strict=True))
+
+
+def headings_of(paths: Sequence[str | Path]) -> list[str]:
+    """Names of documents that tell them apart."""
     names = [_display_name(path) for path in paths]
     short = [Path(name).name for name in names]
-    headings = names if len(set(short)) < len(short) else short  # two files of one name need their folders
-    return "\n\n".join(f"# {heading}\n\n{text.strip(chr(10))}" for heading, text in zip(headings, texts, strict=True))
+    return names if len(set(short)) < len(short) else short  # two files of one name need their folders
 
 
 def _display_name(path: str | Path) -> str:

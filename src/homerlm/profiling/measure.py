@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import prompt
+from homerlm.index.question import Question, stand_in
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
 from homerlm.profiling.choice import Choice, Found, choose
@@ -63,19 +64,29 @@ def measuring(
             rows.append(bench.row(probe, chat=bench.has_template and number % 2 == 0))
         read, spent = int(sum(row.sizes.sum() for row in rows)), time.perf_counter() - started
         yield Progress(read, read * count // number, spent / number * (count - number))
-    reading, reranking = choose(_together(rows, bench.layers_of_heads), decoder.shape.heads)
-    notes = _notes(texts, reading, reranking) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
+    heads = decoder.shape.heads
+    reading, reranking = choose(_together(rows, bench.layers_of_heads), heads)
+    indexing, _ = choose(_together([row.alone for row in rows], bench.layers_of_heads), heads)
+    choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
+    notes = _notes(texts, choices) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
-    return Profile(reading.heads, reranking.heads, round(share, 4), ModelIdentity.of(model), notes)
+    lists = {name: choice.heads for name, choice in choices.items()}
+    return Profile(**lists, share_above=round(share, 4), model=ModelIdentity.of(model), notes=notes)
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One text: scores (H, U) of its units by all heads, sizes (U,), asked (U,)."""
+    """One text: scores (H, U) of its units by all heads, sizes (U,), asked (U,); other: the scores by a question that
+    ran alone, without the text."""
 
     scores: Tensor
     sizes: Tensor
     asked: Tensor
+    other: Tensor
+
+    @property
+    def alone(self) -> _Row:
+        return replace(self, scores=self.other)
 
 
 class _Bench:
@@ -87,6 +98,7 @@ class _Bench:
         self.sentences = Sentences(tokenizer, decoder.model.get_input_embeddings().weight.shape[0], "cpu")
         longest = CHARACTERS  # a token is a character or more
         self.layers = decoder.shape.layers_seeing(min(longest, decoder.shape.sight))
+        self.stand_in = stand_in(tokenizer)
 
     @property
     def layers_of_heads(self) -> Tensor:
@@ -97,27 +109,34 @@ class _Bench:
         before, after = prompt.affixes(self.tokenizer, probe.question, chat=chat)
         neutral = prompt.token_ids(self.tokenizer, prompt.neutral(self.tokenizer, chat=chat))
         ids = prompt.encode(self.tokenizer, before, probe.text, after)
-        scores = self._by_head(ids, neutral)[:, ids.prefix.shape[1] :]
+        scores, other = self._by_head(ids, neutral)
         units = self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
         count = int(units.max()) + 1
         sizes = torch.bincount(units, minlength=count).float()
-        sums = torch.zeros(len(scores), count).index_add_(1, units, scores)
+        sums, alone = (torch.zeros(len(each), count).index_add_(1, units, each) for each in (scores, other))
         asked = torch.zeros(count, dtype=torch.bool)
         asked[units[self._tokens_of(probe)]] = True
-        return _Row(sums / sizes.sqrt(), sizes, asked)
+        return _Row(sums / sizes.sqrt(), sizes, asked, alone / sizes.sqrt())
 
-    def _by_head(self, ids: prompt.PromptIds, neutral: Tensor) -> Tensor:
-        """(H, P + C) float32 on the CPU: the default score of every head of every layer that sees the whole text."""
-        device = self.decoder.device
+    def _by_head(self, ids: prompt.PromptIds, neutral: Tensor) -> tuple[Tensor, Tensor]:
+        """(H, C) float32 on the CPU, twice: the default score of every head of every layer that sees the whole text, by
+        the question that is read with it, and by the question behind a stand-in for it."""
+        device, (before, count, length, _) = self.decoder.device, ids.lengths
+        question = Question(ids.prefix, self.stand_in, ids.suffix, neutral, length, count)
+        asked = {one.layer: one for one in question.ask(self.decoder, self.layers)}
         chunk = Chunk.of(*(part.to(device) for part in (ids.prefix, ids.context, ids.suffix, neutral)))
-        scorer = Scorer(self.decoder, SCORES["peak_softmax"], Scoring(self.layers), ids.suffix.shape[1], chunk)
+        score = SCORES["peak_softmax"]
+        scorer = Scorer(self.decoder, score, Scoring(self.layers), length, chunk)
         rows: list[Tensor] = []
+        alone: list[Tensor] = []
         hidden = self.decoder.embed(chunk.input_ids)
         steps = self.decoder.steps(hidden, chunk.position_ids, 0, self.layers[-1] + 1, finish=False, fork=chunk.fork)
         for step in steps:
             if step.layer in self.layers:
-                rows.append(scorer.of_layer(step.attended)[0].float().cpu())
-        return torch.cat(rows)
+                rows.append(scorer.of_layer(step.attended)[0, :, before:].float().cpu())
+                keys = step.attended.keys[:, :, before : before + count]
+                alone.append(asked[step.layer].scores(keys, score)[0].float().cpu())
+        return torch.cat(rows), torch.cat(alone)
 
     def _tokens_of(self, probe: Probe) -> Tensor:
         """Indices of the tokens that tell the fact."""
@@ -143,18 +162,18 @@ def _together(rows: Sequence[_Row], layers: Tensor) -> Found:
     return Found(padded(scores), padded(sizes), padded(asked), layers)
 
 
-def _notes(texts: Sequence[Probe], reading: Choice, reranking: Choice) -> dict[str, Any]:
+def _notes(texts: Sequence[Probe], choices: dict[str, Choice]) -> dict[str, Any]:
     """How surely facts are found that the heads were not chosen by, of each kind."""
 
     def shares(choice: Choice) -> dict[str, float]:
         by_kind = {kind: [i for i, probe in enumerate(texts) if probe.kind == kind] for kind in kinds()}
         return {kind: round(float(choice.shares[at].mean()), 4) for kind, at in by_kind.items() if at}
 
+    found = {f"share_above_{name}": round(float(choices[name].shares.mean()), 4) for name in ("reading", "indexing")}
     return {
         "texts": len(texts),
         "characters": CHARACTERS,
         "sources": sorted({*sources(), *(probe.source for probe in texts)}),
-        "share_above_reading": round(float(reading.shares.mean()), 4),
-        "by_kind_reading": shares(reading),
-        "by_kind_reranking": shares(reranking),
+        **found,
+        **{f"by_kind_{name}": shares(choice) for name, choice in choices.items()},
     }

@@ -19,18 +19,21 @@ from homerlm.model.identity import ModelIdentity
 from homerlm.score.heads import Head
 
 KIND = "homerlm profile"
-VERSION = 1
+VERSION = 2
+LISTS = ("reading", "reranking", "indexing")
 CHANCE = 0.35  # mean share of a text above the fact asked for; noise gives about a half
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
     """reading: heads that score the chunks of a document; reranking: those that score the candidates, deeper ones
-    among them, since these are few tokens; share_above: mean share of a text that scored above the fact asked for, on
+    among them, since these are few tokens; indexing: those that find tokens by the keys that an index keeps, without
+    having read them with the question; share_above: mean share of a text that scored above the fact asked for, on
     facts that the heads were not chosen by (0 is best, noise gives about 0.5); `notes` how it was measured."""
 
     reading: tuple[Head, ...]
     reranking: tuple[Head, ...]
+    indexing: tuple[Head, ...]
     share_above: float
     model: ModelIdentity
     notes: dict[str, Any] = field(default_factory=dict)
@@ -57,13 +60,13 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
+        lists = {name: [[head.layer, head.index, head.weight] for head in getattr(self, name)] for name in LISTS}
         return {
             "kind": KIND,
             "version": VERSION,
             "model": self.model.to_dict(),
             "share_above": self.share_above,
-            "reading": [[head.layer, head.index, head.weight] for head in self.reading],
-            "reranking": [[head.layer, head.index, head.weight] for head in self.reranking],
+            **lists,
             "notes": self.notes,
         }
 
@@ -73,12 +76,12 @@ class Profile:
         if not isinstance(values, dict) or values.get("kind") != KIND or values.get("version") != VERSION:
             raise CorruptFileError(f"this is no profile of version {VERSION}: make one with `homer profile`")
         try:
-            reading, reranking, share = values["reading"], values["reranking"], float(values["share_above"])
+            listed, share = [values[name] for name in LISTS], float(values["share_above"])
             identity = ModelIdentity.from_dict(values["model"])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"the profile lacks {error}: make it again with `homer profile`") from error
-        heads = [tuple(map(Head.from_json, listed)) for listed in (reading, reranking)]
-        return cls(heads[0], heads[1], share, identity, dict(values.get("notes") or {}))
+        reading, reranking, indexing = (tuple(map(Head.from_json, one)) for one in listed)
+        return cls(reading, reranking, indexing, share, identity, dict(values.get("notes") or {}))
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise `MismatchError` if this profile was measured on another model. RoPE scaling may differ."""

@@ -106,6 +106,19 @@ class Select:
         ]
         return CompactContext.stack(rows)
 
+    def read_candidates(self, prompt: PromptIds, plan: SelectPlan, places: Tensor, texts: Tensor) -> CompactContext:
+        """What is left of candidates that were found elsewhere, the context of a prompt of one row, read as one short
+        prompt. places: (n,) where in the document, which the plan is about, they are; texts: (n,) which of several it
+        is: what are neighbours in two of them are not one sentence. To be called inside the decoder's session."""
+        kept = torch.arange(len(places))
+        if plan.reranks:
+            reading = Reading(self.decoder, plan, prompt)
+            scores = reading.score(prompt.context, plan.reranking)[0]
+            room = plan.target_len - plan.prefix_len - plan.suffix_len
+            kept = self._best(scores, prompt.context[0], (places + texts).to(scores.device), room).cpu()
+        parts = prompt.prefix, prompt.context[:, kept.to(prompt.context.device)], prompt.suffix
+        return self._recomputed(torch.cat(parts, dim=1), _in_prompt(plan, places[kept])[None], plan)
+
     def _candidates(self, reading: Reading) -> Generator[Event, None, Tensor]:
         """Events of the chunks; the value is the candidates' context indices (B, n), ascending."""
         plan, context_ids = reading.plan, reading.context_ids

@@ -1,0 +1,135 @@
+"""`homer index`: documents read once, for questions that come later."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from homerlm.cli import inputs
+from homerlm.cli.ask import load_saved, open_homer
+from homerlm.cli.console import err, print_json, reading, say_skipped
+from homerlm.cli.devices import DType, check_device
+from homerlm.cli.errors import UsageError
+from homerlm.cli.options import (
+    Chat,
+    Device,
+    Force,
+    Json,
+    Model,
+    Numbers,
+    Password,
+    Rope,
+    TemplateOption,
+    config_fields,
+    template_options,
+    with_config,
+)
+from homerlm.cli.outputs import check_outputs
+from homerlm.config import Config, MergeConfig
+from homerlm.formatting import size
+
+EXAMPLES = """
+Examples:
+
+  homer index book.epub -o book.homer
+
+  homer index reports/ minutes/*.pdf -o company.homer
+
+  homer index june.pdf -o company.homer --append
+
+  homer ask --context company.homer "Who signed the contract?"
+
+  homer select --context company.homer "Who signed the contract?" --json
+"""
+ACTING = ("max_chunk_len", "chunk_batch", "scoring_layers")  # settings that make a difference to what is kept
+
+
+@partial(with_config, without=[name for name in config_fields() if name not in ACTING])
+def index(
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Documents, folders or globs (- is standard input).", show_default=False
+        ),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the documents to the index that the file holds.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Half of the space: keys as whole numbers of a byte (docs/index.md).")
+    ] = False,
+    model: Model = None,
+    rope: Rope = None,
+    device: Device = None,
+    dtype: Numbers = DType.auto,
+    password: Password = None,
+    chat: Chat = None,
+    template_option: TemplateOption = None,
+    force: Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
+    as_json: Json = False,
+    settings: Config,
+) -> None:
+    """Read documents once and keep what later questions find every passage by (homer ask --context)."""
+    options = template_options(template_option or [], chat)
+    if isinstance(settings, MergeConfig):
+        raise UsageError("--preset paper: the paper's preset keeps no keys to find tokens by: leave it out")
+    if append and not output.exists():
+        raise UsageError(f"--append adds to an index, but {output} does not exist: leave --append out to make it")
+    if append and int8:
+        raise UsageError("--int8 is decided when an index is made: leave it out beside --append")
+    found = inputs.expand(given)
+    check_outputs({"--output": output}, [*found.files, model], force=force or append)
+    check_device(device)
+    silent = quiet or as_json
+    homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent)
+    into = load_saved(output, homer) if append else None
+    before = len(into) if into else 0
+    unread: list[Any] = []
+    started = time.perf_counter()
+    with reading("Reading", quiet=silent) as bar:
+        made = homer.read_all(
+            _texts(found, password, unread),
+            into=into,
+            path=output,
+            int8=int8,
+            chat=chat,
+            observer=bar,
+            **options,
+        )
+    seconds, new = time.perf_counter() - started, len(made) - before
+    skipped = [f"{item.path}: {item.reason}" for item in (*found.skipped, *unread)]
+    bytes_written = os.path.getsize(output)
+    if as_json:
+        record = {"index": str(output), "documents": made.names, "tokens": len(made), "tokens_read": new}
+        print_json(record | {"seconds": seconds, "bytes": bytes_written, "skipped": skipped})
+        return
+    if not quiet:
+        say_skipped(skipped)
+        count = f"{len(made.parts):,} document{'s' * (len(made.parts) != 1)}"
+        err.print(
+            f"{new:,} tokens read in {seconds:.1f} s ({new / max(seconds, 1e-9):,.0f}/s); {output} holds {count}, "
+            f"{len(made):,} tokens, {size(bytes_written)}",
+            style="dim",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _texts(found: Any, password: str | None, unread: list[Any]) -> Iterator[tuple[str, str]]:
+    """Name and text of each document that can be read, one by one; the others go to `unread`."""
+    from homerlm.documents import Skipped, headings_of, read_each
+
+    for name, (_, text) in zip(headings_of(found.files), read_each(found, password=password), strict=False):
+        if isinstance(text, Skipped):
+            unread.append(text)
+        else:
+            yield name, text

@@ -1,0 +1,137 @@
+"""A question asked of an index: its tokens scored by their kept keys, the best of them read with the question."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homerlm.context import CompactContext
+from homerlm.index.index import Index
+from homerlm.index.question import LayerQuestion, Question
+from homerlm.passes import Event
+from homerlm.prompt import PromptIds
+from homerlm.score.heads import joined
+from homerlm.score.scores import SCORES
+from homerlm.select.method import Select
+from homerlm.select.plan import SelectPlan
+
+FORGET_BYTES = 1 << 25  # of keys that are read before memory is given back
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a question needs of an index. tokens_read: of the prompt, those the model read for it: the question and the
+    candidates."""
+
+    context: CompactContext
+    tokens_read: int
+
+
+def asking(
+    select: Select, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None
+) -> Generator[Event, None, Found]:
+    """Events of a question, suffix ids (1, S), that is asked of an index; the value is what it needs. neutral_ids:
+    (1, N), as a prompt's `neutral`. Chunks, candidates, reranking and reading are as in `Select.compress`, but that the
+    chunks were read without the question, which runs behind a stand-in for them."""
+    frame, decoder = index.frame, select.decoder
+    neutral_len = 0 if neutral_ids is None else neutral_ids.shape[1]
+    plan = select.plan(len(frame.prefix), len(index), suffix_ids.shape[1], neutral_len)
+    prefix = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
+    neutral = neutral_ids if plan.neutral_len else None
+    with decoder.session():
+        if plan.spans:
+            stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
+            question = Question(prefix, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
+            search = Search(select, index, question.ask(decoder, frame.layout.scoring.layers))
+            tokens = yield from search.candidates(plan.candidates - plan.prefix_len - plan.suffix_len)
+        else:
+            tokens = torch.arange(len(index))
+        yield Event(len(index), len(index), 1, _in_prompt(plan, tokens))
+        ids = index.ids[tokens].long()[None].to(decoder.device)
+        prompt = PromptIds(prefix, ids, suffix_ids, neutral)
+        context = select.read_candidates(prompt, plan, tokens, index.part_of(tokens))
+        if plan.reranks:
+            yield Event(len(index), len(index), 2, context.token_indices.sort().values)
+    return Found(context, len(tokens) + suffix_ids.shape[1])
+
+
+@dataclass(frozen=True)
+class Search:
+    """The ranking of an index's tokens by what a question asks in each of the scoring layers."""
+
+    select: Select
+    index: Index
+    asked: list[LayerQuestion]
+
+    def __post_init__(self) -> None:
+        scoring = self.index.frame.layout.scoring
+        heads = {one.layer: [head.index for head in scoring.of_layer(one.layer)] for one in self.asked}
+        chosen = [one.only(heads[one.layer]) if heads[one.layer] else one for one in self.asked]
+        object.__setattr__(self, "asked", chosen)
+
+    def scores(self, start: int, stop: int) -> Tensor:
+        """(C,) of the tokens `[start, stop)`, which compete with each other."""
+        layout, config = self.index.frame.layout, self.select.config
+        rows = self.index.keys_of(start, stop)
+        total = torch.zeros(stop - start, device=self.select.decoder.device)
+        for one in self.asked:
+            by_head = one.scores(layout.of_layer(rows, one.layer), SCORES[config.score])
+            total += joined(by_head, layout.scoring.of_layer(one.layer))[0].to(total.device)
+        return total.cpu()
+
+    def candidates(self, count: int) -> Generator[Event, None, Tensor]:
+        """Events of the blocks that are scored; the value is the best tokens, (count,) ascending."""
+        index, config = self.index, self.select.config
+        by_unit = config.unit == "sentence" and len(index.units) > 0
+        significance = Units(index.units, len(index)) if by_unit else None
+        scores: list[Tensor] = []
+        seen = 0
+        for start, stop in index.blocks:
+            new = self.scores(start, stop)
+            if significance is None:
+                scores.append(new)
+            else:
+                significance.add(start, new)
+            seen += (stop - start) * index.keys[:1].nbytes
+            if seen > FORGET_BYTES:
+                index.forget()
+                seen = 0
+            yield Event(stop, len(index))
+        index.forget()
+        if significance is not None:
+            return significance.best(count)
+        whole = torch.cat(scores)[None].to(self.select.decoder.device)
+        return self.select.ranking.candidates(whole, index.ids[None].long().to(whole.device), count)[0].cpu()
+
+
+class Units:
+    """The significance of units that begin at `starts` (U,) of so many tokens, summed block by block: as
+    `unit_significance`, with one number for each unit instead of each token."""
+
+    def __init__(self, starts: Tensor, tokens: int) -> None:
+        self._starts = starts
+        self._sizes = torch.diff(starts, append=torch.tensor([tokens]))
+        self._sums = torch.zeros(len(starts))
+
+    def add(self, first: int, scores: Tensor) -> None:
+        """Scores (C,) of the tokens from `first` on."""
+        places = torch.arange(first, first + len(scores))
+        self._sums.index_add_(0, torch.searchsorted(self._starts, places, right=True) - 1, scores)
+
+    def best(self, count: int) -> Tensor:
+        """(count,) ascending: the tokens of the best units, the last one cut. Ties go to the earlier unit."""
+        order = (self._sums / self._sizes.sqrt()).argsort(descending=True, stable=True)
+        filled = self._sizes[order].cumsum(0)
+        order = order[: int(torch.searchsorted(filled, torch.tensor(count))) + 1]
+        starts, sizes = self._starts[order], self._sizes[order]
+        inside = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        return (starts.repeat_interleave(sizes) + inside)[:count].sort().values
+
+
+def _in_prompt(plan: SelectPlan, tokens: Tensor) -> Tensor:
+    """(1, n) indices in the prompt of its affixes and of tokens (n,) of the index between them."""
+    ends = torch.arange(plan.prefix_len), torch.arange(plan.prompt_len - plan.suffix_len, plan.prompt_len)
+    return torch.cat([ends[0], tokens + plan.prefix_len, ends[1]])[None]

@@ -1,0 +1,202 @@
+"""An index made: documents are read chunk by chunk, without a question, and the keys of every token are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from homerlm import storage
+from homerlm.index.index import Frame, Index, Part, save_rows
+from homerlm.index.keys import KeyLayout, indexing
+from homerlm.index.pieces import Piece, pieces, unit_starts
+from homerlm.mapped import Rows, Spool
+from homerlm.model.decoder import Decoder
+from homerlm.passes import Event
+from homerlm.score.sentences import Sentences
+from homerlm.select.method import Select
+from homerlm.select.plan import even_spans, lengths
+
+QUESTION_SHARE = 32  # of a chunk, one part is left for a question
+
+
+class Store(Protocol):
+    """Where the tensors grow, row by row."""
+
+    def add(self, name: str, rows: Tensor) -> None: ...
+
+
+class Memory:
+    """Tensors that grow in memory."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def add(self, name: str, rows: Tensor) -> None:
+        self._parts.setdefault(name, []).append(rows)
+
+    def joined(self, before: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor, behind the rows of that name that came before."""
+        return {name: torch.cat([before[name], *self._parts.get(name, [])]) for name in before}
+
+
+@dataclass
+class Builder:
+    """Documents one after the other, behind those of `into`. Works inside the decoder's session.
+
+    sentences: for the units, where there is a tokenizer; batch: chunks that run at once.
+    """
+
+    decoder: Decoder
+    frame: Frame
+    into: Index
+    sentences: Sentences | None
+    store: Store
+    batch: int = 1
+    parts: list[Part] = field(default_factory=list)
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.parts, self.tokens = list(self.into.parts), len(self.into)
+
+    def text(self, tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> Iterator[Event]:
+        """Read a document's text. Events count its tokens; how many it has is estimated until its end."""
+        read = characters = 0
+        first = self.tokens
+        size = 0
+        for piece in pieces(tokenizer, text):
+            characters += len(piece.text)
+            total = (read + piece.ids.shape[1]) * len(text) // characters
+            for done in self._piece(piece):
+                yield Event(read + done, total)
+            read += piece.ids.shape[1]
+            encoded = torch.frombuffer(bytearray(piece.text.encode()), dtype=torch.uint8)
+            self.store.add("text", encoded)
+            size += len(encoded)
+        self._end(name, first, size)
+
+    def ids(self, name: str, ids: Tensor) -> Iterator[Event]:
+        """Read a document given as ids (1, T)."""
+        first = self.tokens
+        for done in self._piece(Piece(ids, torch.zeros(ids.shape[1], 2, dtype=torch.int32), "")):
+            yield Event(done, ids.shape[1])
+        self._end(name, first, 0)
+
+    def _end(self, name: str, first: int, size: int) -> None:
+        byte = sum(part.bytes for part in self.parts[-1:]) + (self.parts[-1].first_byte if self.parts else 0)
+        self.parts.append(Part(name, first, self.tokens - first, byte, size))
+
+    def _piece(self, piece: Piece) -> Iterator[int]:
+        """Read a piece, its chunks apart from those of others; how many of its tokens are read by now."""
+        count = piece.ids.shape[1]
+        if not count:
+            return
+        self.store.add("ids", piece.ids[0].to("cpu", torch.int32))
+        self.store.add("spans", piece.spans)
+        if self.sentences is not None:
+            self.store.add("units", unit_starts(self.sentences, piece.ids.to(self.decoder.device)) + self.tokens)
+        spans = even_spans(count, self.frame.chunk_len)
+        self.store.add("chunks", torch.tensor([start for start, _ in spans]) + self.tokens)
+        for group in _groups(spans, self.batch):
+            self._keep(torch.cat([piece.ids[:, start:stop] for start, stop in group]))
+            yield group[-1][1]
+        self.tokens += count
+
+    def _keep(self, ids: Tensor) -> None:
+        """Run chunks of ids (B, C) behind the prefix and keep their keys."""
+        decoder, layout = self.decoder, self.frame.layout
+        prefix = torch.tensor([self.frame.prefix], dtype=torch.long).expand(len(ids), -1)
+        whole = torch.cat([prefix, ids.cpu()], dim=1).to(decoder.device)
+        positions = torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1)
+        steps = decoder.steps(decoder.embed(whole), positions, 0, layout.scoring.last + 1, finish=False)
+        seen = [step.attended for step in steps if step.layer in layout.scoring.layers]
+        for rows in layout.rows(seen, prefix.shape[1], whole.shape[1]).cpu():
+            if self.frame.int8:
+                rows, scales = layout.to_int8(rows)
+                self.store.add("scales", scales)
+            self.store.add("keys", rows)
+
+
+def empty(frame: Frame, dtype: torch.dtype) -> Index:
+    """An index of nothing yet, whose keys have this dtype."""
+    slots = len(frame.layout.slots)
+    return Index(
+        frame,
+        (),
+        keys=torch.empty(0, frame.layout.width, dtype=torch.int8 if frame.int8 else dtype),
+        scales=torch.empty(0, slots, dtype=torch.float16) if frame.int8 else None,
+        ids=torch.empty(0, dtype=torch.int32),
+        chunks=torch.empty(0, dtype=torch.int64),
+        units=torch.empty(0, dtype=torch.int64),
+        spans=torch.empty(0, 2, dtype=torch.int32),
+        text=torch.empty(0, dtype=torch.uint8),
+    )
+
+
+Reads = Callable[[Builder], Iterable[Event]]
+
+
+@dataclass(frozen=True)
+class Indexer:
+    """Makes indexes for the default method, whose model is `decoder`. To be used inside its session."""
+
+    decoder: Decoder
+    method: Select
+    tokenizer: PreTrainedTokenizerBase | None
+
+    def frame(
+        self, prefix_ids: Tensor, stand_in: Tensor, neutral_len: int, *, chat: bool | None = None, int8: bool = False
+    ) -> Frame:
+        """Of documents that are read behind a prefix (1, P). Chunks leave room for a question as long as the neutral
+        one, or a little more."""
+        config, before = self.method.config, prefix_ids.shape[1]
+        chunk_len, _ = lengths(config, self.decoder.shape, before, 1, max(neutral_len, 1))
+        room = max(chunk_len - before - max(neutral_len, chunk_len // QUESTION_SHARE), 1)
+        layout = KeyLayout.of(self.decoder, indexing(config, self.decoder.shape, chunk_len))
+        prefix, behind = (tuple(part[0].tolist()) for part in (prefix_ids, stand_in))
+        return Frame(self.method.origin(), layout, prefix, behind, room, chat, int8)
+
+    def in_memory(self, into: Index, reads: Reads) -> Generator[Event, None, Index]:
+        """Events of what `reads` reads, behind what is in `into`; the value is the index of both."""
+        store = Memory()
+        builder = self._builder(into, store)
+        yield from reads(builder)
+        return Index(into.frame, tuple(builder.parts), **({"scales": None} | store.joined(into.tensors())))
+
+    def to_file(self, path: Path, into: Index, reads: Reads) -> Generator[Event, None, None]:
+        """The same into a file, with nothing of the documents left in memory. Raises `InputError` if it cannot be
+        written."""
+        with closing(Spool(storage.check_target(path).parent)) as store:
+            builder = self._builder(into, store)
+            yield from reads(builder)
+            new = store.rows()
+            rows = {
+                name: [Rows.of(tensor, into.forget), *([new[name]] if name in new else [])]
+                for name, tensor in into.tensors().items()
+            }
+            save_rows(path, into.frame, builder.parts, rows)
+
+    def _builder(self, into: Index, store: Store) -> Builder:
+        sentences = self.method.sentences
+        if sentences is None and self.tokenizer is not None:  # whichever unit the method chooses by
+            vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
+            sentences = Sentences(self.tokenizer, vocab, self.decoder.device)
+        return Builder(self.decoder, into.frame, into, sentences, store, self.method.config.chunk_batch)
+
+
+def _groups(spans: Iterable[tuple[int, int]], batch: int) -> Iterator[list[tuple[int, int]]]:
+    """At most `batch` neighbours of one length at a time."""
+    group: list[tuple[int, int]] = []
+    for span in spans:
+        if group and (len(group) == batch or span[1] - span[0] != group[0][1] - group[0][0]):
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group
