@@ -16,7 +16,7 @@ from homerlm.lab.likelihood import Likelihood, Prefill
 from homerlm.lab.methods import Method, parse_methods
 from homerlm.lab.perplexity import AFFIX, WindowsWork, rotations
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now, likelihood_of_answer, token_spots
-from homerlm.lab.readers import SINKS, reader_for
+from homerlm.lab.readers import SINKS, HomerReading, IndexReading, reader_for
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.run import run
 from homerlm.lab.samples import Question, Sample, count_tokens, first_integer, first_letter, share_held
@@ -388,6 +388,9 @@ class Recorder:
             raise self.error
         return self
 
+    def read_for_later(self, ids, room):
+        return self.read(ids, room)
+
     token_indices = torch.arange(4, 50)
 
     def generate(self, _):
@@ -415,6 +418,20 @@ def test_asked_now_every_question_is_read_and_later_only_once(words):
     assert "w7" not in words.decode(reader.read_ids[0].suffix[0])
     assert "w9" in words.decode(reader.asked[1][0])
     assert [outcome["expected"] for outcome in outcomes] == [["w7"], ["w9"]]
+
+
+def test_asked_later_the_default_asks_an_index_and_the_paper_what_it_compressed(words):
+    model = llama()
+    for name, kind in (
+        ("homer:max_chunk_len=60,target_len=40", IndexReading),
+        ("homer-paper:score=logit", HomerReading),
+    ):
+        setup = Setup(model, words, reader_for(Method.parse(name), model, words))
+        ids = setup.ids(_sample(), _sample().questions[0])
+        kept = setup.reader.read_for_later(ids, 8)
+        assert isinstance(kept, kind)
+        again = kept.ask_again(ids.suffix)
+        assert again.token_indices[-1] == sum(ids.lengths[:3]) - 1
 
 
 def test_the_share_of_the_answer_that_survived_is_counted(words):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homerlm import prompt
 from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
-from homerlm.lab.readers import Reader, Reading
+from homerlm.lab.readers import Kept, Reader, Reading
 from homerlm.lab.samples import Question, Sample, token_offsets, token_span
 
 
@@ -59,12 +59,12 @@ def ask_later(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator
     """The document read once with a neutral question, then asked each of the sample's."""
     needed = tuple(text for question in sample.questions for text in question.needed)
     neutral = setup.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held", evidence=needed))
-    readings: list[Reading] = []
+    kept: list[Kept] = []
 
     def read(suffix_ids: torch.Tensor) -> Reading:
-        if not readings:
-            readings.append(setup.reader.read(neutral, room, "other questions"))
-        return readings[0].ask_again(suffix_ids)
+        if not kept:
+            kept.append(setup.reader.read_for_later(neutral, room))
+        return kept[0].ask_again(suffix_ids)
 
     for question in sample.questions:
         ids = setup.ids(sample, question)

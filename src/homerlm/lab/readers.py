@@ -16,6 +16,7 @@ from homerlm.config import MergeConfig
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, MismatchError
 from homerlm.homer import Homer
+from homerlm.index.index import Index
 from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.methods import Method
@@ -27,11 +28,18 @@ SINKS = 4  # StreamingLLM's: the first tokens of a prompt, which attention leans
 BUDGET = 1024  # of a rival, as HOMER's target_len
 CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prompt is clipped
 
-# What a prompt is read for: its question, other ones that come later (its own is neutral), or to go on with its text.
-Use = Literal["answer", "other questions", "go on"]
+# What a prompt is read for: its question, or to go on with its text.
+Use = Literal["answer", "go on"]
 
 
-class Reading(Protocol):
+class Kept(Protocol):
+    """A document that was read for questions to come."""
+
+    def ask_again(self, suffix_ids: Tensor) -> Reading:
+        """The document with a question, suffix ids (1, S)."""
+
+
+class Reading(Kept, Protocol):
     """What a method made of a prompt. `token_indices` (tokens,): the prompt's tokens that are left."""
 
     @property
@@ -53,6 +61,9 @@ class Reader(Protocol):
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> Reading:
         """`room`: how many tokens are to follow the prompt."""
+
+    def read_for_later(self, prompt: Asked, room: int) -> Kept:
+        """The document for questions to come, of which the prompt's own, a neutral one, tells nothing."""
 
 
 def reader_for(
@@ -110,14 +121,31 @@ class HomerReader:
         return self.homer.model
 
     @cached_property
-    def _compressors(self) -> dict[Use, Homer]:
-        later, going_on = self.homer.for_later(), self.homer.for_later(chosen_by="attention")
-        return {"answer": self.homer, "other questions": later, "go on": going_on}
+    def _going_on(self) -> Homer:
+        return self.homer.for_later(chosen_by="attention")
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
-        homer = self.homer if use == "answer" else self._compressors[use]
+        homer = self.homer if use == "answer" else self._going_on
         context = homer.compress(prompt.prefix, prompt.context, prompt.suffix, neutral_ids=prompt.neutral)
         return HomerReading(self.homer, context, prompt.neutral)
+
+    def read_for_later(self, prompt: Asked, room: int) -> Kept:
+        """An index; with the paper's preset, which keeps none, the compressed document."""
+        if not self.homer.keeps_keys:
+            return self.read(prompt, room)
+        index = self.homer.index(prompt.prefix, prompt.context, neutral_ids=prompt.neutral)
+        return IndexReading(self.homer, index, prompt.neutral)
+
+
+@dataclass(frozen=True)
+class IndexReading:
+    homer: Homer
+    index: Index
+    neutral_ids: Tensor | None
+
+    def ask_again(self, suffix_ids: Tensor) -> HomerReading:
+        context = self.homer.focus(self.index, suffix_ids, self.neutral_ids)
+        return HomerReading(self.homer, context, self.neutral_ids)
 
 
 @dataclass(frozen=True)
@@ -161,6 +189,9 @@ class PlainReader:
             ids = ids[:, kept]
         return PlainReading(self.model, ids.to(self.model.device), kept, prompt.suffix.shape[1], length)
 
+    def read_for_later(self, prompt: Asked, room: int) -> Kept:
+        return self.read(prompt, room)
+
 
 @dataclass(frozen=True)
 class ChosenReader:
@@ -182,6 +213,9 @@ class ChosenReader:
         places = torch.arange(length + rest)
         indices = torch.cat([places[:start], kept + start, places[start + length :]])
         return PlainReading(self.model, ids.to(self.model.device), indices, prompt.suffix.shape[1], length + rest)
+
+    def read_for_later(self, prompt: Asked, room: int) -> Kept:
+        return self.read(prompt, room)
 
 
 @dataclass(frozen=True)
