@@ -56,8 +56,8 @@ def measuring(
     """`measure` step by step. Closing the generator stops it."""
     decoder, started = Decoder(model), time.perf_counter()
     texts = probes(CHARACTERS, count, seed)
-    bench = _Bench(decoder, tokenizer)
-    rows: list[_Row] = []
+    bench = Bench(decoder, tokenizer)
+    rows: list[Row] = []
     yield Progress(0, count * CHARACTERS // 4)
     for number, probe in enumerate(texts, 1):
         with decoder.session():
@@ -65,8 +65,8 @@ def measuring(
         read, spent = int(sum(row.sizes.sum() for row in rows)), time.perf_counter() - started
         yield Progress(read, read * count // number, spent / number * (count - number))
     heads = decoder.shape.heads
-    reading, reranking = choose(_together(rows, bench.layers_of_heads), heads)
-    indexing, _ = choose(_together([row.alone for row in rows], bench.layers_of_heads), heads)
+    reading, reranking = choose(together(rows, bench.layers_of_heads), heads)
+    indexing, _ = choose(together([row.alone for row in rows], bench.layers_of_heads), heads)
     choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
     notes = _notes(texts, choices) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
@@ -75,7 +75,7 @@ def measuring(
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One text: scores (H, U) of its units by all heads, sizes (U,), asked (U,); other: the scores by a question that
     ran alone, without the text."""
 
@@ -85,11 +85,11 @@ class _Row:
     other: Tensor
 
     @property
-    def alone(self) -> _Row:
+    def alone(self) -> Row:
         return replace(self, scores=self.other)
 
 
-class _Bench:
+class Bench:
     """What all probes of one model share."""
 
     def __init__(self, decoder: Decoder, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -104,7 +104,7 @@ class _Bench:
     def layers_of_heads(self) -> Tensor:
         return torch.tensor(self.layers).repeat_interleave(self.decoder.shape.heads)
 
-    def row(self, probe: Probe, *, chat: bool) -> _Row:
+    def row(self, probe: Probe, *, chat: bool) -> Row:
         """To be called inside the decoder's session."""
         before, after = prompt.affixes(self.tokenizer, probe.question, chat=chat)
         neutral = prompt.token_ids(self.tokenizer, prompt.neutral(self.tokenizer, chat=chat))
@@ -115,8 +115,8 @@ class _Bench:
         sizes = torch.bincount(units, minlength=count).float()
         sums, alone = (torch.zeros(len(each), count).index_add_(1, units, each) for each in (scores, other))
         asked = torch.zeros(count, dtype=torch.bool)
-        asked[units[self._tokens_of(probe)]] = True
-        return _Row(sums / sizes.sqrt(), sizes, asked, alone / sizes.sqrt())
+        asked[units[self.tokens_of(probe)]] = True
+        return Row(sums / sizes.sqrt(), sizes, asked, alone / sizes.sqrt())
 
     def _by_head(self, ids: prompt.PromptIds, neutral: Tensor) -> tuple[Tensor, Tensor]:
         """(H, C) float32 on the CPU, twice: the default score of every head of every layer that sees the whole text, by
@@ -138,7 +138,7 @@ class _Bench:
                 alone.append(asked[step.layer].scores(keys, score)[0].float().cpu())
         return torch.cat(rows), torch.cat(alone)
 
-    def _tokens_of(self, probe: Probe) -> Tensor:
+    def tokens_of(self, probe: Probe) -> Tensor:
         """Indices of the tokens that tell the fact."""
         encoded = self.tokenizer(
             probe.text, add_special_tokens=False, verbose=False, return_offsets_mapping=True, split_special_tokens=True
@@ -152,7 +152,7 @@ class _Bench:
         )
 
 
-def _together(rows: Sequence[_Row], layers: Tensor) -> Found:
+def together(rows: Sequence[Row], layers: Tensor) -> Found:
     most = max(row.scores.shape[1] for row in rows)
 
     def padded(parts: list[Tensor]) -> Tensor:
