@@ -1,7 +1,7 @@
 """What should a question run behind, when it is asked of an index and the text is not there? The profile's probes are
 scored by keys of a text that was read without the question, and by questions behind several stand-ins for it: none,
-prose (the one that ships), documentation, code, of 64 and 256 tokens, and the mean over two of them. Reported for each is
-the best choice of heads, graded on texts that they were not chosen on, beside the question that is read with the text.
+prose (the one that ships), documentation, code, of 64 and 256 tokens, and the mean over two of them. Reported for each
+is the best choice of heads, graded on texts that they were not chosen on, beside the question read with the text.
 
     python benchmarks/stand_in.py --model default --texts 42 --output results/index/stand-in-smollm2-135m.json
 """
