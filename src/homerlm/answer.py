@@ -20,13 +20,12 @@ from homerlm.generation import check_settings
 from homerlm.index.asking import Found
 from homerlm.index.index import Index
 from homerlm.model.memory import PeakMemory
-from homerlm.passes import Event
+from homerlm.passes import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 OnText = Callable[[str], None]
-Observer = Callable[[Event], None]
 Document = str | Path | CompactContext | Index
 
 

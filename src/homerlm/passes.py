@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +62,9 @@ class Event:
     level: int = 0
     kept: Tensor | None = None
     note: str = ""
+
+
+Observer = Callable[[Event], None]
 
 
 class Plan(Protocol):

@@ -1,0 +1,28 @@
+"""Token ids as they come from a caller."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from homerlm.errors import InputError
+
+
+def checked_ids(parts: dict[str, Tensor], vocab: int, device: torch.device, rows: int | None = None) -> list[Tensor]:
+    """The id tensors (B, tokens), by name, as long on a device; `rows`: how many each must have, and a token at least.
+    Raises `InputError` naming the one that is wrong."""
+    for name, ids in parts.items():
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int32):
+            found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(f"{name} is {found}; it must be a LongTensor of shape (batch, tokens)")
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < vocab):
+            raise InputError(
+                f"{name} holds ids from {int(ids.min())} to {int(ids.max())}; the model knows 0 to {vocab - 1}: "
+                "was it made by another tokenizer?"
+            )
+        if rows is not None and (len(ids) != rows or not ids.shape[1]):
+            raise InputError(f"{name} is {tuple(ids.shape)}; it must be ({rows}, 1 or more tokens)")
+    counts = {name: len(ids) for name, ids in parts.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise InputError(f"batch sizes differ or are zero: {counts}; every row needs its prefix, context and suffix")
+    return [ids.long().to(device) for ids in parts.values()]
