@@ -17,7 +17,7 @@ from homerlm.model.shape import DecoderShape
 from homerlm.score import attention as score_attention
 from homerlm.score.attention import Attention
 from homerlm.score.scores import SCORES
-from homerlm.select.plan import SelectPlan, scoring_layers
+from homerlm.select.plan import SelectPlan, scoring
 from tiny import llama
 
 TOKENS, QUERIES = 61, 7
@@ -109,18 +109,19 @@ class TestLayersThatDoNotSee:
         ("name", "expected"), [("middle", (5,)), ("upper_half", (5, 7, 9)), ("all", (1, 3, 5, 7, 9))]
     )
     def test_never_score(self, name, expected):
-        assert scoring_layers(name, self.shape(*[512, None] * 5), 2048) == expected
+        config = HomerConfig(scoring_layers=name)
+        assert scoring(config, self.shape(*[512, None] * 5), 2048).layers == expected
 
     def test_the_nearest_one_that_sees_takes_their_place(self):
         gemma = self.shape(*([512] * 5 + [None]) * 3)
-        assert scoring_layers("middle", gemma, 2048) == (11,)
-        assert scoring_layers("middle", gemma, 512) == (9, 10)
+        assert scoring(HomerConfig(), gemma, 2048).layers == (11,)
+        assert scoring(HomerConfig(), gemma, 512).layers == (9, 10)
 
     def test_where_none_sees_all_chunks_are_cut_to_what_they_see(self):
         windowed = self.shape(*[1500] * 10)
         plan = SelectPlan.of(HomerConfig(), windowed, 10, 20_000, 20)
         assert max(p.tokens for p in plan.passes) <= 1500
-        assert plan.scoring_layers == (5,)
+        assert plan.reading.layers == (5,)
         with pytest.raises(ScheduleError, match="layers see is 1500"):
             SelectPlan.of(HomerConfig(), windowed, 800, 20_000, 800)
 
@@ -137,7 +138,7 @@ class TestLayersThatDoNotSee:
         if make == HomerConfig.paper:
             settings |= {"warmup_layers": 3}
         else:
-            settings |= {"rerank": "never", "pooling": 1, "sentence_weight": 0.0}
+            settings |= {"rerank": "never", "pooling": 1}
         homer = Homer(model, None, make(**settings))
         parts = [torch.randint(1, 97, (1, n), generator=torch.Generator().manual_seed(n)) for n in (3, 50, 4)]
         positions = torch.arange(57)[None]

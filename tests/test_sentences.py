@@ -91,7 +91,7 @@ def test_the_best_token_brings_its_sentence_along(model):
     ids = prompt(context=40)
 
     def kept(tokenizer, **changes):
-        return _kept(Homer(model, tokenizer, HomerConfig(**SIZES, **changes, target_len=48)), ids)
+        return _kept(Homer(model, tokenizer, HomerConfig(**SIZES, **changes, unit="neighbours", target_len=48)), ids)
 
     ((best, _),) = kept(None)
     words = ids[1][0].tolist()
@@ -105,7 +105,8 @@ def test_the_tree_keeps_sentences_whole_too(model):
     ids = prompt(context=300)
     words = ids[1][0].tolist()
     stop = max(set(words), key=words.count)
-    config = HomerConfig(max_chunk_len=60, pooling=1, target_len=40, rerank="never", sentence_weight=1.0)
+    settings = {"max_chunk_len": 60, "pooling": 1, "target_len": 40, "rerank": "never"}
+    config = HomerConfig(**settings, sentence_weight=1.0, unit="neighbours")
     alone, whole = (_kept(Homer(model, tokenizer, config), ids) for tokenizer in (None, _words(stop)))
     assert len(whole) < len(alone) / 2  # as many tokens, in fewer pieces
 
