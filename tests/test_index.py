@@ -16,7 +16,7 @@ import families
 from command import runner
 from homerlm import Homer, HomerConfig, load_model
 from homerlm.errors import Cancelled, ConfigError, CorruptFileError, InputError, MismatchError
-from homerlm.index.asking import Search, Units
+from homerlm.index.asking import Search, Units, alike
 from homerlm.index.index import Index
 from homerlm.index.pieces import pieces
 from homerlm.index.question import Question
@@ -133,7 +133,10 @@ def test_scores_are_those_of_a_literal_question_over_literal_keys(model, profile
     index = homer.index(prefix, document, neutral_ids=neutral)
     search = search_of(homer, index, suffix, neutral if contrast else None)
     with torch.no_grad():
-        got = torch.cat([search.scores(*block) for block in index.blocks])
+        got = torch.zeros(length)
+        for blocks in alike(index.blocks):
+            for (start, stop), scores in zip(blocks, search.scores(blocks), strict=True):
+                got[start:stop] = scores
     expected = literal_scores(model, index, prefix, document, suffix, neutral if contrast else None, HEADS)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
     assert got.std() > 1e-3
@@ -191,6 +194,23 @@ class TestAsked:
         assert torch.equal(index.keys, before)
         again = homer.focus(index, ids_of(3, S)[0])
         assert torch.equal(again.logits, contexts[0].logits)
+
+
+def test_blocks_of_one_length_are_scored_at_once_and_none_waits_for_long():
+    blocks, at = [], 0
+    for i in range(3000):
+        length = 1000 + i % 2 if i < 1000 else 1 + i % 1999
+        blocks.append((at, at + length))
+        at += length
+    groups = list(alike(blocks))
+    assert sorted(block for group in groups for block in group) == blocks
+    assert all(len({stop - start for start, stop in group}) == 1 for group in groups)
+    assert len(list(alike(blocks[:1000]))) <= 1_000_500 // (1 << 14) + 3
+    seen = reach = 0
+    for group in groups:
+        seen += sum(stop - start for start, stop in group)
+        reach = max(reach, group[-1][1])
+        assert reach - seen <= 1 << 20
 
 
 def test_units_are_ranked_as_their_tokens_would_be():
@@ -552,7 +572,7 @@ def test_every_familys_kept_keys_give_its_own_scores(family):
         hidden = homer.decoder.embed(chunk.input_ids)
         for step in homer.decoder.steps(hidden, chunk.position_ids, 0, max(layers) + 1, finish=False, fork=chunk.fork):
             scorer(step.attended)
-        torch.testing.assert_close(search.scores(0, 14), scorer.total[0, P:], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(search.scores([(0, 14)])[0], scorer.total[0, P:], rtol=1e-3, atol=1e-5)
 
 
 def test_threads_ask_and_read_at_once(text_homer, book, tmp_path):
@@ -579,6 +599,7 @@ def test_what_a_long_reading_holds_does_not_grow_with_it(text_homer, tmp_path, m
     """Into a file, and asked from there: tensors alive at once, for two lengths."""
     monkeypatch.setattr("homerlm.index.building.pieces", lambda *args: pieces(*args, 3000))
     monkeypatch.setattr("homerlm.mapped.BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr("homerlm.index.asking.GROUP_TOKENS", 200)
     reading, asking = [], []
     for times in (10, 60):
         text, path = f"{DOCUMENT} " * times, tmp_path / "x"

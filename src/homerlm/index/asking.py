@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from homerlm.select.method import Select
 from homerlm.select.plan import SelectPlan
 
 FORGET_BYTES = 1 << 25  # of keys that are read before memory is given back
+GROUP_TOKENS, WAITING_TOKENS = 1 << 14, 1 << 20  # that are scored at once, and that wait for others of their length
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class Search:
         chosen = [one.only(heads[one.layer]) if heads[one.layer] else one for one in self.asked]
         object.__setattr__(self, "asked", chosen)
 
-    def scores(self, start: int, stop: int) -> Tensor:
-        """(C,) of the tokens `[start, stop)`, which compete with each other."""
+    def scores(self, blocks: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, C) of the tokens `[start, stop)` of blocks of one length; those of a block compete with each other."""
         layout, config = self.index.frame.layout, self.select.config
-        rows = self.index.keys_of(start, stop)
-        total = torch.zeros(stop - start, device=self.select.decoder.device)
+        rows = torch.stack([self.index.keys_of(*block) for block in blocks])
+        total = torch.zeros(rows.shape[:2], device=self.select.decoder.device)
         for one in self.asked:
             by_head = one.scores(layout.of_layer(rows, one.layer), SCORES[config.score])
-            total += joined(by_head, layout.scoring.of_layer(one.layer))[0].to(total.device)
+            total += joined(by_head, layout.scoring.of_layer(one.layer)).to(total.device)
         return total.cpu()
 
     def candidates(self, count: int) -> Generator[Event, None, Tensor]:
@@ -87,24 +89,44 @@ class Search:
         index, config = self.index, self.select.config
         by_unit = config.unit == "sentence" and len(index.units) > 0
         significance = Units(index.units, len(index)) if by_unit else None
-        scores: list[Tensor] = []
-        seen = 0
-        for start, stop in index.blocks:
-            new = self.scores(start, stop)
-            if significance is None:
-                scores.append(new)
-            else:
-                significance.add(start, new)
-            seen += (stop - start) * index.keys[:1].nbytes
+        scores = torch.empty(0 if by_unit else len(index))
+        read = seen = 0
+        for blocks in alike(index.blocks):
+            for (start, stop), new in zip(blocks, self.scores(blocks), strict=True):
+                if significance is None:
+                    scores[start:stop] = new
+                else:
+                    significance.add(start, new)
+                read += stop - start
+            seen += new.numel() * len(blocks) * index.keys[:1].nbytes
             if seen > FORGET_BYTES:
                 index.forget()
                 seen = 0
-            yield Event(stop, len(index))
+            yield Event(read, len(index))
         index.forget()
         if significance is not None:
             return significance.best(count)
-        whole = torch.cat(scores)[None].to(self.select.decoder.device)
+        whole = scores[None].to(self.select.decoder.device)
         return self.select.ranking.candidates(whole, index.ids[None].long().to(whole.device), count)[0].cpu()
+
+
+def alike(blocks: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """The blocks in groups of one length, so that few large operations score them, not many small ones. Those of a long
+    document have two lengths."""
+    waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    tokens = 0
+    for block in blocks:
+        group, length = waiting[block[1] - block[0]], block[1] - block[0]
+        group.append(block)
+        tokens += length
+        if len(group) * length >= GROUP_TOKENS:
+            tokens -= len(group) * length
+            yield waiting.pop(length)
+        elif tokens >= WAITING_TOKENS:  # of many lengths: do not read the whole index ahead
+            yield from waiting.values()
+            waiting.clear()
+            tokens = 0
+    yield from waiting.values()
 
 
 class Units:

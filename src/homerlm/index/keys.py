@@ -68,15 +68,15 @@ class KeyLayout:
         return torch.cat([keys[slot.layer][:, slot.head, start:stop] for slot in self.slots], dim=-1)
 
     def of_layer(self, rows: Tensor, layer: int) -> Tensor:
-        """(1, N, C, D) keys of one layer out of rows (C, width): one for each of the scoring heads, or, where none are
-        named, for each key-value head."""
+        """(B, N, C, D) keys of one layer out of rows (B, C, width): one for each of the scoring heads, or, where none
+        are named, for each key-value head."""
         parts = {(slot.layer, slot.head): part for slot, part in zip(self.slots, self.split(rows), strict=True)}
         heads = self.scoring.of_layer(layer)
         wanted = [head.index // self.group for head in heads] or [s.head for s in self.slots if s.layer == layer]
-        return torch.stack([parts[layer, head] for head in wanted])[None]
+        return torch.stack([parts[layer, head] for head in wanted], dim=1)
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Each slot's (C, D) of rows (C, width)."""
+        """Each slot's (..., C, D) of rows (..., C, width)."""
         return rows.split([slot.size for slot in self.slots], dim=-1)
 
     def to_int8(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,17 +63,18 @@ class LayerQuestion:
         )
 
     def scores(self, keys: Tensor, score: Score) -> Tensor:
-        """(1, N, C) scores by head of the tokens with keys (1, K, C, D), above the neutral question's: as if they stood
-        between the prefix and the question."""
+        """(B, N, C) scores by head of the tokens with keys (B, K, C, D), above the neutral question's: as if those of
+        each row stood between the prefix and the question."""
         asked = self._by_head(self.asked, keys, score)
         return asked if self.neutral is None else score.above_neutral(asked, self._by_head(self.neutral, keys, score))
 
     def _by_head(self, ending: Ending, keys: Tensor, score: Score) -> Tensor:
-        before, count = self.prefix.shape[2], keys.shape[2]
-        whole = torch.cat([self.prefix, keys.to(self.prefix), ending.keys], dim=2)
-        places = torch.arange(whole.shape[2], device=whole.device)[None]
+        rows, before, count = len(keys), self.prefix.shape[2], keys.shape[2]
+        prefix, own = (part.expand(rows, -1, -1, -1) for part in (self.prefix, ending.keys))
+        whole = torch.cat([prefix, keys.to(prefix), own], dim=2)
+        places = torch.arange(whole.shape[2], device=whole.device).expand(rows, -1)
         attention = Attention(
-            ending.queries,
+            ending.queries.expand(rows, -1, -1, -1),
             whole,
             places,
             self.scaling,
