@@ -143,9 +143,14 @@ class Units:
         places = torch.arange(first, first + len(scores))
         self._sums.index_add_(0, torch.searchsorted(self._starts, places, right=True) - 1, scores)
 
+    @property
+    def significance(self) -> Tensor:
+        """(U,) of the units: the sum of their tokens' scores by the square root of their length."""
+        return self._sums / self._sizes.sqrt()
+
     def best(self, count: int) -> Tensor:
         """(count,) ascending: the tokens of the best units, the last one cut. Ties go to the earlier unit."""
-        order = (self._sums / self._sizes.sqrt()).argsort(descending=True, stable=True)
+        order = self.significance.argsort(descending=True, stable=True)
         filled = self._sizes[order].cumsum(0)
         order = order[: int(torch.searchsorted(filled, torch.tensor(count))) + 1]
         starts, sizes = self._starts[order], self._sizes[order]

@@ -1,0 +1,81 @@
+"""What do int8 keys lose? Share of the text above the fact asked for, by an index of the profile's probes (a seed that
+chose no heads), with keys in the model's own numbers and as int8; and how many of the best fifth of the units are the
+same.
+
+    python benchmarks/index_int8.py --texts 42
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from statistics import fmean
+
+import torch
+
+from homerlm import Homer, Index, load_model, prompt
+from homerlm.index.asking import Search, Units, alike
+from homerlm.index.question import Question
+from homerlm.profiling.measure import CHARACTERS
+from homerlm.profiling.probes import Probe, probes
+from homerlm.select.method import Select
+
+SEED = 77
+
+
+@torch.no_grad()
+def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
+    """(U,) of the index's units."""
+    tokenizer, frame, method = homer.tokenizer, index.frame, homer.method
+    assert tokenizer is not None
+    assert isinstance(method, Select)
+    suffix, neutral = (
+        prompt.token_ids(tokenizer, text)
+        for text in (prompt.affixes(tokenizer, question)[1], prompt.neutral(tokenizer))
+    )
+    prefix, behind = (torch.tensor([part]) for part in (frame.prefix, frame.stand_in))
+    asked = Question(prefix, behind, suffix, neutral, suffix.shape[1], frame.chunk_len)
+    units = Units(index.units, len(index))
+    with homer.decoder.session():
+        search = Search(method, index, asked.ask(homer.decoder, frame.layout.scoring.layers))
+        for blocks in alike(index.blocks):
+            for (start, _), scores in zip(blocks, search.scores(blocks), strict=True):
+                units.add(start, scores)
+    return units.significance
+
+
+def share_above(index: Index, significance: torch.Tensor, probe: Probe) -> float:
+    """Share of the text's tokens in units above the worst unit of the fact."""
+    sizes = torch.diff(index.units, append=torch.tensor([len(index)]))
+    told = [
+        token
+        for token, (start, end) in enumerate(index.spans.tolist())
+        if any(start < stop and end > begin for begin, stop in probe.spans)
+    ]
+    asked = torch.searchsorted(index.units, torch.tensor(told), right=True) - 1
+    return float(sizes[significance > significance[asked].min()].sum() / sizes.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="name, folder or file; default the bundled model")
+    parser.add_argument("--texts", type=int, default=42)
+    given = parser.parse_args()
+    homer = Homer(*load_model(given.model))
+    homer.profile()
+    shares: dict[bool, list[float]] = {False: [], True: []}
+    same = []
+    for probe in probes(CHARACTERS, given.texts, SEED):
+        best = []
+        for int8 in (False, True):
+            index = homer.read(probe.text, int8=int8)
+            found = significance(homer, index, probe.question)
+            shares[int8].append(share_above(index, found, probe))
+            best.append({*found.topk(max(len(found) // 5, 1)).indices.tolist()})
+        same.append(len(best[0] & best[1]) / len(best[0]))
+    means = {f"share_above_{'int8' if int8 else 'own'}": round(fmean(values), 4) for int8, values in shares.items()}
+    print(json.dumps({"texts": given.texts, "seed": SEED, **means, "same_units_in_best_fifth": round(fmean(same), 4)}))
+
+
+if __name__ == "__main__":
+    main()
