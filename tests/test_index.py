@@ -9,17 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
+import psutil
 import pytest
 import torch
 
 import families
 from command import runner
-from homerlm import Homer, HomerConfig, load_model
+from homerlm import Homer, HomerConfig, load_model, mapped
 from homerlm.errors import Cancelled, ConfigError, CorruptFileError, InputError, MismatchError
 from homerlm.index.asking import Search, Units, alike
-from homerlm.index.index import Index
+from homerlm.index.index import KIND, VERSION, Index
 from homerlm.index.pieces import pieces
-from homerlm.index.question import Question
+from homerlm.index.question import Ending, LayerQuestion, Question
 from homerlm.lab.measure import peak_of_tensors
 from homerlm.score.heads import Head
 from homerlm.score.neighbours import top_tokens, unit_significance
@@ -196,6 +197,18 @@ class TestAsked:
         assert torch.equal(again.logits, contexts[0].logits)
 
 
+def test_a_soft_cap_and_a_window_are_the_models_own():
+    generator = torch.Generator().manual_seed(0)
+    q, own, prefix, keys = (torch.randn(1, 1, n, 8, generator=generator) * 3 for n in (S, S, P, 20))
+    one = LayerQuestion(0, prefix, Ending(q, own), None, 0.5, 12, 2.0, None)
+    whole = torch.cat([prefix, keys, own], dim=2)[0, 0]
+    logits = torch.tanh(q[0, 0] @ whole.T * 0.5 / 2.0) * 2.0
+    places, asking = torch.arange(len(whole)), torch.arange(P + 20, P + 20 + S)[:, None]
+    seen = (places <= asking) & (places > asking - 12)
+    weights = logits.masked_fill(~seen, float("-inf")).softmax(-1).amax(0)
+    torch.testing.assert_close(one.scores(keys, SCORES["peak_softmax"])[0, 0], weights[P : P + 20])
+
+
 def test_blocks_of_one_length_are_scored_at_once_and_none_waits_for_long():
     blocks, at = [], 0
     for i in range(3000):
@@ -315,6 +328,8 @@ class TestText:
             assert torch.cat([piece.ids for piece in found], 1)[0].tolist() == words(text).input_ids
             spans = torch.cat([piece.spans for piece in found]).tolist()
             assert [text[start:end] for start, end in spans] == text.split()
+        lines = f"{DOCUMENT[:180]}\n{DOCUMENT[180:]}"
+        assert next(pieces(words, lines, 200)).text == DOCUMENT[:180]  # rather at a line's end than at the last space
         monkeypatch.setattr("homerlm.index.building.pieces", lambda *args: pieces(*args, 200))
         events = []
         index = text_homer.read(DOCUMENT, observer=events.append)
@@ -561,7 +576,7 @@ def test_every_familys_kept_keys_give_its_own_scores(family):
         pytest.skip(f"this transformers has no {family.name} that runs")
     model = family.build()
     homer = Homer(model, None, HomerConfig(max_chunk_len=60, target_len=40))
-    prefix, document, suffix, neutral = ids_of(1, P, 14, S, N)
+    prefix, document, suffix, neutral = ids_of(1, P, 17, S, N)  # more than a window of 24 in all
     index = homer.index(prefix, document, neutral_ids=neutral)
     layers = index.frame.layout.scoring.layers
     with homer.decoder.session(), torch.no_grad():
@@ -572,7 +587,21 @@ def test_every_familys_kept_keys_give_its_own_scores(family):
         hidden = homer.decoder.embed(chunk.input_ids)
         for step in homer.decoder.steps(hidden, chunk.position_ids, 0, max(layers) + 1, finish=False, fork=chunk.fork):
             scorer(step.attended)
-        torch.testing.assert_close(search.scores([(0, 14)])[0], scorer.total[0, P:], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(search.scores([(0, 17)])[0], scorer.total[0, P:], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc of Linux")
+def test_what_was_read_of_a_file_is_given_back(book, tmp_path):
+    many = replace(book, text=torch.zeros(1 << 26, dtype=torch.uint8))
+    parts = (replace(book.parts[0], bytes=1 << 26),)
+    replace(many, parts=parts).save(tmp_path / "big")
+    window, _ = mapped.read(tmp_path / "big", kind=KIND, version=VERSION)
+    before = psutil.Process().memory_info().rss
+    window.tensors["text"].sum()
+    assert psutil.Process().memory_info().rss - before > 1 << 25
+    window.forget()
+    assert psutil.Process().memory_info().rss - before < 1 << 24
+    assert torch.equal(window.tensors["ids"], book.ids)
 
 
 def test_threads_ask_and_read_at_once(text_homer, book, tmp_path):

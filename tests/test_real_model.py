@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from homerlm import Calibration, CompactContext, Homer, HomerConfig, load_model
+from homerlm import Calibration, CompactContext, Homer, HomerConfig, Index, load_model
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.questions import Setup
 from homerlm.lab.tasks.needle import Needle
@@ -87,3 +87,17 @@ def test_a_real_question_in_text(bundled):
         max_new_tokens=30,
     )
     assert "Agnes Tait" in answer.text
+
+
+def test_a_fact_is_found_later_in_an_index_that_was_saved(bundled, tmp_path):
+    """Read without a question, 8k tokens of documentation, and asked from the file."""
+    homer, text = Homer(*bundled), python_documentation()[:33_000]
+    cut = text.index("\n", 20_000) + 1
+    document = f"{text[:cut]}The special magic number for Kyoto is 3098071. {text[cut:]}"
+    homer.read(document, path=tmp_path / "d.homer")
+    index = Index.load(tmp_path / "d.homer", *bundled)
+    answer = homer.ask(index, "What is the special magic number for Kyoto?", max_new_tokens=20)
+    assert "3098071" in answer.text
+    assert answer.tokens_read < 2_100 < 7_500 < len(index) < answer.prompt_len
+    found = homer.select(index, "What is the special magic number for Kyoto?", tokens=200)
+    assert any("3098071" in one.text and document[one.start : one.end] == one.text for one in found.passages)
