@@ -65,10 +65,9 @@ def attention_of(decoder: Decoder, tokenizer: Any, probe: Probe, chat: bool) -> 
                 attention = Attention.of(ending, queries, places, decoder.window(step.layer))
                 kept.append(attention.probabilities()[0, :, :, p : p + c].half())
     asked = torch.zeros(c, dtype=torch.long)
-    for at, (begin, end) in enumerate(prompt.token_spans(tokenizer, probe.text)):
-        for number, (start, stop) in enumerate(probe.spans, 1):
-            if begin < stop and end > start:
-                asked[at] = number
+    spans = prompt.token_spans(tokenizer, probe.text)
+    for number, span in enumerate(probe.spans, 1):
+        asked[prompt.tokens_within(spans, [span])] = number
     question, neutral = (torch.stack(kept) for kept in layers)
     return {"A": question, "B": neutral, "asked": asked, "kind": probe.kind, "q": probe.question, "ids": ids.context[0]}
 

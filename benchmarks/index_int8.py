@@ -47,11 +47,7 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
 def share_above(index: Index, significance: torch.Tensor, probe: Probe) -> float:
     """Share of the text's tokens in units above the worst unit of the fact."""
     sizes = torch.diff(index.units, append=torch.tensor([len(index)]))
-    told = [
-        token
-        for token, (start, end) in enumerate(index.spans.tolist())
-        if any(start < stop and end > begin for begin, stop in probe.spans)
-    ]
+    told = prompt.tokens_within(index.spans.tolist(), probe.spans)
     asked = torch.searchsorted(index.units, torch.tensor(told), right=True) - 1
     return float(sizes[significance > significance[asked].min()].sum() / sizes.sum())
 

@@ -74,16 +74,7 @@ def rows_of(bench: Bench, probe: Probe, chat: bool, behind: dict[str, list[Tenso
             for name, questions in asked.items():
                 found = [question[step.layer].scores(keys, score)[0].float() for question in questions]
                 scores[name].append(torch.stack(found).mean(0))
-    units = bench.sentences.units(ids.context, torch.arange(c)[None])[0]
-    sizes = torch.bincount(units).float()
-    told = torch.zeros(len(sizes), dtype=torch.bool)
-    told[units[bench.tokens_of(probe)]] = True
-    sums = {
-        name: torch.zeros(len(heads), len(sizes)).index_add_(1, units, heads) / sizes.sqrt()
-        for name, parts in scores.items()
-        for heads in [torch.cat(parts)]
-    }
-    return {name: Row(each, sizes, told, each) for name, each in sums.items()}
+    return {name: bench.units_of(probe, ids, *[torch.cat(parts)] * 2) for name, parts in scores.items()}
 
 
 def main() -> None:

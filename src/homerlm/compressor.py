@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from homerlm import generation, prompt, storage
 from homerlm.checks import checked_ids
 from homerlm.config import Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
-from homerlm.errors import Cancelled, ConfigError, InputError, NumericalError
+from homerlm.errors import ConfigError, InputError, NumericalError
 from homerlm.index.asking import Found, asking
 from homerlm.index.building import Builder, Indexer, Reads, empty
 from homerlm.index.index import Frame, Index
@@ -30,15 +30,14 @@ from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
-from homerlm.passes import Event, Lengths, Observer, Plan
-from homerlm.profiling.first_use import can_profile, profiled, with_known_profile, with_profile
+from homerlm.passes import Event, Lengths, Observer, Plan, run_steps
+from homerlm.profiling.first_use import can_profile, profiled, with_known_profile
 from homerlm.prompt import PromptIds
 from homerlm.score.profile import Profile
 from homerlm.select.method import Select
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
-Result = TypeVar("Result")
 _profiling = threading.Lock()
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
@@ -105,10 +104,7 @@ class Compressor:
         """The profile that the default method chooses by: the config's, the one that is known of this model, or else
         measured now, in the time of reading some 80,000 tokens, and kept for next time. None where none is asked for
         or none can be measured: without a fast tokenizer, or with HOMERLM_AUTO_PROFILE=0 in the environment."""
-        steps = self._profiled()
-        for event in steps:
-            if observer is not None:
-                observer(event)
+        run_steps(self._profiled(), observer)
         return self.config.profile if isinstance(self.config, HomerConfig) else None
 
     def compress(
@@ -322,8 +318,8 @@ class Compressor:
             return
         with _profiling:
             known = with_known_profile(self.model, self.config)
-            if known is self.config:
-                known = with_profile(known, (yield from profiled(self.model, self.tokenizer)))
+            if isinstance(known, HomerConfig) and known.profile is None:
+                known = replace(known, profile=(yield from profiled(self.model, self.tokenizer)))
         self.config, self.method = known, self._method(known)
 
     @property
@@ -339,22 +335,6 @@ class Compressor:
 
     def _checked(self, parts: dict[str, Tensor], rows: int | None = None) -> list[Tensor]:
         return checked_ids(parts, self._vocab, self.decoder.device, rows)
-
-
-def run_steps(
-    steps: Generator[Event, None, Result], observer: Observer | None, cancel: threading.Event | None
-) -> Result:
-    """The value of work that goes step by step. Raises `Cancelled` once `cancel` is set."""
-    while True:
-        if cancel is not None and cancel.is_set():
-            steps.close()
-            raise Cancelled("stopped while reading the document")
-        try:
-            event = next(steps)
-        except StopIteration as done:
-            return done.value
-        if observer is not None:
-            observer(event)
 
 
 def _finite(context: CompactContext) -> CompactContext:

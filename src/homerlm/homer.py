@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from homerlm import prompt
 from homerlm.answer import Answer, AnswerStream, Asking, Document, OnText, compressed
-from homerlm.compressor import Compressor, run_steps
+from homerlm.compressor import Compressor
 from homerlm.config import SELECT_TOKENS
 from homerlm.context import CompactContext
 from homerlm.documents import read_document
@@ -22,7 +22,7 @@ from homerlm.errors import InputError
 from homerlm.index.building import Builder, Indexer
 from homerlm.index.index import Frame, Index
 from homerlm.index.question import stand_in
-from homerlm.passes import Event, Observer
+from homerlm.passes import Event, Observer, run_steps
 from homerlm.selection import Selection, config_for
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens

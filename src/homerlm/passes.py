@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from homerlm.errors import ScheduleError
+from homerlm.errors import Cancelled, ScheduleError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,27 @@ class Event:
 
 
 Observer = Callable[[Event], None]
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+def run_steps(
+    steps: Generator[Step, None, Result],
+    observer: Callable[[Step], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Result:
+    """The value of work that goes step by step, each step shown to `observer`. Raises `Cancelled` once `cancel` is
+    set."""
+    while True:
+        if cancel is not None and cancel.is_set():
+            steps.close()
+            raise Cancelled("stopped while reading the document")
+        try:
+            step = next(steps)
+        except StopIteration as done:
+            return done.value
+        if observer is not None:
+            observer(step)
 
 
 class Plan(Protocol):

@@ -7,7 +7,7 @@ token, as `<|im_end|>`, that name is spelled out in ordinary tokens. Only the te
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,11 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: Text | str) -> Tensor:
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"the text holds characters that are none (lone surrogates): {error}") from error
     return torch.tensor([ids], dtype=torch.long)
+
+
+def tokens_within(spans: Sequence[tuple[int, int]], wanted: Sequence[tuple[int, int]]) -> list[int]:
+    """Indices of the tokens, of characters `spans`, that hold any of the characters `wanted`; each `[start, end)`."""
+    return [at for at, (begin, end) in enumerate(spans) if any(begin < stop and end > start for start, stop in wanted)]
 
 
 def token_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:

@@ -39,23 +39,19 @@ def profile(
     check_device(device)
     with status("Loading the model", quiet=as_json):
         from homerlm import load_model
-        from homerlm.passes import Event
+        from homerlm.passes import Event, run_steps
         from homerlm.profiling.measure import COUNT, measuring
 
         placed = {} if device is None else {"device_map": device}
         loaded, tokenizer = load_model(None if model == "default" else model, dtype=str(dtype), **placed)
-    steps, count = measuring(loaded, tokenizer, count=texts or COUNT), 0
     with reading("Measuring", quiet=as_json) as bar:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as done:
-                measured = done.value
-                break
+
+        def show(progress: Any) -> None:
             bar(Event(progress.read, progress.total))
-            count += 1
-            if count == 2 and not as_json:
+            if progress.texts == 1 and not as_json:
                 err.print(f"about {progress.seconds:,.0f} s to go", style="dim")
+
+        measured = run_steps(measuring(loaded, tokenizer, count=texts or COUNT), show)
     if output is None:
         output = measured.keep()
     else:

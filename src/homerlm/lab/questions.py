@@ -114,11 +114,8 @@ def _by_likelihood(setup: Setup, question: Question, reading: Reading) -> Outcom
 def token_spots(tokenizer: PreTrainedTokenizerBase, document: str, wanted: tuple[str, ...], offset: int) -> list[int]:
     """Indices in the prompt of the document's tokens that spell any of `wanted`; none without a tokenizer's offsets."""
     spans = [found.span() for text in wanted if len(text) > 1 for found in re.finditer(re.escape(text), document)]
-    return [
-        index + offset
-        for index, (begin, end) in enumerate(token_offsets(tokenizer, document) if spans else [])
-        if any(begin < last and end > first for first, last in spans)
-    ]
+    found = prompt.tokens_within(token_offsets(tokenizer, document) if spans else [], spans)
+    return [index + offset for index in found]
 
 
 def section_spans(tokenizer: PreTrainedTokenizerBase, sample: Sample, offset: int) -> list[tuple[int, int]]:

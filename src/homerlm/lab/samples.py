@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.lab.corpora import COUNTS, NAMES
+from homerlm.prompt import token_spans
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 
 def token_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
     """Characters [begin, end) of each of a text's tokens; none from a tokenizer that does not tell."""
-    if not tokenizer.is_fast:
-        return []
-    encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    return list(encoded.offset_mapping)
+    return token_spans(tokenizer, text) if tokenizer.is_fast else []
 
 
 def token_span(offsets: list[tuple[int, int]], begin: int, end: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from homerlm.score.profile import Profile
 SWITCH = "HOMERLM_AUTO_PROFILE"  # 0: no model is ever measured by itself
 
 
-def with_known_profile(model: PreTrainedModel, config: Config) -> Any:
+def with_known_profile(model: PreTrainedModel, config: Config) -> Config:
     """The config with the profile that it wants and lacks, where one is known; else the config itself. Raises
     `MismatchError` for a profile of another model."""
     if not isinstance(config, HomerConfig) or config.scoring_layers != "profile":
@@ -32,10 +32,6 @@ def with_known_profile(model: PreTrainedModel, config: Config) -> Any:
         return config
     _warn_if_weak(known)
     return replace(config, profile=known)
-
-
-def with_profile(config: Any, profile: Profile) -> Any:
-    return replace(config, profile=profile)
 
 
 def can_profile(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> bool:

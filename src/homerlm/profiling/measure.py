@@ -15,9 +15,11 @@ from homerlm import prompt
 from homerlm.index.question import Question, stand_in
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
+from homerlm.passes import run_steps
 from homerlm.profiling.choice import Choice, Found, choose
 from homerlm.profiling.probes import Probe, kinds, probes, sources
 from homerlm.score.heads import Scoring
+from homerlm.score.neighbours import unit_scores
 from homerlm.score.profile import Profile
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
@@ -30,10 +32,12 @@ SEED = 14
 
 @dataclass(frozen=True)
 class Progress:
-    """`read` of about `total` tokens have been read; seconds: expected for the rest, None before the first text."""
+    """`read` of about `total` tokens have been read, `texts` texts; seconds: expected for the rest, None before the
+    first text."""
 
     read: int
     total: int
+    texts: int = 0
     seconds: float | None = None
 
 
@@ -41,12 +45,7 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, count: int = COUNT, seed: int = SEED
 ) -> Profile:
     """The profile of a model. `count`: texts that are read, about a thousand tokens each."""
-    steps = measuring(model, tokenizer, count=count, seed=seed)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
+    return run_steps(measuring(model, tokenizer, count=count, seed=seed))
 
 
 @torch.no_grad()
@@ -58,12 +57,14 @@ def measuring(
     texts = probes(CHARACTERS, count, seed)
     bench = Bench(decoder, tokenizer)
     rows: list[Row] = []
+    read = 0
     yield Progress(0, count * CHARACTERS // 4)
     for number, probe in enumerate(texts, 1):
         with decoder.session():
             rows.append(bench.row(probe, chat=bench.has_template and number % 2 == 0))
-        read, spent = int(sum(row.sizes.sum() for row in rows)), time.perf_counter() - started
-        yield Progress(read, read * count // number, spent / number * (count - number))
+        read += int(rows[-1].sizes.sum())
+        spent = time.perf_counter() - started
+        yield Progress(read, read * count // number, number, spent / number * (count - number))
     heads = decoder.shape.heads
     reading, reranking = choose(together(rows, bench.layers_of_heads), heads)
     indexing, _ = choose(together([row.alone for row in rows], bench.layers_of_heads), heads)
@@ -107,24 +108,26 @@ class Bench:
     def row(self, probe: Probe, *, chat: bool) -> Row:
         """To be called inside the decoder's session."""
         before, after = prompt.affixes(self.tokenizer, probe.question, chat=chat)
-        neutral = prompt.token_ids(self.tokenizer, prompt.neutral(self.tokenizer, chat=chat))
-        ids = prompt.encode(self.tokenizer, before, probe.text, after)
-        scores, other = self._by_head(ids, neutral)
-        units = self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
-        count = int(units.max()) + 1
-        sizes = torch.bincount(units, minlength=count).float()
-        sums, alone = (torch.zeros(len(each), count).index_add_(1, units, each) for each in (scores, other))
-        asked = torch.zeros(count, dtype=torch.bool)
-        asked[units[self.tokens_of(probe)]] = True
-        return Row(sums / sizes.sqrt(), sizes, asked, alone / sizes.sqrt())
+        ids = prompt.encode(self.tokenizer, before, probe.text, after, prompt.neutral(self.tokenizer, chat=chat))
+        return self.units_of(probe, ids, *self._by_head(ids))
 
-    def _by_head(self, ids: prompt.PromptIds, neutral: Tensor) -> tuple[Tensor, Tensor]:
+    def units_of(self, probe: Probe, ids: prompt.PromptIds, scores: Tensor, other: Tensor) -> Row:
+        """The row of a text's tokens with scores (H, C), read at once and alone."""
+        units = self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
+        sizes = torch.bincount(units).float()
+        asked = torch.zeros(len(sizes), dtype=torch.bool)
+        asked[units[self.tokens_of(probe)]] = True
+        at_once, alone = (unit_scores(each, units.expand(len(each), -1)) for each in (scores, other))
+        return Row(at_once, sizes, asked, alone)
+
+    def _by_head(self, ids: prompt.PromptIds) -> tuple[Tensor, Tensor]:
         """(H, C) float32 on the CPU, twice: the default score of every head of every layer that sees the whole text, by
         the question that is read with it, and by the question behind a stand-in for it."""
         device, (before, count, length, _) = self.decoder.device, ids.lengths
-        question = Question(ids.prefix, self.stand_in, ids.suffix, neutral, length, count)
+        assert ids.neutral is not None
+        question = Question(ids.prefix, self.stand_in, ids.suffix, ids.neutral, length, count)
         asked = {one.layer: one for one in question.ask(self.decoder, self.layers)}
-        chunk = Chunk.of(*(part.to(device) for part in (ids.prefix, ids.context, ids.suffix, neutral)))
+        chunk = Chunk.of(*(part.to(device) for part in (ids.prefix, ids.context, ids.suffix, ids.neutral)))
         score = SCORES["peak_softmax"]
         scorer = Scorer(self.decoder, score, Scoring(self.layers), length, chunk)
         rows: list[Tensor] = []
@@ -140,16 +143,7 @@ class Bench:
 
     def tokens_of(self, probe: Probe) -> Tensor:
         """Indices of the tokens that tell the fact."""
-        encoded = self.tokenizer(
-            probe.text, add_special_tokens=False, verbose=False, return_offsets_mapping=True, split_special_tokens=True
-        )
-        return torch.tensor(
-            [
-                at
-                for at, (begin, end) in enumerate(encoded.offset_mapping)
-                if any(begin < stop and end > start for start, stop in probe.spans)
-            ]
-        )
+        return torch.tensor(prompt.tokens_within(prompt.token_spans(self.tokenizer, probe.text), probe.spans))
 
 
 def together(rows: Sequence[Row], layers: Tensor) -> Found:

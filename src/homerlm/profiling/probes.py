@@ -75,9 +75,7 @@ def _probe(kind: str, source: str, characters: int, rng: random.Random) -> Probe
     template = rng.choice(templates)
     asked = _fact(template, rng)
     alike = [other for other in templates if other != template] if template[0].count("{") == 1 else [template]
-    others = [
-        fact for fact in (_fact(rng.choice(alike), rng) for _ in range(OTHERS)) if fact.question != asked.question
-    ]
+    others = [_fact(rng.choice(alike), rng) for _ in range(OTHERS)]
     planted = [
         (rng.random(), sentence, False)
         for fact in others

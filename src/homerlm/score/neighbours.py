@@ -52,15 +52,18 @@ def significance(
     return torch.where(rest > 0, pooled.maximum(rest), pooled)  # part of a logit below 0 would be more than it
 
 
-def unit_significance(scores: Tensor, units: Tensor) -> Tensor:
-    """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): the sum over their unit by the square
-    root of its length, between a sum, which favours long sentences, and a mean, which favours short ones."""
-    if not scores.shape[1]:
-        return scores
+def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
+    """Scores (B, U) of units that tokens with scores (B, C) are in, numbered (B, C): their sum by the square root of
+    the unit's length, between a sum, which favours long sentences, and a mean, which favours short ones."""
     count = int(units.max()) + 1
     sums = torch.zeros(len(scores), count, device=scores.device).scatter_add_(1, units, scores)
     sizes = torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(scores))
-    return (sums / sizes.clamp(min=1).sqrt()).gather(1, units)
+    return sums / sizes.clamp(min=1).sqrt()
+
+
+def unit_significance(scores: Tensor, units: Tensor) -> Tensor:
+    """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's."""
+    return unit_scores(scores, units).gather(1, units) if scores.shape[1] else scores
 
 
 def top_tokens(scores: Tensor, count: int) -> Tensor:
