@@ -37,7 +37,7 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
     asked = Question(prefix, behind, suffix, neutral, suffix.shape[1], frame.chunk_len)
     units = Units(index.units, len(index))
     with homer.decoder.session():
-        search = Search(method, index, asked.ask(homer.decoder, frame.layout.scoring.layers))
+        search = Search.of(method, index, asked)
         for blocks in alike(index.blocks):
             for (start, _), scores in zip(blocks, search.scores(blocks), strict=True):
                 units.add(start, scores)

@@ -8,6 +8,7 @@ os.environ["HOMERLM_AUTO_PROFILE"] = "0"  # tiny random models know nothing
 
 import pytest
 
+from command import WORDS, runner
 from homerlm import Homer, HomerConfig
 from tiny import VOCAB, llama
 from words import tokenizer_of
@@ -31,3 +32,16 @@ def model_folder(tmp_path_factory, words):
     llama().save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, model_folder):
+    """A function that runs a command of the tiny model: (exit code, stdout, stderr)."""
+    return runner(monkeypatch, capsys, model_folder)
+
+
+@pytest.fixture
+def document(tmp_path):
+    path = tmp_path / "document.txt"
+    path.write_text(WORDS)
+    return path

@@ -24,13 +24,6 @@ def homer(monkeypatch, capsys, model_folder):
     return runner(monkeypatch, capsys, model_folder)
 
 
-@pytest.fixture
-def document(tmp_path):
-    path = tmp_path / "document.txt"
-    path.write_text(WORDS)
-    return path
-
-
 def test_flags_are_the_configs_fields():
     for name in ("ask", "demo", "plan"):
         options = {o for p in get_command(main.app).commands[name].params for o in p.opts}

@@ -19,13 +19,6 @@ def homer(monkeypatch, capsys, model_folder):
 
 
 @pytest.fixture
-def document(tmp_path):
-    path = tmp_path / "document.txt"
-    path.write_text(WORDS)
-    return path
-
-
-@pytest.fixture
 def no_model(monkeypatch):
     def fail(*_args, **_kwargs):
         raise AssertionError("the model is loaded before the paths are checked")

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import families
-from command import runner
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError, CorruptFileError, InputError, MismatchError
 from homerlm.model.attention import Fork
@@ -285,8 +284,7 @@ class TestChoice:
 
 
 class TestCommand:
-    def test_profile_measures_and_keeps_and_ask_takes_it(self, model_folder, tmp_path, monkeypatch, capsys):
-        run = runner(monkeypatch, capsys, model_folder)
+    def test_profile_measures_and_keeps_and_ask_takes_it(self, run, model_folder, tmp_path, monkeypatch):
         monkeypatch.setenv("HOMERLM_CACHE", str(tmp_path / "cache"))
         code, out, _ = run("profile", model_folder, "--texts", "6")
         assert code == 0

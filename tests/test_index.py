@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import families
-from command import runner
 from homerlm import Homer, HomerConfig, load_model, mapped
 from homerlm.errors import Cancelled, ConfigError, CorruptFileError, InputError, MismatchError
 from homerlm.index.asking import Search, Units, alike
@@ -123,7 +122,7 @@ def search_of(homer, index, suffix, neutral=None):
     prefix, behind = (torch.tensor([part]) for part in (index.frame.prefix, index.frame.stand_in))
     question = Question(prefix, behind, suffix, neutral, suffix.shape[1], index.frame.chunk_len)
     with homer.decoder.session(), torch.no_grad():
-        return Search(homer.method, index, question.ask(homer.decoder, index.frame.layout.scoring.layers))
+        return Search.of(homer.method, index, question)
 
 
 @pytest.mark.parametrize("length", [20, 49, 301])
@@ -581,7 +580,7 @@ def test_every_familys_kept_keys_give_its_own_scores(family):
     layers = index.frame.layout.scoring.layers
     with homer.decoder.session(), torch.no_grad():
         question = Question(prefix, document, suffix, neutral, S, document.shape[1])
-        search = Search(homer.method, index, question.ask(homer.decoder, layers))
+        search = Search.of(homer.method, index, question)
         chunk = Chunk.of(prefix, document, suffix, neutral)
         scorer = Scorer(homer.decoder, SCORES["peak_softmax"], index.frame.layout.scoring, S, chunk)
         hidden = homer.decoder.embed(chunk.input_ids)
@@ -642,10 +641,6 @@ def test_what_a_long_reading_holds_does_not_grow_with_it(text_homer, tmp_path, m
 
 
 class TestCommand:
-    @pytest.fixture
-    def run(self, monkeypatch, capsys, model_folder):
-        return runner(monkeypatch, capsys, model_folder)
-
     @pytest.fixture
     def files(self, tmp_path):
         folder = tmp_path / "texts"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from command import WORDS, ask, runner
+from command import WORDS, ask
 from homerlm.errors import EndpointError, InputError
 from homerlm.remote import KEY, Endpoint
 from homerlm.selection import Excerpt, Selection
@@ -230,16 +230,6 @@ class TestChecked:
 
 
 class TestCommand:
-    @pytest.fixture
-    def run(self, monkeypatch, capsys, model_folder):
-        return runner(monkeypatch, capsys, model_folder)
-
-    @pytest.fixture
-    def document(self, tmp_path):
-        path = tmp_path / "document.txt"
-        path.write_text(WORDS)
-        return path
-
     @staticmethod
     def given(document, url, *more):
         return [

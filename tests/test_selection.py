@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from command import WORDS, runner
+from command import WORDS
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError
 from homerlm.selection import excerpts
@@ -113,16 +113,6 @@ class TestSelect:
 
 
 class TestCommand:
-    @pytest.fixture
-    def run(self, monkeypatch, capsys, model_folder):
-        return runner(monkeypatch, capsys, model_folder)
-
-    @pytest.fixture
-    def document(self, tmp_path):
-        path = tmp_path / "document.txt"
-        path.write_text(WORDS)
-        return path
-
     def test_json_has_the_passages_and_their_places(self, run, document):
         code, out, err = run("select", document, QUESTION, "--tokens", "40", "--json", *FLAGS)
         assert (code, err) == (0, "")

@@ -10,7 +10,7 @@ import typer
 
 from homerlm.cli import inputs
 from homerlm.cli.console import err, out, print_json, reading, say_skipped, status, written
-from homerlm.cli.devices import DType, check_device
+from homerlm.cli.devices import DType, check_device, placed
 from homerlm.cli.errors import UsageError
 from homerlm.cli.options import (
     CalibrationFile,
@@ -170,8 +170,7 @@ def open_homer(
     with status("Loading the model", quiet):
         from homerlm import Calibration, Homer, load_model
 
-        placed = {} if device is None else {"device_map": device}
-        loaded, tokenizer = load_model(model, rope=rope, dtype=str(dtype), **placed)
+        loaded, tokenizer = load_model(model, rope=rope, dtype=str(dtype), **placed(device))
         if calibration is not None:
             assert isinstance(settings, MergeConfig)
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))

@@ -14,6 +14,11 @@ class DType(StrEnum):
     float16 = "float16"
 
 
+def placed(device: str | None) -> dict[str, str]:
+    """`load_model`'s keyword for --device, none without it."""
+    return {} if device is None else {"device_map": device}
+
+
 def check_device(name: str | None) -> None:
     """Refuse a device that torch does not know or this machine does not have, with the ones that it has."""
     if name is None or name == "auto":

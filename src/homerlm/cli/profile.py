@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from homerlm.cli.console import err, out, print_json, reading, status
-from homerlm.cli.devices import DType, check_device
+from homerlm.cli.devices import DType, check_device, placed
 from homerlm.cli.options import Device, Force, Json, Numbers
 from homerlm.cli.outputs import check_outputs
 
@@ -42,8 +42,7 @@ def profile(
         from homerlm.passes import Event, run_steps
         from homerlm.profiling.measure import COUNT, measuring
 
-        placed = {} if device is None else {"device_map": device}
-        loaded, tokenizer = load_model(None if model == "default" else model, dtype=str(dtype), **placed)
+        loaded, tokenizer = load_model(None if model == "default" else model, dtype=str(dtype), **placed(device))
     with reading("Measuring", quiet=as_json) as bar:
 
         def show(progress: Any) -> None:

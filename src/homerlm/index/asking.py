@@ -16,8 +16,7 @@ from homerlm.passes import Event
 from homerlm.prompt import PromptIds
 from homerlm.score.heads import joined
 from homerlm.score.scores import SCORES
-from homerlm.select.method import Select
-from homerlm.select.plan import SelectPlan
+from homerlm.select.method import Select, in_prompt
 
 FORGET_BYTES = 1 << 25  # of keys that are read before memory is given back
 GROUP_TOKENS, WAITING_TOKENS = 1 << 14, 1 << 20  # that are scored at once, and that wait for others of their length
@@ -47,11 +46,11 @@ def asking(
         if plan.spans:
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
             question = Question(prefix, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
-            search = Search(select, index, question.ask(decoder, frame.layout.scoring.layers))
+            search = Search.of(select, index, question)
             tokens = yield from search.candidates(plan.candidates - plan.prefix_len - plan.suffix_len)
         else:
             tokens = torch.arange(len(index))
-        yield Event(len(index), len(index), 1, _in_prompt(plan, tokens))
+        yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
         ids = index.ids[tokens].long()[None].to(decoder.device)
         prompt = PromptIds(prefix, ids, suffix_ids, neutral)
         context = select.read_candidates(prompt, plan, tokens, index.part_of(tokens))
@@ -62,17 +61,20 @@ def asking(
 
 @dataclass(frozen=True)
 class Search:
-    """The ranking of an index's tokens by what a question asks in each of the scoring layers."""
+    """The ranking of an index's tokens by what a question asks in each of the scoring layers, by their heads."""
 
     select: Select
     index: Index
     asked: list[LayerQuestion]
 
-    def __post_init__(self) -> None:
-        scoring = self.index.frame.layout.scoring
-        heads = {one.layer: [head.index for head in scoring.of_layer(one.layer)] for one in self.asked}
-        chosen = [one.only(heads[one.layer]) if heads[one.layer] else one for one in self.asked]
-        object.__setattr__(self, "asked", chosen)
+    @classmethod
+    def of(cls, select: Select, index: Index, question: Question) -> Search:
+        """To be called inside the decoder's session."""
+        scoring = index.frame.layout.scoring
+        asked = question.ask(select.decoder, scoring.layers)
+        if scoring.heads:
+            asked = [one.only([head.index for head in scoring.of_layer(one.layer)]) for one in asked]
+        return cls(select, index, asked)
 
     def scores(self, blocks: Sequence[tuple[int, int]]) -> Tensor:
         """(B, C) of the tokens `[start, stop)` of blocks of one length; those of a block compete with each other."""
@@ -156,9 +158,3 @@ class Units:
         starts, sizes = self._starts[order], self._sizes[order]
         inside = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         return (starts.repeat_interleave(sizes) + inside)[:count].sort().values
-
-
-def _in_prompt(plan: SelectPlan, tokens: Tensor) -> Tensor:
-    """(1, n) indices in the prompt of its affixes and of tokens (n,) of the index between them."""
-    ends = torch.arange(plan.prefix_len), torch.arange(plan.prompt_len - plan.suffix_len, plan.prompt_len)
-    return torch.cat([ends[0], tokens + plan.prefix_len, ends[1]])[None]

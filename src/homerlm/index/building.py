@@ -21,7 +21,7 @@ from homerlm.model.decoder import Decoder
 from homerlm.passes import Event
 from homerlm.score.sentences import Sentences
 from homerlm.select.method import Select
-from homerlm.select.plan import even_spans, lengths
+from homerlm.select.plan import even_spans, groups_alike, lengths
 
 QUESTION_SHARE = 32  # of a chunk, one part is left for a question
 
@@ -103,7 +103,7 @@ class Builder:
             self.store.add("units", unit_starts(self.sentences, piece.ids.to(self.decoder.device)) + self.tokens)
         spans = even_spans(count, self.frame.chunk_len)
         self.store.add("chunks", torch.tensor([start for start, _ in spans]) + self.tokens)
-        for group in _groups(spans, self.batch):
+        for group in groups_alike(spans, self.batch):
             self._keep(torch.cat([piece.ids[:, start:stop] for start, stop in group]))
             yield group[-1][1]
         self.tokens += count
@@ -188,15 +188,3 @@ class Indexer:
             vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
             sentences = Sentences(self.tokenizer, vocab, self.decoder.device)
         return Builder(self.decoder, into.frame, into, sentences, store, self.method.config.chunk_batch)
-
-
-def _groups(spans: Iterable[tuple[int, int]], batch: int) -> Iterator[list[tuple[int, int]]]:
-    """At most `batch` neighbours of one length at a time."""
-    group: list[tuple[int, int]] = []
-    for span in spans:
-        if group and (len(group) == batch or span[1] - span[0] != group[0][1] - group[0][0]):
-            yield group
-            group = []
-        group.append(span)
-    if group:
-        yield group

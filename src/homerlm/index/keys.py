@@ -89,9 +89,6 @@ class KeyLayout:
         """float32 rows (C, width)."""
         return rows.float() * self._spread(scales)
 
-    def to_json(self) -> list[list[int]]:
-        return [[slot.layer, slot.head, slot.size] for slot in self.slots]
-
     def _spread(self, scales: Tensor) -> Tensor:
         sizes = torch.tensor([slot.size for slot in self.slots], device=scales.device)
         return scales.float().repeat_interleave(sizes, dim=-1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ class Found:
     sizes: Tensor
     asked: Tensor
     layers: Tensor
+
+    @cached_property
+    def alone(self) -> Tensor:
+        """(H,) loss of each head by itself."""
+        return loss(self.share_above(self.scores))
 
     def of(self, texts: Sequence[int]) -> Found:
         chosen = list(texts)
@@ -61,10 +67,12 @@ def loss(shares: Tensor) -> Tensor:
 def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:
     """The heads for reading and for reranking. Every depth and number of heads is tried on half of the texts and
     graded on the other; for the reranking the best one counts, for reading the shallowest that is not much worse."""
+    halves = [[i for i in range(len(found.scores)) if i // 2 % 2 == half] for half in (0, 1)]
+    parts = [(found.of(own), found.of(other), other) for own, other in (halves, halves[::-1])]
     tried = {
-        (depth, count): _graded(found, depth, count, per_layer)
+        (depth, count): choice
         for depth in sorted({int(layer) for layer in found.layers.unique()})
-        for count in COUNTS
+        for count, choice in _graded(found, parts, depth, per_layer)
     }
     best = min(tried.values(), key=lambda choice: choice.loss)
     shallow = min(
@@ -73,23 +81,24 @@ def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:
     return tried[shallow[0], shallow[2]], best
 
 
-def _graded(found: Found, depth: int, count: int, per_layer: int) -> Choice:
-    """`count` heads of the layers up to `depth`, chosen on all texts; graded by choices on half of them."""
-    total = len(found.scores)
-    halves = [[i for i in range(total) if i // 2 % 2 == half] for half in (0, 1)]
-    shares = torch.empty(total)
-    for own, other in (halves, halves[::-1]):
-        picked, graded = greedy(found.of(own), depth, count), found.of(other)
-        shares[other] = graded.share_above(graded.scores[:, picked].sum(1, keepdim=True))[:, 0]
-    times = Counter(greedy(found, depth, count))
-    heads = (Head(int(found.layers[h]), h % per_layer, float(n)) for h, n in times.items())
-    return Choice(tuple(sorted(heads)), shares)
+def _graded(
+    found: Found, parts: Sequence[tuple[Found, Found, list[int]]], depth: int, per_layer: int
+) -> Iterator[tuple[int, Choice]]:
+    """For each number of heads, those of the layers up to `depth`, chosen on all texts; graded by choices on half of
+    them. parts: the texts to choose on, the others to grade on, and which these are."""
+    picked, on_half = greedy(found, depth, MOST_HEADS), [greedy(own, depth, MOST_HEADS) for own, _, _ in parts]
+    for count in COUNTS:
+        shares = torch.empty(len(found.scores))
+        for (_, graded, other), picks in zip(parts, on_half, strict=True):
+            shares[other] = graded.share_above(graded.scores[:, picks[:count]].sum(1, keepdim=True))[:, 0]
+        times = Counter(picked[:count])
+        heads = (Head(int(found.layers[h]), h % per_layer, float(n)) for h, n in times.items())
+        yield count, Choice(tuple(sorted(heads)), shares)
 
 
 def greedy(found: Found, depth: int, count: int) -> list[int]:
     """Indices of heads, each the one that adds most to those before it; one that is taken twice counts double."""
-    alone = loss(found.share_above(found.scores))
-    alone[found.layers > depth] = float("inf")
+    alone = found.alone.masked_fill(found.layers > depth, float("inf"))
     allowed = int((found.layers <= depth).sum())
     near = alone.argsort()[: min(CANDIDATES, allowed)]
     picked: list[int] = []

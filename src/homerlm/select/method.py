@@ -86,7 +86,7 @@ class Select:
             kept = yield from self._candidates(reading)
             chosen = self._rerank(reading, kept) if plan.reranks else list(kept)
             if plan.reranks:
-                yield Event(plan.context_len, plan.context_len, 2, _in_prompt(plan, chosen[0])[None])
+                yield Event(plan.context_len, plan.context_len, 2, in_prompt(plan, chosen[0])[None])
             rows = [self._read(reading, row, places) for row, places in enumerate(chosen)]
         return CompactContext.stack(rows)
 
@@ -117,7 +117,7 @@ class Select:
             room = plan.target_len - plan.prefix_len - plan.suffix_len
             kept = self._best(scores, prompt.context[0], (places + texts).to(scores.device), room).cpu()
         parts = prompt.prefix, prompt.context[:, kept.to(prompt.context.device)], prompt.suffix
-        return self._recomputed(torch.cat(parts, dim=1), _in_prompt(plan, places[kept])[None], plan)
+        return self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places[kept])[None], plan)
 
     def _candidates(self, reading: Reading) -> Generator[Event, None, Tensor]:
         """Events of the chunks; the value is the candidates' context indices (B, n), ascending."""
@@ -132,7 +132,7 @@ class Select:
             yield Event(group[-1][1], total)
         count = plan.candidates - plan.prefix_len - plan.suffix_len
         kept = self.ranking.candidates(torch.cat(scores, dim=1), context_ids, count)
-        yield Event(total, total, 1, _in_prompt(plan, kept))
+        yield Event(total, total, 1, in_prompt(plan, kept))
         return kept
 
     def _rerank(self, reading: Reading, candidates: Tensor) -> list[Tensor]:
@@ -148,19 +148,21 @@ class Select:
         scores (C,), and what they lead to; then the recap."""
         ids = reading.context_ids[row]
         again = min(self.config.recap_len, room // 2)
-        linked = self._linked(ids, reading.prompt.suffix[row], scores, places, room - again)
-        best = self.ranking.best(scores, ids[places], places, room - again - len(linked))
+        ranked = self.ranking.reranked(scores, ids[places], places)
+        linked = self._linked(ids, reading.prompt.suffix[row], ranked, places, room - again)
+        best = self.ranking.kept(ranked, room - again - len(linked))
         kept = places[best]
         repeated = kept[recap(scores[best].tolist(), kept.tolist(), again)]
         return torch.cat([torch.cat([kept, linked]).unique(), repeated])
 
-    def _linked(self, ids: Tensor, suffix_ids: Tensor, scores: Tensor, places: Tensor, room: int) -> Tensor:
-        """Context indices of the sentences that the best candidates lead to, of those that they leave room for."""
+    def _linked(self, ids: Tensor, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int) -> Tensor:
+        """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
+        leave room for."""
         most = min(self.config.link_len, room // LINK_SHARE)
         if not most or not len(places) or (units := self._units(ids)) is None:
             return places[:0]
-        kept = places[self.ranking.best(scores, ids[places], places, room - most)]
-        first = places[self.ranking.leading(scores, ids[places], places)]
+        kept = places[self.ranking.kept(ranked, room - most)]
+        first = places[self.ranking.leading(ranked)]
         sources = list(dict.fromkeys(units[first].tolist()))
         links = Links(ids.tolist(), units.tolist(), suffix_ids.tolist())
         found = links.follow(sources, units[kept].tolist(), most)
@@ -184,7 +186,7 @@ class Select:
         at contiguous positions: every kept token has seen all others before it."""
         one = slice(row, row + 1)
         parts = reading.prompt.prefix[one], reading.context_ids[one, places], reading.prompt.suffix[one]
-        return self._recomputed(torch.cat(parts, dim=1), _in_prompt(reading.plan, places)[None], reading.plan)
+        return self._recomputed(torch.cat(parts, dim=1), in_prompt(reading.plan, places)[None], reading.plan)
 
     def _recomputed(self, input_ids: Tensor, token_indices: Tensor, plan: SelectPlan) -> CompactContext:
         decoder = self.decoder
@@ -255,7 +257,7 @@ def _row(ids: Tensor | None, row: int) -> Tensor | None:
     return None if ids is None else ids[row : row + 1]
 
 
-def _in_prompt(plan: SelectPlan, places: Tensor) -> Tensor:
+def in_prompt(plan: SelectPlan, places: Tensor) -> Tensor:
     """Indices in the prompt of its affixes and the context tokens at `places` (..., n), between them."""
     head = torch.arange(plan.prefix_len, device=places.device).expand(*places.shape[:-1], -1)
     tail = torch.arange(plan.prompt_len - plan.suffix_len, plan.prompt_len, device=places.device)

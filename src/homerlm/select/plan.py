@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from homerlm.config import HomerConfig, flag
@@ -114,15 +114,7 @@ class SelectPlan:
 
     def span_groups(self) -> Iterator[list[tuple[int, int]]]:
         """The spans that run as one batch: at most `chunk_batch` neighbours of one length."""
-        group: list[tuple[int, int]] = []
-        for span in self.spans:
-            same = group and span[1] - span[0] == group[0][1] - group[0][0]
-            if group and (len(group) == self.config.chunk_batch or not same or self.config.chosen_by != "attention"):
-                yield group
-                group = []
-            group.append(span)
-        if group:
-            yield group
+        return groups_alike(self.spans, self.config.chunk_batch if self.config.chosen_by == "attention" else 1)
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -205,6 +197,18 @@ def lengths(
             + (f", or raise {name} ({flag(name)})" if chunk < shape.sight else "")
         )
     return chunk, target
+
+
+def groups_alike(spans: Iterable[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Neighbouring spans of one length, at most so many at a time."""
+    group: list[tuple[int, int]] = []
+    for span in spans:
+        if group and (len(group) == most or span[1] - span[0] != group[0][1] - group[0][0]):
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group
 
 
 def even_spans(context_len: int, room: int) -> tuple[tuple[int, int], ...]:

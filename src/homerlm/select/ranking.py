@@ -28,24 +28,30 @@ class Ranking:
         return top_tokens(scores, count)
 
     def best(self, scores: Tensor, candidate_ids: Tensor, places: Tensor, room: int) -> Tensor:
-        """Ascending indices (n,) of the candidates, with scores (C,) of their reranking, that deserve a place: at most
-        `room`, none below `min_share` of the highest significance. candidate_ids, places: (C,) ids, and where in the
-        document they are.
+        """`kept` of candidates with scores (C,) of their reranking; candidate_ids, places: (C,) ids, and where in the
+        document they are."""
+        return self.kept(self.reranked(scores, candidate_ids, places), room)
+
+    def reranked(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
+        """Significance (C,) of the candidates, arguments as of `best`.
 
         In a chunk of its own a fact competes with what happens to be beside it; here it competes with the best of the
         whole document, which tells the fact that is asked for from others like it. Not in the paper
         (docs/experiments.md).
         """
-        if not len(scores):
-            return torch.empty(0, dtype=torch.long, device=scores.device)
-        ranked = self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)
+        return self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)[0]
+
+    def kept(self, ranked: Tensor, room: int) -> Tensor:
+        """Ascending indices (n,) of the candidates, of significance (C,), that deserve a place: at most `room`, none
+        below `min_share` of the highest."""
+        if not len(ranked):
+            return torch.empty(0, dtype=torch.long, device=ranked.device)
         highest = ranked.amax()
         lowest = highest - (1 - self.config.min_share) * highest.abs()  # of scores that can be negative, the best stays
-        return top_tokens(ranked, min(room, int((ranked >= lowest).sum())))[0]
+        return top_tokens(ranked[None], min(room, int((ranked >= lowest).sum())))[0]
 
-    def leading(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
+    def leading(self, ranked: Tensor) -> Tensor:
         """Indices (n,) of the candidates that are at least half as significant as the best, the best first."""
-        ranked = self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)[0]
         order = ranked.argsort(descending=True, stable=True)
         return order[ranked[order] >= ranked.amax() / 2]
 
