@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 
 from homerlm import Homer, Index, load_model, prompt
-from homerlm.index.asking import Search, Units, alike
+from homerlm.index.asking import Search, UnitScores, alike
 from homerlm.index.question import Question
 from homerlm.profiling.measure import CHARACTERS
 from homerlm.profiling.probes import Probe, probes
@@ -35,7 +35,7 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
     )
     prefix, behind = (torch.tensor([part]) for part in (frame.prefix, frame.stand_in))
     asked = Question(prefix, behind, suffix, neutral, suffix.shape[1], frame.chunk_len)
-    units = Units(index.units, len(index))
+    units = UnitScores(index.units, len(index))
     with homer.decoder.session():
         search = Search.of(method, index, asked)
         for blocks in alike(index.blocks):

@@ -16,7 +16,7 @@ import torch
 import families
 from homerlm import Homer, HomerConfig, load_model, mapped
 from homerlm.errors import Cancelled, ConfigError, CorruptFileError, InputError, MismatchError
-from homerlm.index.asking import Search, Units, alike
+from homerlm.index.asking import Search, UnitScores, alike
 from homerlm.index.index import KIND, VERSION, Index
 from homerlm.index.pieces import pieces
 from homerlm.index.question import Ending, LayerQuestion, Question
@@ -26,8 +26,9 @@ from homerlm.score.neighbours import top_tokens, unit_significance
 from homerlm.score.profile import Profile
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
-from homerlm.select.method import Select
+from homerlm.select.links import Links
 from homerlm.select.plan import even_spans
+from homerlm.select.ranking import Ranking
 from tiny import VOCAB, llama
 from words import tokenizer_of
 
@@ -169,6 +170,43 @@ class TestAsked:
         assert found.tokens_read == S + len(kept)
         assert torch.equal(homer.focus(index, suffix, neutral).input_ids, expected.input_ids)
 
+    def test_sentences_that_the_best_lead_to_are_read_though_they_are_no_candidates(self, model, words, monkeypatch):
+        sources, follow = [], Links.follow
+        monkeypatch.setattr(
+            Links, "follow", lambda links, first, *rest: sources.extend(first) or follow(links, first, *rest)
+        )
+        (ids,) = ids_of(3, 300)
+        for unit in range(30):  # of five tokens: each begins like the one thirty further on
+            ids[0, 5 * (unit + 30) :][:2] = ids[0, 5 * unit :][:2]
+
+        def places(link_len):
+            sizes = {"max_chunk_len": 120, "target_len": 100, "recap_len": 0, "min_share": 1.0}
+            homer = Homer(model, words, HomerConfig(**sizes, link_len=link_len))
+            index = replace(homer.index(ids_of(1, P)[0], ids), units=torch.arange(0, 300, 5))
+            found = homer.search(index, ids_of(2, S)[0]).context
+            assert found.input_ids[0, P:-S].tolist() == ids[0, found.token_indices[0, P:-S] - P].tolist()
+            return set((found.token_indices[0, P:-S] - P).tolist())
+
+        alone, linked = places(0), places(16)
+        added = linked - alone
+        assert len(added) >= 5
+        assert {at // 5 for at in added} <= {(unit + 30) % 60 for unit in sources}
+        assert len(linked) <= 100 - P - S
+
+    def test_a_prompt_of_its_own_is_answered_behind_its_own_prefix(self, model, profile):
+        prefix, document, suffix, other = ids_of(1, P, 301, S, 7)
+        homer = homer_of(model, profile=profile)
+        index = homer.index(prefix, document)
+        found = homer.search(index, suffix, prefix_ids=other).context
+        assert found.prefix_len == 7
+        assert found.input_ids[0, :7].tolist() == other[0].tolist()
+        assert found.input_ids[0, -S:].tolist() == suffix[0].tolist()
+        assert len(found) <= 40
+        inside = found.token_indices[0, 7:-S] - 7
+        assert document[0, inside].tolist() == found.input_ids[0, 7:-S].tolist()
+        logits = model(found.input_ids).logits[:, -1]
+        torch.testing.assert_close(found.logits, logits, rtol=1e-4, atol=1e-5)
+
     def test_what_fits_is_read_as_it_is(self, model, profile):
         prefix, document, suffix = ids_of(1, P, 20, S)
         homer = homer_of(model, profile=profile)
@@ -232,7 +270,7 @@ def test_units_are_ranked_as_their_tokens_would_be():
     scores = torch.randint(0, 4, (len(units),), generator=generator).float()  # with ties
     starts = sizes.cumsum(0) - sizes
     for cut in (1, 7, 50, len(units)):
-        found = Units(starts, len(units))
+        found = UnitScores(starts, len(units))
         for start in range(0, len(units), 13):
             found.add(start, scores[start : start + 13])
         expected = top_tokens(unit_significance(scores[None], units[None]), cut)[0]
@@ -517,16 +555,16 @@ class TestCollection:
     def test_neighbours_in_two_documents_are_not_one_sentence(self, text_homer, monkeypatch):
         index = text_homer.read_all([("a", "w1 w2 w3 " * 9), ("b", "w4 w5 w6 " * 9)])
         seen = []
-        best = Select._best
+        reranked = Ranking.reranked
 
-        def watched(self, scores, ids, places, room):
+        def watched(self, scores, ids, places):
             seen.extend(places.tolist())
-            return best(self, scores, ids, places, room)
+            return reranked(self, scores, ids, places)
 
-        monkeypatch.setattr(Select, "_best", watched)
+        monkeypatch.setattr(Ranking, "reranked", watched)
         text_homer.ask(index, "w1", max_new_tokens=1)
-        assert 26 in seen
-        assert 27 not in seen  # the second document's first token stands at 28
+        assert {27, 29} <= set(seen)
+        assert 28 not in seen  # between the first document's last token and the second's first one
 
     def test_short_documents_have_no_advantage(self, text_homer):
         """A chunk of three tokens alone would give each of them more attention than one of thirty could."""
@@ -628,6 +666,7 @@ def test_what_a_long_reading_holds_does_not_grow_with_it(text_homer, tmp_path, m
     monkeypatch.setattr("homerlm.index.building.pieces", lambda *args: pieces(*args, 3000))
     monkeypatch.setattr("homerlm.mapped.BLOCK_BYTES", 1 << 12)
     monkeypatch.setattr("homerlm.index.asking.GROUP_TOKENS", 200)
+    monkeypatch.setattr("homerlm.select.document.BLOCK", 200)
     reading, asking = [], []
     for times in (10, 60):
         text, path = f"{DOCUMENT} " * times, tmp_path / "x"

@@ -12,6 +12,7 @@ from homerlm.errors import InputError, ScheduleError
 from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import pool
 from homerlm.score.surprisal import NEIGHBOURS
+from homerlm.select.document import Document
 from homerlm.select.links import Links
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans
@@ -424,6 +425,10 @@ class TestSurprisal:
         torch.testing.assert_close(scores, self.expected(model, ids, span, plan.lead), atol=1e-3, rtol=1e-3)
 
 
+def links(ids, units, known=()):
+    return Links(Document.numbered(torch.tensor(ids), torch.tensor(units)), list(known))
+
+
 class TestLinks:
     #          0: asked        1: noise  2: leads on   3: end        4: noise
     TEXT: ClassVar = [(1, 2, 50, 51), (3, 4, 5), (50, 51, 60, 61), (60, 61, 9), (3, 4, 8)]
@@ -431,7 +436,7 @@ class TestLinks:
     def links(self, known=()):
         ids = [token for unit in self.TEXT for token in unit]
         units = [number for number, unit in enumerate(self.TEXT) for _ in unit]
-        return Links(ids, units, list(known))
+        return links(ids, units, known)
 
     def test_lead_from_sentence_to_sentence(self):
         assert self.links().of([0]) == [2]
@@ -448,8 +453,24 @@ class TestLinks:
 
     def test_common_pairs_are_no_links(self):
         units = [number for number in range(5) for _ in range(2)]
-        assert Links([1, 2] * 5, units, []).of([0]) == []
-        assert Links([1, 2] * 3 + [3, 4] * 2, units, []).of([0]) == [1, 2]
+        assert links([1, 2] * 5, units).of([0]) == []
+        assert links([1, 2] * 3 + [3, 4] * 2, units).of([0]) == [1, 2]
+
+    def test_a_long_document_is_searched_block_by_block(self, monkeypatch):
+        ids = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(0))
+        units = torch.arange(90) // 7
+        document = Document.numbered(ids, units)
+        pairs = [(1, 2), (3, 3)]
+        expected = {
+            (number, int(units[at]))
+            for number, pair in enumerate(pairs)
+            for at in range(89)
+            if tuple(ids[at : at + 2].tolist()) == pair and units[at] == units[at + 1]
+        }
+        wanted = torch.tensor([(one << 32) | two for one, two in pairs])
+        assert set(document.units_with(wanted)) == expected
+        monkeypatch.setattr("homerlm.select.document.BLOCK", 8)
+        assert set(document.units_with(wanted)) == expected
 
     def test_the_cache_stays_within_its_target_and_in_order(self, words):
         document = torch.tensor([[token for unit in self.TEXT * 12 for token in (*unit, 11)]])

@@ -163,19 +163,24 @@ class Compressor:
         suffix_ids: Tensor,
         neutral_ids: Tensor | None = None,
         *,
+        prefix_ids: Tensor | None = None,
         observer: Observer | None = None,
         cancel: threading.Event | None = None,
     ) -> Found:
         """`focus` of an index, and how many tokens were read for it. neutral_ids, `observer` and `cancel` as in
-        `compress`."""
-        return run_steps(self._searching(index, suffix_ids, neutral_ids), observer, cancel)
+        `compress`; prefix_ids: (1, P) that the answer's prompt opens with, default those the index was made with."""
+        return run_steps(self._searching(index, suffix_ids, neutral_ids, prefix_ids), observer, cancel)
 
     @torch.no_grad()
-    def _searching(self, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None) -> Generator[Event, None, Found]:
+    def _searching(
+        self, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None, prefix_ids: Tensor | None = None
+    ) -> Generator[Event, None, Found]:
         self.check_context(index)
         method = self._finding()
         (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=1)
-        found = yield from asking(method, index, suffix_ids, self._neutral_for(neutral_ids, 1))
+        if prefix_ids is not None:
+            (prefix_ids,) = self._checked({"prefix_ids": prefix_ids}, rows=1)
+        found = yield from asking(method, index, suffix_ids, self._neutral_for(neutral_ids, 1), prefix_ids)
         _finite(found.context)
         return found
 

@@ -16,6 +16,7 @@ from homerlm.passes import Event
 from homerlm.prompt import PromptIds
 from homerlm.score.heads import joined
 from homerlm.score.scores import SCORES
+from homerlm.select.document import Document
 from homerlm.select.method import Select, in_prompt
 
 FORGET_BYTES = 1 << 25  # of keys that are read before memory is given back
@@ -32,28 +33,36 @@ class Found:
 
 
 def asking(
-    select: Select, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None
+    select: Select,
+    index: Index,
+    suffix_ids: Tensor,
+    neutral_ids: Tensor | None,
+    prefix_ids: Tensor | None = None,
 ) -> Generator[Event, None, Found]:
     """Events of a question, suffix ids (1, S), that is asked of an index; the value is what it needs. neutral_ids:
-    (1, N), as a prompt's `neutral`. Chunks, candidates, reranking and reading are as in `Select.compress`, but that the
-    chunks were read without the question, which runs behind a stand-in for them."""
+    (1, N), as a prompt's `neutral`; prefix_ids: (1, P), what the answer's prompt opens with, default the index's own.
+
+    Chunks, candidates, reranking and reading are as in `Select.compress`, but that the chunks were read without the
+    question, which runs behind a stand-in for them.
+    """
     frame, decoder = index.frame, select.decoder
+    own = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
+    prefix = own if prefix_ids is None else prefix_ids
     neutral_len = 0 if neutral_ids is None else neutral_ids.shape[1]
-    plan = select.plan(len(frame.prefix), len(index), suffix_ids.shape[1], neutral_len)
-    prefix = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
+    plan = select.plan(prefix.shape[1], len(index), suffix_ids.shape[1], neutral_len)
     neutral = neutral_ids if plan.neutral_len else None
     with decoder.session():
         if plan.spans:
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
-            question = Question(prefix, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
+            question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
             search = Search.of(select, index, question)
             tokens = yield from search.candidates(plan.candidates - plan.prefix_len - plan.suffix_len)
         else:
             tokens = torch.arange(len(index))
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
-        ids = index.ids[tokens].long()[None].to(decoder.device)
-        prompt = PromptIds(prefix, ids, suffix_ids, neutral)
-        context = select.read_candidates(prompt, plan, tokens, index.part_of(tokens))
+        document = Document(index.ids, index.units, torch.tensor([part.first_token for part in index.parts]))
+        prompt = PromptIds(prefix, document.at(tokens)[None].to(decoder.device), suffix_ids, neutral)
+        context = select.read_candidates(prompt, plan, document, tokens)
         if plan.reranks:
             yield Event(len(index), len(index), 2, context.token_indices.sort().values)
     return Found(context, len(tokens) + suffix_ids.shape[1])
@@ -90,7 +99,7 @@ class Search:
         """Events of the blocks that are scored; the value is the best tokens, (count,) ascending."""
         index, config = self.index, self.select.config
         by_unit = config.unit == "sentence" and len(index.units) > 0
-        significance = Units(index.units, len(index)) if by_unit else None
+        significance = UnitScores(index.units, len(index)) if by_unit else None
         scores = torch.empty(0 if by_unit else len(index))
         read = seen = 0
         for blocks in alike(index.blocks):
@@ -131,7 +140,7 @@ def alike(blocks: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     yield from waiting.values()
 
 
-class Units:
+class UnitScores:
     """The significance of units that begin at `starts` (U,) of so many tokens, summed block by block: as
     `unit_significance`, with one number for each unit instead of each token."""
 

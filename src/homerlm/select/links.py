@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from math import log
+
+import torch
+
+from homerlm.select.document import Document, pairs
 
 RARE = 3  # units of a document that a rare pair of tokens stands in, at most
 ROUNDS = 4  # what is linked leads on
 EACH_ROUND = 3  # units
 SOURCES = 4  # of the chosen units, the first ones
 
-Pair = tuple[int, int]
-
 
 class Links:
-    """A document's units by the rare pairs of neighbouring tokens in them: a name is seldom one token. ids, units: (C,)
-    lists, the tokens and the unit of each; known: the question's ids, whose pairs lead nowhere."""
+    """A document's units by the rare pairs of neighbouring tokens in them: a name is seldom one token. known: ids of
+    the question, whose pairs lead nowhere."""
 
-    def __init__(self, ids: Sequence[int], units: Sequence[int], known: Sequence[int]) -> None:
-        asked = set(pairwise(known))
-        places: defaultdict[Pair, set[int]] = defaultdict(set)
-        for pair, (unit, following) in zip(pairwise(ids), pairwise(units), strict=True):
-            if unit == following and pair not in asked:
-                places[pair].add(unit)
-        self._sizes = Counter(units)
-        self._rare = {pair: at for pair, at in places.items() if 1 < len(at) <= RARE}
-        self._pairs: defaultdict[int, list[Pair]] = defaultdict(list)
-        for pair, at in self._rare.items():
-            for unit in at:
-                self._pairs[unit].append(pair)
+    def __init__(self, document: Document, known: Sequence[int]) -> None:
+        self._document = document
+        self._known = set(pairs(torch.tensor(known)).tolist())
+        self._places: dict[int, set[int]] = {}  # of each pair that was searched for: units
+        self._pairs: dict[int, set[int]] = {}  # of each unit that was asked for
 
     def of(self, chosen: Iterable[int]) -> list[int]:
         """Other units that share rare pairs with the chosen ones, the strongest link first: the sum of what each pair
         tells, in nats."""
-        chosen, total = set(chosen), len(self._sizes)
+        chosen = set(chosen)
+        self._search(chosen)
         strength: defaultdict[int, float] = defaultdict(float)
-        for pair in {pair for unit in chosen for pair in self._pairs[unit]}:
-            for unit in self._rare[pair] - chosen:
-                strength[unit] += log(total / len(self._rare[pair]))
+        for pair in sorted(set[int]().union(*(self._pairs[unit] for unit in chosen))):
+            places = self._places[pair]
+            for unit in places - chosen if len(places) <= RARE else ():
+                strength[unit] += log(len(self._document.starts) / len(places))
         return sorted(strength, key=lambda unit: (-strength[unit], unit))
 
     def follow(self, sources: Sequence[int], kept: Iterable[int], room: int) -> list[int]:
@@ -48,10 +44,21 @@ class Links:
         for _ in range(ROUNDS):
             new = self.of(reached)[:EACH_ROUND]
             for unit in new:
-                if unit not in kept and self._sizes[unit] <= room:
+                start, stop = self._document.span(unit)
+                if unit not in kept and stop - start <= room:
                     found.append(unit)
-                    room -= self._sizes[unit]
+                    room -= stop - start
             if not new:
                 break
             reached.update(new)
         return sorted(found)
+
+    def _search(self, units: Iterable[int]) -> None:
+        """Find out where else the pairs of these units stand."""
+        for unit in set(units) - self._pairs.keys():
+            self._pairs[unit] = set(self._document.pairs_of(unit).tolist()) - self._known
+        new = sorted(set[int]().union(*(self._pairs[unit] for unit in units)) - self._places.keys())
+        if new:
+            self._places.update({pair: set() for pair in new})
+            for number, unit in self._document.units_with(torch.tensor(new)):
+                self._places[new[number]].add(unit)

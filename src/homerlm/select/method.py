@@ -25,6 +25,7 @@ from homerlm.prompt import PromptIds
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
+from homerlm.select.document import Document
 from homerlm.select.links import Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.ranking import Ranking
@@ -106,18 +107,18 @@ class Select:
         ]
         return CompactContext.stack(rows)
 
-    def read_candidates(self, prompt: PromptIds, plan: SelectPlan, places: Tensor, texts: Tensor) -> CompactContext:
+    def read_candidates(
+        self, prompt: PromptIds, plan: SelectPlan, document: Document, places: Tensor
+    ) -> CompactContext:
         """What is left of candidates that were found elsewhere, the context of a prompt of one row, read as one short
-        prompt. places: (n,) where in the document, which the plan is about, they are; texts: (n,) which of several it
-        is: what are neighbours in two of them are not one sentence. To be called inside the decoder's session."""
-        kept = torch.arange(len(places))
+        prompt. places: (n,) where in the document, which the plan is about, they are. To be called inside the decoder's
+        session."""
         if plan.reranks:
             reading = Reading(self.decoder, plan, prompt)
             scores = reading.score(prompt.context, plan.reranking)[0]
-            room = plan.target_len - plan.prefix_len - plan.suffix_len
-            kept = self._best(scores, prompt.context[0], (places + texts).to(scores.device), room).cpu()
-        parts = prompt.prefix, prompt.context[:, kept.to(prompt.context.device)], prompt.suffix
-        return self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places[kept])[None], plan)
+            places = self._chosen(document, prompt.suffix[0], scores, places.to(scores.device), plan.room)
+        parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
+        return self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan)
 
     def _candidates(self, reading: Reading) -> Generator[Event, None, Tensor]:
         """Events of the chunks; the value is the candidates' context indices (B, n), ascending."""
@@ -137,42 +138,44 @@ class Select:
 
     def _rerank(self, reading: Reading, candidates: Tensor) -> list[Tensor]:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
-        plan = reading.plan
-        ids = reading.context_ids.gather(1, candidates)
-        scores = reading.score(ids, plan.reranking)
-        room = plan.target_len - plan.prefix_len - plan.suffix_len
-        return [self._chosen(reading, row, scores[row], candidates[row], room) for row in range(len(ids))]
+        prompt, chosen = reading.prompt, []
+        scores = reading.score(reading.context_ids.gather(1, candidates), reading.plan.reranking)
+        for row, ids in enumerate(reading.context_ids):
+            document = self._document(ids)
+            chosen.append(self._chosen(document, prompt.suffix[row], scores[row], candidates[row], reading.plan.room))
+        return chosen
 
-    def _chosen(self, reading: Reading, row: int, scores: Tensor, places: Tensor, room: int) -> Tensor:
-        """Context indices of what is read of one row, in order: the best of its candidates at `places` (C,), with
+    def _chosen(self, document: Document, suffix_ids: Tensor, scores: Tensor, places: Tensor, room: int) -> Tensor:
+        """Context indices of what is read of one document, in order: the best of its candidates at `places` (C,), with
         scores (C,), and what they lead to; then the recap."""
-        ids = reading.context_ids[row]
         again = min(self.config.recap_len, room // 2)
-        ranked = self.ranking.reranked(scores, ids[places], places)
-        linked = self._linked(ids, reading.prompt.suffix[row], ranked, places, room - again)
+        apart = document.apart(places)
+        ranked = self.ranking.reranked(scores, document.at(places), apart)
+        linked = self._linked(document, suffix_ids, ranked, places, room - again).to(places.device)
         best = self.ranking.kept(ranked, room - again - len(linked))
         kept = places[best]
-        repeated = kept[recap(scores[best].tolist(), kept.tolist(), again)]
+        repeated = kept[recap(scores[best].tolist(), apart[best].tolist(), again)]
         return torch.cat([torch.cat([kept, linked]).unique(), repeated])
 
-    def _linked(self, ids: Tensor, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int) -> Tensor:
+    def _linked(self, document: Document, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int) -> Tensor:
         """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
         leave room for."""
         most = min(self.config.link_len, room // LINK_SHARE)
-        if not most or not len(places) or (units := self._units(ids)) is None:
+        known = self.config.unit == "sentence" and len(document.starts)
+        if not most or not len(places) or not known:
             return places[:0]
         kept = places[self.ranking.kept(ranked, room - most)]
         first = places[self.ranking.leading(ranked)]
-        sources = list(dict.fromkeys(units[first].tolist()))
-        links = Links(ids.tolist(), units.tolist(), suffix_ids.tolist())
-        found = links.follow(sources, units[kept].tolist(), most)
-        return torch.isin(units, torch.tensor(found, device=units.device)).nonzero()[:, 0]
+        sources = list(dict.fromkeys(document.units_of(first).tolist()))
+        links = Links(document, suffix_ids.tolist())
+        return document.tokens_of(links.follow(sources, document.units_of(kept).tolist(), most))
 
-    def _units(self, ids: Tensor) -> Tensor | None:
-        """(C,) the unit of each token of a document, where sentences are known and kept as a whole."""
-        if self.sentences is None or self.config.unit != "sentence":
-            return None
-        return self.sentences.units(ids[None], torch.arange(len(ids), device=ids.device)[None])[0]
+    def _document(self, ids: Tensor) -> Document:
+        """A document of ids (C,), its sentences known where they are kept as a whole."""
+        if self.sentences is None or self.config.unit != "sentence" or not len(ids):
+            return Document(ids)
+        places = torch.arange(len(ids), device=ids.device)
+        return Document.numbered(ids, self.sentences.units(ids[None], places[None])[0])
 
     def _best(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> Tensor:
         """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""

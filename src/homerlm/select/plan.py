@@ -98,6 +98,11 @@ class SelectPlan:
     def cache_len(self) -> int:
         return min(self.target_len, self.prompt_len) if self.reranks else self.candidates
 
+    @property
+    def room(self) -> int:
+        """Tokens of the document that the target leaves room for."""
+        return self.target_len - self.prefix_len - self.suffix_len
+
     def kv_during(self, run: Pass) -> int:
         """Only what is read at the end is kept."""
         return self.cache_len * self.shape.layers if run.kind == "read" else 0
