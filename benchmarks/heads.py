@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from homerlm import load_model, prompt
-from homerlm.lab.rivals.bm25 import passage_scores
 from homerlm.model.decoder import Decoder
 from homerlm.profiling.choice import Found, greedy, loss
 from homerlm.profiling.probes import Probe, probes
 from homerlm.score.attention import Attention
+from homerlm.score.bm25 import passage_scores
 from homerlm.score.neighbours import pool
 from homerlm.score.reading import Chunk
 from homerlm.score.sentences import Sentences

@@ -13,11 +13,11 @@ from homerlm.lab.asked import Asked
 from homerlm.lab.methods import Method
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now
 from homerlm.lab.readers import reader_for
-from homerlm.lab.rivals.bm25 import passage_scores
 from homerlm.lab.rivals.hybrid import _reciprocal
 from homerlm.lab.rivals.infini_retri import located
 from homerlm.lab.rivals.passages import best_that_fit, passages
 from homerlm.lab.samples import Question, Sample
+from homerlm.score.bm25 import passage_scores
 from tiny import llama, prompt
 
 # Sentences of nine tokens; the 30th says where w55 is, and w96 stands in no other.

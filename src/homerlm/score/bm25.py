@@ -14,7 +14,7 @@ def passage_scores(passages: list[str], query: str) -> np.ndarray:
     try:
         import bm25s
     except ImportError as error:
-        raise ConfigError('bm25 needs the package bm25s: pip install "homerlm[eval]"') from error
+        raise ConfigError('bm25 needs the package bm25s: pip install bm25s') from error
     given = {"stopwords": STOP_WORDS, "token_pattern": r"(?u)\b\w+\b", "return_ids": False, "show_progress": False}
     asked, *texts = bm25s.tokenize([query, *passages], **given)
     if not set(asked) & {word for words in texts for word in words}:
