@@ -86,7 +86,9 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
         scores = [new for _, new in reading.chunks()]
     for way in CHECKS:
         if way == "flat":
-            kept = method.ranking.candidates(torch.cat(scores, dim=1), ids.context, count)
+            kept = method.ranking.candidates(
+                torch.cat(scores, dim=1), ids.context, torch.arange(ids.context.shape[1])[None], count
+            )
         else:
             kept = tournament(method, reading, scores, count)
         with homer.decoder.session():

@@ -179,14 +179,20 @@ def test_both_halves_of_a_document_compete(model):
     ranking = Ranking(HomerConfig(pooling=1, unit="neighbours", sentence_weight=0.0, rerank="never"), None)
     scores = torch.zeros(1, 100)
     scores[0, 60:90] = 1.0
-    assert ranking.candidates(scores, torch.zeros(1, 100, dtype=torch.long), 30)[0].tolist() == list(range(60, 90))
+    assert ranking.candidates(scores, torch.zeros(1, 100, dtype=torch.long), torch.arange(100)[None], 30)[
+        0
+    ].tolist() == list(range(60, 90))
 
 
 def test_neighbours_reach_over_the_ends_of_chunks():
     ranking = Ranking(HomerConfig(pooling=3, unit="neighbours", sentence_weight=0.0, rerank="never"), None)
     scores = torch.zeros(1, 40)
     scores[0, 20] = 1.0  # the first token of a second chunk
-    assert ranking.candidates(scores, torch.zeros(1, 40, dtype=torch.long), 3)[0].tolist() == [19, 20, 21]
+    assert ranking.candidates(scores, torch.zeros(1, 40, dtype=torch.long), torch.arange(40)[None], 3)[0].tolist() == [
+        19,
+        20,
+        21,
+    ]
 
 
 def test_events_tell_what_was_read_and_what_is_left(model):

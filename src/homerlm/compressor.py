@@ -279,12 +279,12 @@ class Compressor:
         return Index.load(path, self.model, self.tokenizer)
 
     def _finding(self) -> Select:
-        """The default method as it finds tokens of an index: by attention, and reranking at once if at all. Raises
-        `ConfigError` for the paper's preset."""
+        """The default method as it finds tokens of an index, among all of them: by attention, and reranking at once if
+        at all. Raises `ConfigError` for the paper's preset."""
         if not isinstance(self.config, HomerConfig):
             raise ConfigError("the paper's preset keeps no keys to find tokens by: read and ask with HomerConfig()")
         rerank = "never" if self.config.rerank == "never" else "now"
-        config = replace(self.config, rerank=rerank, chosen_by="attention")
+        config = replace(self.config, rerank=rerank, chosen_by="attention", prefilter=None)
         if config == self.config and isinstance(self.method, Select):
             return self.method
         method = self._method(config)

@@ -144,10 +144,21 @@ class HomerConfig(_Settings):
         "tokens, out of the target.",
         low=0,
     )
+    prefilter: int | None = _setting(
+        None,
+        "Of a longer document, read only so many tokens: the passages that BM25 ranks first for the question's words. "
+        "For millions of tokens; what shares no word with its question is lost. Needs a tokenizer.",
+        low=1,
+    )
     profile: Profile | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prefilter is not None and self.chosen_by != "attention":
+            raise ConfigError(
+                f"prefilter is {self.prefilter}, but without the question there is nothing to filter by: leave it out, "
+                "or set chosen_by='attention'"
+            )
         inert = ["min_share", "link_len", "recap_len"] if self.rerank == "never" else []
         if inert and self.chosen_by == "surprisal":
             inert += ["score", "scoring_layers", "scoring_queries", "contrast", "unit", "pooling", "sentence_weight"]

@@ -118,7 +118,9 @@ class Search:
         if significance is not None:
             return significance.best(count)
         whole = scores[None].to(self.select.decoder.device)
-        return self.select.ranking.candidates(whole, index.ids[None].long().to(whole.device), count)[0].cpu()
+        places = torch.arange(len(index), device=whole.device)[None]
+        ids = index.ids[None].long().to(whole.device)
+        return self.select.ranking.candidates(whole, ids, places, count)[0].cpu()
 
 
 def alike(blocks: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

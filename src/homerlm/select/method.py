@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm.config import HomerConfig
 from homerlm.context import CompactContext, Origin
+from homerlm.errors import ConfigError
 from homerlm.method import Compressing
 from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
@@ -28,6 +29,7 @@ from homerlm.score.sentences import Sentences
 from homerlm.select.document import Document
 from homerlm.select.links import Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
+from homerlm.select.prefilter import worth_reading
 from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
 from homerlm.select.recap import recap
@@ -84,7 +86,7 @@ class Select:
         plan = self.plan(*prompt.lengths)
         reading = Reading(self.decoder, plan, prompt)
         with self.decoder.session():
-            kept = yield from self._candidates(reading)
+            kept = yield from self._candidates(reading, self._worth_reading(reading))
             chosen = self._rerank(reading, kept) if plan.reranks else list(kept)
             if plan.reranks:
                 yield Event(plan.context_len, plan.context_len, 2, in_prompt(plan, chosen[0])[None])
@@ -120,19 +122,35 @@ class Select:
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
         return self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan)
 
-    def _candidates(self, reading: Reading) -> Generator[Event, None, Tensor]:
-        """Events of the chunks; the value is the candidates' context indices (B, n), ascending."""
-        plan, context_ids = reading.plan, reading.context_ids
-        total = plan.context_len
+    def _worth_reading(self, reading: Reading) -> Tensor:
+        """(B, read_len) context indices of what is read: all, or the best passages by the question's words."""
+        plan, prompt = reading.plan, reading.prompt
+        if plan.read_len == plan.context_len:
+            return torch.arange(plan.context_len, device=prompt.context.device).expand(len(prompt.context), -1)
+        if self.tokenizer is None:
+            raise ConfigError("prefilter compares words, which needs a tokenizer: pass one, or leave it out")
+        neutral = [None] * len(prompt.context) if prompt.neutral is None else prompt.neutral
+        rows = [
+            worth_reading(self._document(ids), self.tokenizer, suffix, usual, plan.read_len)
+            for ids, suffix, usual in zip(prompt.context, prompt.suffix, neutral, strict=True)
+        ]
+        return torch.stack(rows).to(prompt.context.device)
+
+    def _candidates(self, reading: Reading, read: Tensor) -> Generator[Event, None, Tensor]:
+        """Events of the chunks of what is read, context indices (B, n) ascending; the value is the candidates', (B, m)
+        ascending."""
+        plan, total = reading.plan, reading.plan.read_len
         if not plan.spans:
             yield Event(total, total)
-            return torch.arange(total, device=context_ids.device).expand(len(context_ids), -1)
+            return read
+        reading = reading.of(read)
         scores: list[Tensor] = []
         for group, new in reading.chunks():
             scores.append(new)
             yield Event(group[-1][1], total)
         count = plan.candidates - plan.prefix_len - plan.suffix_len
-        kept = self.ranking.candidates(torch.cat(scores, dim=1), context_ids, count)
+        best = self.ranking.candidates(torch.cat(scores, dim=1), reading.context_ids, read, count)
+        kept = read.gather(1, best)
         yield Event(total, total, 1, in_prompt(plan, kept))
         return kept
 
@@ -257,6 +275,7 @@ class Select:
 
 
 def _row(ids: Tensor | None, row: int) -> Tensor | None:
+    """(1, N) one row of ids (B, N), where there are any."""
     return None if ids is None else ids[row : row + 1]
 
 

@@ -23,7 +23,8 @@ LEAD = 128  # context tokens before a chunk that surprisal is measured after, so
 class SelectPlan:
     """The passes of one compression.
 
-    spans: context tokens `[start, stop)` of each chunk, none where the whole prompt is one candidate; chunk_len,
+    read_len: context tokens that are read, fewer than there are where `prefilter` says so; spans: `[start, stop)` of
+    them, of each chunk, none where all that is read is one candidate; chunk_len,
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
     that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
     chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
@@ -38,6 +39,7 @@ class SelectPlan:
     chunk_len: int
     target_len: int
     lead: int
+    read_len: int
     spans: tuple[tuple[int, int], ...]
     candidates: int
     reranks: bool
@@ -70,9 +72,12 @@ class SelectPlan:
         )
         if config.rerank == "never":
             candidates = min(target_len, prompt_len)
+        read_len = context_len if candidates == prompt_len else min(config.prefilter or context_len, context_len)
+        whole = prefix_len + read_len + suffix_len
+        candidates = min(candidates, whole)
         lead = 0 if config.chosen_by == "attention" else min(LEAD, (chunk_len - affixes) // 2)
-        spans = even_spans(context_len, chunk_len - affixes - lead) if candidates < prompt_len else ()
-        reranks = config.rerank == "now" and target_len < prompt_len  # what fits the target is read as it is
+        spans = even_spans(read_len, chunk_len - affixes - lead) if candidates < whole else ()
+        reranks = config.rerank == "now" and target_len < whole  # what fits the target is read as it is
         return cls(
             config,
             shape,
@@ -82,6 +87,7 @@ class SelectPlan:
             chunk_len,
             target_len,
             lead,
+            read_len,
             spans,
             candidates,
             reranks,
@@ -141,6 +147,8 @@ class SelectPlan:
         return "\n".join([head, *self._lines()])
 
     def _lines(self) -> Iterator[str]:
+        if self.read_len < self.context_len:
+            yield f"the {self.read_len:,} tokens of the document that BM25 ranks first are read"
         if self.spans:
             first = self.passes[0]
             yield (
@@ -148,7 +156,7 @@ class SelectPlan:
                 f"layers [0, {first.last_layer}) of {self.shape.layers}"
                 + (f"; scored by {self.reading}" if first.scoring_layers else "; scored by surprisal")
             )
-            yield f"the best {self.candidates - self.prefix_len - self.suffix_len:,} tokens of the document stay"
+            yield f"the best {self.candidates - self.prefix_len - self.suffix_len:,} tokens of what was read stay"
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
         yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"

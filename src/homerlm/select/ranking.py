@@ -19,12 +19,11 @@ class Ranking:
     config: HomerConfig
     sentences: Sentences | None
 
-    def candidates(self, scores: Tensor, context_ids: Tensor, count: int) -> Tensor:
-        """Ascending indices (B, count) of a document's best tokens, by scores (B, C) of all of them. Surprisal
-        is an average over neighbours already."""
+    def candidates(self, scores: Tensor, ids: Tensor, places: Tensor, count: int) -> Tensor:
+        """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C); ids, places: (B, C),
+        theirs, and where in the document they are. Surprisal is an average over neighbours already."""
         if self.config.chosen_by == "attention":
-            places = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
-            scores = self._significance(scores, context_ids, places, self.config.candidate_pooling)
+            scores = self._significance(scores, ids, places, self.config.candidate_pooling)
         return top_tokens(scores, count)
 
     def best(self, scores: Tensor, candidate_ids: Tensor, places: Tensor, room: int) -> Tensor:

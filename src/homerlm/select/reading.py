@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class Reading:
     @property
     def context_ids(self) -> Tensor:
         return self.prompt.context
+
+    def of(self, places: Tensor) -> Reading:
+        """The reading of the context tokens at `places` (B, n) alone."""
+        return replace(self, prompt=replace(self.prompt, context=self.prompt.context.gather(1, places)))
 
     def chunks(self) -> Iterator[tuple[list[Span], Tensor]]:
         """Groups of neighbouring spans and the scores (B, C') of their context tokens, in the document's order."""
