@@ -12,11 +12,11 @@ import typer
 from homerlm.cli.measuring import (
     MeasuringOptions,
     parse_counts,
-    parse_lengths,
     run_and_report,
     show_report,
     with_options,
 )
+from homerlm.cli.options import parse_lengths
 from homerlm.errors import InputError
 
 if TYPE_CHECKING:

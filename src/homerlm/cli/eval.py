@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from homerlm.cli.measuring import MeasuringOptions, parse_lengths, run_and_report, show_report, with_options
+from homerlm.cli.measuring import MeasuringOptions, run_and_report, show_report, with_options
+from homerlm.cli.options import parse_lengths
 
 if TYPE_CHECKING:
     from homerlm.lab.evaluate import Plan, Work

@@ -74,21 +74,6 @@ def _check_installed() -> None:
         raise ConfigError(f"measuring needs pandas, which is not installed: {EXTRA}")
 
 
-def parse_lengths(text: str) -> list[int]:
-    """`8k, 16384, 1M` as numbers; raises `InputError`."""
-    units = {"k": 1 << 10, "m": 1 << 20}
-    try:
-        found = [
-            int(item[:-1]) * units[item[-1].lower()] if item[-1].isalpha() else int(item)
-            for item in text.replace(",", " ").split()
-        ]
-    except (KeyError, ValueError):
-        found = []
-    if not found or min(found) < 1:
-        raise InputError(f"length is {text!r}; it must be token counts such as 8192 or 8k, by commas")
-    return found
-
-
 def parse_counts(name: str, text: str) -> list[int]:
     """`1,4,8` as numbers; raises `InputError`."""
     items = text.replace(",", " ").split()
