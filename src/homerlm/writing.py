@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -31,6 +31,15 @@ class Writing:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     logprobs: int | None = None
+
+    @classmethod
+    def of(cls, **settings: Any) -> Writing:
+        """Raises `ConfigError` for a name that is no setting."""
+        names = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise ConfigError(f"{name} is no setting of an answer: they are {', '.join(names)}")
+        return cls(**settings)
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 1)
