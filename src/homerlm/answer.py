@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,10 +17,9 @@ from homerlm.context import CompactContext
 from homerlm.documents import read_document
 from homerlm.errors import ConfigError, InputError
 from homerlm.generation import check_settings
-from homerlm.index.asking import Found
 from homerlm.index.index import Index
 from homerlm.model.memory import PeakMemory
-from homerlm.passes import Observer
+from homerlm.passes import Event, Observer, run_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,42 +39,35 @@ class Reader(Protocol):
     def limit(self) -> int: ...
     @property
     def keeps_keys(self) -> bool: ...
-    def compress(
+    def preparing(
+        self, document: str | Index | None, affixes: tuple[prompt.Text, prompt.Text], neutral: prompt.Text
+    ) -> Generator[Event, None, Prepared]: ...
+    def reading(
         self,
-        prefix_ids: Tensor,
-        context_ids: Tensor,
-        suffix_ids: Tensor,
-        *,
-        neutral_ids: Tensor | None = None,
-        observer: Observer | None = None,
-        cancel: threading.Event | None = None,
-    ) -> CompactContext: ...
-    def focus(
-        self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None
-    ) -> CompactContext: ...
-    def search(
-        self,
-        index: Index,
-        suffix_ids: Tensor,
-        neutral_ids: Tensor | None = None,
-        *,
-        observer: Observer | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Found: ...
-    def read(
-        self,
-        document: str,
+        documents: Iterable[tuple[str, str]],
         *,
         instruction: str | None = None,
         chat: bool | None = None,
         template_options: Mapping[str, Any] | None = None,
-        observer: Observer | None = None,
-        cancel: threading.Event | None = None,
-    ) -> Index: ...
+    ) -> Generator[Event, None, Index]: ...
+    def focus(
+        self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None = None
+    ) -> CompactContext: ...
     def generate(
         self, context: CompactContext, *, cancel: threading.Event | None = None, **settings: Any
     ) -> Tensor: ...
     def check_context(self, context: CompactContext | Index) -> None: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an answer is written from. tokens_read: that the model read for it, prompt_len: of the whole prompt; source:
+    what can be asked again, where that is not the context itself."""
+
+    context: CompactContext
+    tokens_read: int
+    prompt_len: int
+    source: CompactContext | Index | None = None
 
 
 @dataclass(frozen=True)
@@ -136,39 +128,75 @@ class Asking:
 
     def answer(self, *, on_text: OnText | None, observer: Observer | None, cancel: threading.Event | None) -> Answer:
         """The answer, its pieces to `on_text` as they are written. Raises `Cancelled` once `cancel` is set."""
-        affixes, tokenizer = self.check(), _tokenizer(self.homer)
-        document = read_document(self.document) if isinstance(self.document, Path) else self.document
+        steps, tokenizer = self.preparing(), _tokenizer(self.homer)
         with PeakMemory(self.homer.model) as peak:
             started = time.perf_counter()
-            source, read = self._source(document, affixes, observer, cancel)
-            context = source
-            if self.reuse or not isinstance(document, str):
-                suffix, neutral = (prompt.token_ids(tokenizer, text) for text in (affixes[1], self.neutral()))
-                if isinstance(source, Index):
-                    found = self.homer.search(source, suffix, neutral, observer=observer, cancel=cancel)
-                    context, read = found.context, found.context.prompt_len if self.reuse else found.tokens_read
-                else:
-                    context, read = self.homer.focus(source, suffix, neutral), read + suffix.shape[1]
-            assert isinstance(context, CompactContext)
+            prepared = run_steps(steps, observer, cancel)
             compressed = time.perf_counter()
             settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens} | self.settings
             if on_text is not None:
                 settings["streamer"] = _Streamer(tokenizer, on_text)
-            new = self.homer.generate(context, cancel=cancel, **settings)
+            new = self.homer.generate(prepared.context, cancel=cancel, **settings)
             finished = time.perf_counter()
+        seconds = compressed - started, finished - compressed
+        text = str(tokenizer.decode(new[0], skip_special_tokens=True))
+        return self.record(prepared, text, new[0].tolist(), seconds, peak.bytes)
+
+    def preparing(self) -> Generator[Event, None, Prepared]:
+        """Events of all that comes before the answer's first token. What cannot be asked is refused at once, before any
+        work (`check`)."""
+        return self._preparing(self.check())
+
+    def _preparing(self, affixes: tuple[prompt.Text, prompt.Text]) -> Generator[Event, None, Prepared]:
+        document = read_document(self.document) if isinstance(self.document, Path) else self.document
+        if isinstance(document, CompactContext):
+            return self._again(document, affixes[1], 0)
+        if isinstance(document, Index):
+            return replace((yield from self.homer.preparing(document, affixes, self.neutral())), source=document)
+        if not self.reuse:
+            return (yield from self.homer.preparing(document, affixes, self.neutral()))
+        if not self.homer.keeps_keys:
+            both = self._affixes(f"{self.question} {prompt.NEUTRAL_QUESTION}", "")
+            first = yield from self.homer.preparing(document, both, self.neutral())
+            return self._again(first.context, affixes[1], first.tokens_read)
+        index = yield from self.homer.reading(
+            [("document", document)],
+            instruction=self.instruction,
+            chat=self.chat,
+            template_options=self.template_options,
+        )
+        found = yield from self.homer.preparing(index, affixes, self.neutral())
+        return replace(found, tokens_read=found.prompt_len, source=index)
+
+    def _again(self, source: CompactContext, suffix: prompt.Text, read: int) -> Prepared:
+        """What the question needs of a document compressed before, for which `read` tokens were read."""
+        ids, neutral = (prompt.token_ids(_tokenizer(self.homer), text) for text in (suffix, self.neutral()))
+        context = self.homer.focus(source, ids, neutral)
+        return Prepared(context, read + ids.shape[1], context.prompt_len, source)
+
+    def record(
+        self,
+        prepared: Prepared,
+        text: str,
+        token_ids: Sequence[int],
+        seconds: tuple[float, float],
+        peak_bytes: int,
+    ) -> Answer:
+        """The answer that was written; seconds: of preparing and of writing."""
+        context = prepared.context
         return Answer(
-            text=str(tokenizer.decode(new[0], skip_special_tokens=True)).strip(),
-            tokens_read=read,
-            prompt_len=context.prompt_len,
+            text=text.strip(),
+            tokens_read=prepared.tokens_read,
+            prompt_len=prepared.prompt_len,
             tokens_kept=len(context),
-            new_tokens=new.shape[1],
-            compress_seconds=compressed - started,
-            generate_seconds=finished - compressed,
-            peak_bytes=peak.bytes,
+            new_tokens=len(token_ids),
+            compress_seconds=seconds[0],
+            generate_seconds=seconds[1],
+            peak_bytes=peak_bytes,
             model_limit=self.homer.limit,
-            token_ids=tuple(new[0].tolist()),
+            token_ids=tuple(token_ids),
             context=context,
-            source=source,
+            source=context if prepared.source is None else prepared.source,
         )
 
     def check_types(self) -> None:
@@ -183,32 +211,6 @@ class Asking:
             raise InputError(f"question is {type(question).__name__}; it must be text")
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ConfigError(f"max_new_tokens is {number!r}; it must be a whole number of at least 1")
-
-    def _source(
-        self,
-        document: str | CompactContext | Index,
-        affixes: tuple[prompt.Text, prompt.Text],
-        observer: Observer | None,
-        cancel: threading.Event | None,
-    ) -> tuple[CompactContext | Index, int]:
-        """What the question is asked of, and the tokens read for it: the document compressed for this question between
-        its affixes, or, with `reuse`, read for others too."""
-        if not isinstance(document, str):
-            return document, 0
-        if self.reuse and self.homer.keeps_keys:
-            index = self.homer.read(
-                document,
-                instruction=self.instruction,
-                chat=self.chat,
-                template_options=self.template_options,
-                observer=observer,
-                cancel=cancel,
-            )
-            return index, len(index)
-        if self.reuse:
-            affixes = self._affixes(f"{self.question} {prompt.NEUTRAL_QUESTION}", "")
-        context = compressed(self.homer, document, affixes, self.neutral(), observer, cancel)
-        return context, context.prompt_len
 
     def neutral(self) -> prompt.Text:
         """The part after the document of a question that asks for nothing, in this one's format."""
@@ -228,21 +230,6 @@ class Asking:
     def _chat(self) -> bool | None:
         """Whether the chat template is used: as it was for an index, where nothing is said now."""
         return self.document.frame.chat if isinstance(self.document, Index) and self.chat is None else self.chat
-
-
-def compressed(
-    homer: Reader,
-    document: str,
-    affixes: tuple[prompt.Text, prompt.Text],
-    neutral: prompt.Text,
-    observer: Observer | None,
-    cancel: threading.Event | None,
-) -> CompactContext:
-    """A document's text compressed between its affixes."""
-    ids = prompt.encode(_tokenizer(homer), affixes[0], document, affixes[1], neutral)
-    return homer.compress(
-        ids.prefix, ids.context, ids.suffix, neutral_ids=ids.neutral, observer=observer, cancel=cancel
-    )
 
 
 class AnswerStream(Iterator[str]):

@@ -38,6 +38,7 @@ from homerlm.select.method import Select
 from homerlm.suffix import exchange_suffix
 
 LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
+PROFILING_WAIT_S = 0.05
 _profiling = threading.Lock()
 _verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
@@ -321,10 +322,14 @@ class Compressor:
         """Events of the measurement of the model's profile, if it needs one; the config holds it afterwards."""
         if not can_profile(self.config, self.tokenizer):
             return
-        with _profiling:
+        while not _profiling.acquire(timeout=PROFILING_WAIT_S):  # its holder may be a generator of this very thread
+            yield Event(0, 1, note="Waiting for the measurement of this model's heads")
+        try:
             known = with_known_profile(self.model, self.config)
             if isinstance(known, HomerConfig) and known.profile is None:
                 known = replace(known, profile=(yield from profiled(self.model, self.tokenizer)))
+        finally:
+            _profiling.release()
         self.config, self.method = known, self._method(known)
 
     @property

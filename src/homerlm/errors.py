@@ -55,3 +55,11 @@ class EndpointError(HomerError):
 
 class Cancelled(HomerError):
     """Work was stopped by its caller; nothing is half done."""
+
+
+class Busy(HomerError):
+    """More work waits already than is accepted: try again later."""
+
+
+class Stopped(HomerError):
+    """The engine was closed before this work was done."""

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from homerlm import prompt
-from homerlm.answer import Answer, AnswerStream, Asking, Document, OnText, compressed
+from homerlm import engine, prompt
+from homerlm.answer import Answer, AnswerStream, Asking, Document, OnText, Prepared
 from homerlm.compressor import Compressor
 from homerlm.config import SELECT_TOKENS
 from homerlm.context import CompactContext
 from homerlm.documents import read_document
+from homerlm.engine import Engine
 from homerlm.errors import InputError
 from homerlm.index.building import Builder, Indexer
 from homerlm.index.index import Frame, Index
 from homerlm.index.question import stand_in
 from homerlm.passes import Event, Observer, run_steps
 from homerlm.selection import Selection, config_for
-
-LATER_SHARE, LATER_LEN = 0.5, 4096  # what is kept for questions to come: of the limit, at most so many tokens
-Result = TypeVar("Result")
-_profiling = threading.Lock()
-_verified: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
+from homerlm.streaming import AsyncAnswerStream
+from homerlm.writing import Writing
 
 
 class Homer(Compressor):
@@ -93,6 +90,30 @@ class Homer(Compressor):
         cancel: threading.Event | None = None,
     ) -> Index:
         """`read` of several documents, (name, text) each, as one collection: they are taken one by one."""
+        steps = self.reading(
+            documents,
+            into=into,
+            path=path,
+            int8=int8,
+            instruction=instruction,
+            chat=chat,
+            template_options=template_options,
+        )
+        return run_steps(steps, observer, cancel)
+
+    def reading(
+        self,
+        documents: Iterable[tuple[str, str]],
+        *,
+        path: str | os.PathLike[str] | None = None,
+        into: Index | None = None,
+        int8: bool = False,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> Generator[Event, None, Index]:
+        """`read_all` step by step: events as parts of the documents are read, and the index as the generator's value.
+        Closing it stops the work. What cannot be read is refused at once."""
         if into is not None:
             self.check_context(into)
             int8, chat = into.frame.int8, into.frame.chat if chat is None else chat
@@ -109,7 +130,7 @@ class Homer(Compressor):
         def frame(indexer: Indexer) -> Frame:
             return indexer.frame(prefix_ids, stand_in(tokenizer), neutral_ids.shape[1], chat=chat, int8=int8)
 
-        return run_steps(self._indexing(reads, frame, into, path), observer, cancel)
+        return self._indexing(reads, frame, into, path)
 
     def select(
         self,
@@ -131,6 +152,29 @@ class Homer(Compressor):
         `recap_len` give way to the arguments, and a reranking is done at once. Raises `InputError` without a fast
         tokenizer or for more tokens than the model can read.
         """
+        steps = self.finding(
+            document,
+            question,
+            tokens=tokens,
+            min_share=min_share,
+            instruction=instruction,
+            chat=chat,
+            template_options=template_options,
+        )
+        return run_steps(steps, observer, cancel)
+
+    def finding(
+        self,
+        document: str | Path | Index,
+        question: str,
+        *,
+        tokens: int = SELECT_TOKENS,
+        min_share: float = 0.0,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> Generator[Event, None, Selection]:
+        """`select` step by step. Closing the generator stops the work. What cannot be asked is refused at once."""
         asking = Asking(self, document, question, instruction, "", chat, template_options, False, 1, {})
         affixes = asking.check()
         if isinstance(document, CompactContext):
@@ -142,13 +186,38 @@ class Homer(Compressor):
         taken = sum(part.shape[1] for part in around)
         config = config_for(self.config, tokens, taken, min_share, self.limit)
         chooser = type(self)(self.model, self.tokenizer, config)
-        if isinstance(document, Index):
-            neutral = prompt.token_ids(self.tokenizer, asking.neutral())
-            found = chooser.search(document, around[1], neutral, observer=observer, cancel=cancel)
-            return Selection.of_index(document, question, found)
+        return chooser._finding_in(document, question, affixes, asking.neutral())
+
+    def _finding_in(
+        self,
+        document: str | Path | Index,
+        question: str,
+        affixes: tuple[prompt.Text, prompt.Text],
+        neutral: prompt.Text,
+    ) -> Generator[Event, None, Selection]:
         text = read_document(document) if isinstance(document, Path) else document
-        context = compressed(chooser, text, affixes, asking.neutral(), observer, cancel)
-        return Selection.of(self.tokenizer, text, question, context)
+        prepared = yield from self.preparing(text, affixes, neutral)
+        if isinstance(text, Index):
+            return Selection.of_index(text, question, prepared.context, prepared.tokens_read)
+        assert self.tokenizer is not None
+        return Selection.of(self.tokenizer, text, question, prepared.context)
+
+    def preparing(
+        self, document: str | Index | None, affixes: tuple[prompt.Text, prompt.Text], neutral: prompt.Text
+    ) -> Generator[Event, None, Prepared]:
+        """Step by step, what a question needs of a document: the context that its answer is written from. affixes: of
+        the prompt, before and after the document, neutral: the latter for a question that asks for nothing
+        (`homerlm.prompt`). An index was read behind a prefix of its own, which stands in place of the first affix; None
+        and "" are no document. Closing the generator stops the work."""
+        if self.tokenizer is None:
+            raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
+        if isinstance(document, Index):
+            suffix, asks_nothing = (prompt.token_ids(self.tokenizer, text) for text in (affixes[1], neutral))
+            found = yield from self._searching(document, suffix, asks_nothing)
+            return Prepared(found.context, found.tokens_read, found.context.prompt_len)
+        ids = prompt.encode(self.tokenizer, affixes[0], document or "", affixes[1], neutral)
+        context = yield from self.compressing(ids.prefix, ids.context, ids.suffix, ids.neutral)
+        return Prepared(context, context.prompt_len, context.prompt_len)
 
     def ask(
         self,
@@ -203,3 +272,65 @@ class Homer(Compressor):
             self, document, question, instruction, answer_start, chat, template_options, reuse, max_new_tokens, settings
         )
         return AnswerStream(asking, observer)
+
+    async def aask(
+        self,
+        document: Document,
+        question: str,
+        *,
+        max_new_tokens: int = 256,
+        observer: Observer | None = None,
+        instruction: str | None = None,
+        answer_start: str = "",
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        reuse: bool = False,
+        **settings: Any,
+    ) -> Answer:
+        """`ask` for an event loop, which goes on with other tasks meanwhile. Answers that are written at the same time
+        from one model share its forwards. Cancelling the task stops the work within one chunk or token.
+
+        `settings` are those of `Writing` (temperature, top_p, stop, seed), not of `generate`; `observer` is called in
+        the event loop.
+        """
+        stream = self.astream(
+            document,
+            question,
+            max_new_tokens=max_new_tokens,
+            observer=observer,
+            instruction=instruction,
+            answer_start=answer_start,
+            chat=chat,
+            template_options=template_options,
+            reuse=reuse,
+            **settings,
+        )
+        async with stream:
+            async for _ in stream:
+                pass
+        assert stream.answer is not None
+        return stream.answer
+
+    def astream(
+        self,
+        document: Document,
+        question: str,
+        *,
+        max_new_tokens: int = 256,
+        observer: Observer | None = None,
+        instruction: str | None = None,
+        answer_start: str = "",
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        reuse: bool = False,
+        **settings: Any,
+    ) -> AsyncAnswerStream:
+        """`aask` as an asynchronous iterator of the answer's pieces, whose `answer` is the record at its end."""
+        asking = Asking(
+            self, document, question, instruction, answer_start, chat, template_options, reuse, max_new_tokens, {}
+        )
+        return AsyncAnswerStream(self._engine, asking, Writing.of(max_new_tokens=max_new_tokens, **settings), observer)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return engine.shared(self)

@@ -13,7 +13,6 @@ from homerlm import prompt
 from homerlm.config import Config, MergeConfig
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, InputError
-from homerlm.index.asking import Found
 from homerlm.index.index import Index
 from homerlm.trace import kept_indices
 
@@ -50,9 +49,9 @@ class Selection:
         return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)), len(spans))
 
     @classmethod
-    def of_index(cls, index: Index, question: str, found: Found) -> Selection:
+    def of_index(cls, index: Index, question: str, context: CompactContext, tokens_read: int) -> Selection:
         """What of an index's documents a question was given. Raises `InputError` for an index without text."""
-        kept = torch.tensor(kept_indices(found.context), dtype=torch.long)
+        kept = torch.tensor(kept_indices(context), dtype=torch.long)
         passages: list[Excerpt] = []
         for number in index.part_of(kept).unique().tolist():
             part = index.parts[number]
@@ -61,7 +60,7 @@ class Selection:
             name = part.name if len(index.parts) > 1 else None
             inside = excerpts(index.text_of(part), spans, range(len(spans)))
             passages += [replace(one, document=name) for one in inside]
-        return cls(question, len(kept), len(index), tuple(passages), found.tokens_read)
+        return cls(question, len(kept), len(index), tuple(passages), tokens_read)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

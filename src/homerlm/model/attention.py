@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -67,14 +67,16 @@ class Fork:
 
 
 Listener = Callable[[Attended], None]
+Rows = Callable[[int], Sequence[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
 class _Caller:
-    listener: Listener | None
-    window: int | None
-    masks: bool
-    fork: Fork | None
+    listener: Listener | None = None
+    window: int | None = None
+    masks: bool = True
+    fork: Fork | None = None
+    rows: Rows | None = None
 
 
 _caller: ContextVar[_Caller | None] = ContextVar("homerlm_caller", default=None)
@@ -87,7 +89,22 @@ def attending(
     """Inside the block, this context's forwards go through our attention and show `listener` what they attend with.
     `window`: sliding window of causal attention that comes without a mask; masks: whether the model makes masks at
     all, which a forward that never reaches its attention does not need; fork: of a sequence with two endings."""
-    token = _caller.set(_Caller(listener, window, masks, fork))
+    with _calling(_Caller(listener, window, masks, fork)):
+        yield
+
+
+@contextmanager
+def attending_by_rows(rows: Rows) -> Iterator[None]:
+    """Inside the block, this context's forwards are of one token in each row of a batch, which attends to keys and
+    values of its own, `rows(layer)`: (1, K, S, D) each, S differing by row. As in a forward of that row alone, it is
+    the model's own attention that computes, without a mask."""
+    with _calling(_Caller(masks=False, rows=rows)):
+        yield
+
+
+@contextmanager
+def _calling(caller: _Caller) -> Iterator[None]:
+    token = _caller.set(caller)
     try:
         yield
     finally:
@@ -149,8 +166,9 @@ def _attention(
     """
     caller = _caller.get()
     if caller is None:
-        own = ALL_ATTENTION_FUNCTIONS.get_interface(_loans.own(module.config), _eager_of(module))
-        return own(module, query, key, value, attention_mask, **kwargs)
+        return _own(module)(module, query, key, value, attention_mask, **kwargs)
+    if caller.rows is not None:
+        return _by_rows(caller.rows(module.layer_idx), module, query, kwargs), None  # type: ignore[arg-type]
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     if caller.listener is not None:
         scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
@@ -162,6 +180,21 @@ def _attention(
     if caller.fork is None:
         return run.over(query, key, value), None
     return run.over_fork(caller.fork, query, key, value), None
+
+
+def _own(module: nn.Module) -> Callable[..., Any]:
+    """The attention that the module would have without us."""
+    return ALL_ATTENTION_FUNCTIONS.get_interface(_loans.own(module.config), _eager_of(module))
+
+
+def _by_rows(rows: Sequence[tuple[Tensor, Tensor]], module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """(B, 1, H, D): each row of queries (B, H, 1, D) over its own keys and values."""
+    own, outputs = _own(module), []
+    for row, (keys, values) in enumerate(rows):
+        one = slice(row, row + 1)
+        placed = {name: kwargs[name][one] for name in ("position_ids",) if kwargs.get(name) is not None}
+        outputs.append(own(module, query[one], keys, values, None, **(kwargs | placed))[0])
+    return torch.cat(outputs)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""One model for many callers of an event loop: documents are read step by step, answers written between the steps.
+
+A single thread uses the model (`homerlm.work`): a long document delays an answer by one chunk at most, and all answers
+that are being written share the forwards of the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TYPE_CHECKING, TypeVar
+
+from homerlm.context import CompactContext
+from homerlm.decoding import Decoding
+from homerlm.errors import InputError
+from homerlm.passes import Event
+from homerlm.work import Job, Stream, Work
+from homerlm.writing import Piece, Writing
+
+if TYPE_CHECKING:
+    from homerlm.homer import Homer
+
+__all__ = ["Engine", "Piece", "Writing", "shared"]
+
+T = TypeVar("T")
+
+
+class Engine:
+    """What runs on one model: `run` for reading, `write` for answers, from any number of event loops and tasks.
+
+    streams: answers that are written at once; waiting: readers, and answers that wait for their turn, above which new
+    work is refused (`Busy`). Dropping the engine ends its thread. Raises `InputError` without a tokenizer.
+    """
+
+    def __init__(self, homer: Homer, *, waiting: int = 64, streams: int = 32) -> None:
+        if homer.tokenizer is None:
+            raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to write text")
+        self.homer = homer
+        self._work = Work(Decoding(homer.model, homer.tokenizer), waiting, streams)
+        self._thread = threading.Thread(target=self._work.run, name="homerlm-model", daemon=True)
+        self._thread.start()
+        weakref.finalize(self, self._work.close, stop=True)
+
+    async def run(self, steps: Generator[Event, None, T], on_event: Callable[[Event], None] | None = None) -> T:
+        """The value of steps, which run on the model's thread; every event is shown to `on_event` in the event loop.
+
+        Cancelling the task closes the generator before its next step. Raises `Busy`, `Stopped`, or the steps' error.
+        """
+        job = Job(steps, on_event)
+        self._work.add(job)
+        try:
+            return await job.result
+        except asyncio.CancelledError:
+            self._work.cancel(job)
+            raise
+
+    def write(self, context: CompactContext, writing: Writing) -> AsyncGenerator[Piece, None]:
+        """Pieces of an answer after a context; the last one has a `finish`.
+
+        Leaving the generator (`aclose`), or cancelling who waits for it, takes the answer out of the work before its
+        next token. Raises `Busy` or `Stopped` at once, before the first piece is asked for.
+        """
+        self._work.check()
+        return self._pieces(context, writing)
+
+    async def close(self, timeout: float) -> None:
+        """Accept no more work, wait so many seconds for the end of what runs, then end it before its next step: who
+        waits for it gets `Stopped`."""
+        self._work.close(stop=False)
+        await asyncio.to_thread(self._thread.join, timeout)
+        self._work.close(stop=True)
+        await asyncio.to_thread(self._thread.join)
+
+    async def _pieces(self, context: CompactContext, writing: Writing) -> AsyncGenerator[Piece, None]:
+        stream = Stream(context, writing)
+        self._work.add(stream)
+        try:
+            while True:
+                piece = await stream.pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+                if piece.finish is not None:
+                    return
+        finally:
+            self._work.cancel(stream)
+
+
+_engines: weakref.WeakValueDictionary[tuple[int, int], Engine] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def shared(homer: Homer) -> Engine:
+    """The engine of a Homer's model and tokenizer, the same for all of them as long as somebody holds it. It accepts
+    any amount of work."""
+    key = id(homer.model), id(homer.tokenizer)  # the engine holds both, so that no others can have these ids
+    with _sharing:
+        engine = _engines.get(key)
+        if engine is None:
+            engine = _engines[key] = Engine(homer, waiting=1 << 30)
+        return engine
