@@ -60,7 +60,10 @@ def test_only_the_passages_are_read_and_what_is_kept_is_said_in_the_documents_pl
     assert [event for event in events if isinstance(event, Event)][-1].total == context.prompt_len - (
         context.prefix_len + context.suffix_len
     )
-    plan = Homer(model, words, HomerConfig(**SIZES, prefilter=256)).plan(4, 1500, 5)
+    assert answer.tokens_read == 256 + context.prefix_len + context.suffix_len
+    homer = Homer(model, words, HomerConfig(**SIZES, prefilter=256))
+    assert homer.select(TEXT, QUESTION, tokens=50).tokens_read == 256
+    plan = homer.plan(4, 1500, 5)
     assert sum(run.tokens for run in plan.passes if run.kind == "chunk") < 256 + 5 * 40
     assert "256 tokens of the document that BM25 ranks first are read" in str(plan)
 

@@ -40,7 +40,7 @@ class Reader(Protocol):
     @property
     def keeps_keys(self) -> bool: ...
     def preparing(
-        self, document: str | Index | None, affixes: tuple[prompt.Text, prompt.Text], neutral: prompt.Text
+        self, document: str | Index | None, affixes: tuple[prompt.Text | None, prompt.Text], neutral: prompt.Text
     ) -> Generator[Event, None, Prepared]: ...
     def reading(
         self,
@@ -152,7 +152,9 @@ class Asking:
         if isinstance(document, CompactContext):
             return self._again(document, affixes[1], 0)
         if isinstance(document, Index):
-            return replace((yield from self.homer.preparing(document, affixes, self.neutral())), source=document)
+            return replace(
+                (yield from self.homer.preparing(document, (None, affixes[1]), self.neutral())), source=document
+            )
         if not self.reuse:
             return (yield from self.homer.preparing(document, affixes, self.neutral()))
         if not self.homer.keeps_keys:
@@ -165,7 +167,7 @@ class Asking:
             chat=self.chat,
             template_options=self.template_options,
         )
-        found = yield from self.homer.preparing(index, affixes, self.neutral())
+        found = yield from self.homer.preparing(index, (None, affixes[1]), self.neutral())
         return replace(found, tokens_read=found.prompt_len, source=index)
 
     def _again(self, source: CompactContext, suffix: prompt.Text, read: int) -> Prepared:

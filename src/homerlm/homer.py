@@ -196,28 +196,33 @@ class Homer(Compressor):
         neutral: prompt.Text,
     ) -> Generator[Event, None, Selection]:
         text = read_document(document) if isinstance(document, Path) else document
-        prepared = yield from self.preparing(text, affixes, neutral)
         if isinstance(text, Index):
+            prepared = yield from self.preparing(text, (None, affixes[1]), neutral)
             return Selection.of_index(text, question, prepared.context, prepared.tokens_read)
         assert self.tokenizer is not None
-        return Selection.of(self.tokenizer, text, question, prepared.context)
+        prepared = yield from self.preparing(text, affixes, neutral)
+        return Selection.of(
+            self.tokenizer, text, question, prepared.context, prepared.prompt_len - prepared.tokens_read
+        )
 
     def preparing(
-        self, document: str | Index | None, affixes: tuple[prompt.Text, prompt.Text], neutral: prompt.Text
+        self, document: str | Index | None, affixes: tuple[prompt.Text | None, prompt.Text], neutral: prompt.Text
     ) -> Generator[Event, None, Prepared]:
         """Step by step, what a question needs of a document: the context that its answer is written from. affixes: of
         the prompt, before and after the document, neutral: the latter for a question that asks for nothing
-        (`homerlm.prompt`). An index was read behind a prefix of its own, which stands in place of the first affix; None
-        and "" are no document. Closing the generator stops the work."""
+        (`homerlm.prompt`). No first affix is that of the index; None and "" are no document. Closing the generator
+        stops the work."""
         if self.tokenizer is None:
             raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
         if isinstance(document, Index):
             suffix, asks_nothing = (prompt.token_ids(self.tokenizer, text) for text in (affixes[1], neutral))
-            found = yield from self._searching(document, suffix, asks_nothing)
+            prefix = None if affixes[0] is None else prompt.token_ids(self.tokenizer, affixes[0])
+            found = yield from self._searching(document, suffix, asks_nothing, prefix)
             return Prepared(found.context, found.tokens_read, found.context.prompt_len)
-        ids = prompt.encode(self.tokenizer, affixes[0], document or "", affixes[1], neutral)
+        ids = prompt.encode(self.tokenizer, affixes[0] or prompt.Text(""), document or "", affixes[1], neutral)
         context = yield from self.compressing(ids.prefix, ids.context, ids.suffix, ids.neutral)
-        return Prepared(context, context.prompt_len, context.prompt_len)
+        plan = self.method.plan(*ids.lengths)
+        return Prepared(context, context.prompt_len - plan.context_len + plan.read_len, context.prompt_len)
 
     def ask(
         self,

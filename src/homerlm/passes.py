@@ -97,6 +97,11 @@ class Plan(Protocol):
     @property
     def context_len(self) -> int: ...
     @property
+    def read_len(self) -> int:
+        """Tokens of the context that are read at all."""
+        ...
+
+    @property
     def suffix_len(self) -> int: ...
     @property
     def passes(self) -> tuple[Pass, ...]:

@@ -43,10 +43,13 @@ class Selection:
     tokens_read: int = 0
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, document: str, question: str, context: CompactContext) -> Selection:
-        """What is left of a document in the context that it was compressed to."""
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, document: str, question: str, context: CompactContext, unread: int = 0
+    ) -> Selection:
+        """What is left of a document in the context that it was compressed to; unread: tokens that were filtered out
+        before."""
         spans, kept = prompt.token_spans(tokenizer, document), kept_indices(context)
-        return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)), len(spans))
+        return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)), len(spans) - unread)
 
     @classmethod
     def of_index(cls, index: Index, question: str, context: CompactContext, tokens_read: int) -> Selection:

@@ -94,6 +94,10 @@ class MergePlan:
         return self.schedule.prompt_len
 
     @property
+    def read_len(self) -> int:
+        return self.schedule.context_len
+
+    @property
     def cache_len(self) -> int:
         return self.schedule.root.target
 
