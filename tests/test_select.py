@@ -212,7 +212,7 @@ def test_events_tell_what_was_read_and_what_is_left(model):
 
 class TestLengths:
     def test_are_absolute_and_at_most_a_share_of_the_limit(self):
-        for limit, expected in ((512, (128, 64)), (8192, (2048, 1024)), (131_072, (2048, 1024))):
+        for limit, expected in ((512, (128, 64)), (2048, (512, 256)), (8192, (1024, 1024)), (131_072, (1024, 1024))):
             homer = Homer(llama(max_position_embeddings=limit))
             plan = homer.plan(P, 200_000, S)
             assert (plan.chunk_len, plan.target_len) == expected

@@ -13,7 +13,7 @@ from homerlm.model.shape import DecoderShape
 from homerlm.passes import Pass, check_target, head_pass
 from homerlm.score.heads import Scoring
 
-CHUNK_LEN, CHUNK_SHARE = 2048, 1 / 4  # the default: tokens, and at most this share of the model's limit
+CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
 MIDDLE = (0.5, 0.6)  # of the layers, where no profile is known: they match the question's words to the text
 LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
@@ -197,7 +197,7 @@ def lengths(
     affixes, chunk, target = prefix_len + suffix_len, config.max_chunk_len, config.target_len
     if chunk is None:
         usual = min(CHUNK_LEN, int(shape.limit * CHUNK_SHARE))
-        chunk = min(max(usual, affixes + usual // 2), shape.limit)
+        chunk = min(max(usual, affixes + min(affixes, usual)), shape.limit)
     if target is None:
         usual = min(TARGET_LEN, int(shape.limit * TARGET_SHARE))
         target = min(max(usual, affixes + usual // 2), shape.limit)
