@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from homerlm import Homer, HomerConfig
+from homerlm import prompt as prompt_module
 from homerlm.errors import ConfigError, InputError, MismatchError
 from homerlm.prompt import Text, affixes, encode, token_ids
 from tiny import VOCAB, llama, prompt
@@ -85,11 +86,29 @@ class TestTheRealTokenizer:
         assert [ids.prefix[0].tolist(), ids.suffix[0].tolist()] == parts
 
 
+def test_names_are_listed_once_and_again_when_tokens_are_added(monkeypatch):
+    listed = []
+    find = prompt_module._find_special_names
+    monkeypatch.setattr(prompt_module, "_find_special_names", lambda *args: listed.append(1) or find(*args))
+    tokenizer = tokenizer_of(VOCAB)
+    for _ in range(3):
+        token_ids(tokenizer, "w1 <mark> w2")
+    assert len(listed) == 1
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<mark>"]})
+    mark = tokenizer.convert_tokens_to_ids("<mark>")
+    assert mark in tokenizer("w1 <mark> w2", add_special_tokens=False).input_ids
+    assert mark not in token_ids(tokenizer, "w1 <mark> w2")[0]
+    assert len(listed) == 2
+
+
 class NoOptions:
     """A tokenizer of characters that finds its marks in any text and takes no option that would leave them alone."""
 
     MARKS: ClassVar = {"<|end|>": 1_200_000, "<|start|>": 1_200_001, "<|": 1_200_002}
     all_special_tokens = tuple(MARKS)
+
+    def __len__(self):
+        return 1_200_003
 
     def __call__(self, text, **_options):
         pieces = re.findall("|".join(map(re.escape, sorted(self.MARKS, key=len, reverse=True))) + "|.", text, re.S)
