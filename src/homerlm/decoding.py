@@ -24,6 +24,9 @@ from homerlm.writing import CertainText, Finish, Piece, TokenChoice, Writing
 __all__ = ["Decoding", "Piece", "Row", "Writing"]
 
 
+FEWEST_ROWS = 2  # in half precision a CPU's products with one row round otherwise than those with more
+
+
 class Row:
     """An answer that is being written. logits: (1, V) for its next token, None while a token of its own waits to be
     read by the model."""
@@ -74,6 +77,7 @@ class Decoding:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._decoder, self._tokenizer = Decoder(model), tokenizer
         self.rows: list[Row] = []
+        self._fewest = FEWEST_ROWS if model.dtype.itemsize < 4 else 1
 
     def add(self, context: CompactContext, writing: Writing) -> Row:
         """Begin an answer after a context of one row, which stays as it was. Raises `InputError` for several rows."""
@@ -125,8 +129,9 @@ class Decoding:
 
     def _forward(self, rows: Sequence[Row]) -> None:
         decoder = self._decoder
-        ids = torch.tensor([[row.written[-1]] for row in rows], device=decoder.device)
-        positions = torch.tensor([[row.position] for row in rows], device=decoder.device)
+        filled = [*rows, *rows[-1:] * (self._fewest - len(rows))]
+        ids = torch.tensor([[row.written[-1]] for row in filled], device=decoder.device)
+        positions = torch.tensor([[row.position] for row in filled], device=decoder.device)
         numbers = [len(row.written) - 1 for row in rows]
         longest = max(row.length + number for row, number in zip(rows, numbers, strict=True))
         cache = RowsCache([row.layers for row in rows], numbers, longest)
@@ -138,5 +143,5 @@ class Decoding:
             attending_by_rows(cache.attended),
         ):
             logits = decoder.model(input_ids=ids, position_ids=positions, past_key_values=cache).logits
-        for row, own in zip(rows, logits[:, -1].split(1), strict=True):
+        for row, own in zip(rows, logits[:, -1].split(1), strict=False):
             row.logits = own

@@ -72,8 +72,9 @@ class _Layer(DynamicLayer):
         self.attended: list[tuple[Tensor, Tensor]] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, K, 1, D) of the new tokens; they themselves, since rows attend by `attended`."""
-        new = zip(self._rows, self._numbers, key_states.split(1), value_states.split(1), strict=True)
+        """Keys and values (B, K, 1, D) of the new tokens; they themselves, since rows attend by `attended`. What only
+        fills up the batch, behind the rows, is left out."""
+        new = zip(self._rows, self._numbers, key_states.split(1), value_states.split(1), strict=False)
         self.attended = [row.put(number, keys, values) for row, number, keys, values in new]
         return key_states, value_states
 
