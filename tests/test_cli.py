@@ -74,8 +74,10 @@ def test_ask_streams_the_answer_and_says_what_it_took(homer, document):
     assert code == 0
     assert out.strip()
     line = " ".join(err.split())
-    assert re.search(r"3\d\d tokens read in [\d.]+ s \([\d,]+/s\), 50 kept; \d+ new in", line)
+    assert re.search(r" 3\d\d tokens read in [\d.]+ s \([\d,]+/s\), 50 kept; \d+ new in", f" {line}")
     assert "model limit 512" in line
+    line = " ".join(homer(*ask(document), "--prefilter", "100")[2].split())
+    assert re.search(r" 1\d\d of 3\d\d tokens read in", f" {line}")
 
 
 def test_ask_as_json(homer, document):

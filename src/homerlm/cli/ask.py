@@ -180,11 +180,12 @@ def open_homer(
 def summary(answer: Any) -> str:
     """One line: tokens read and kept, times, peak memory above the weights, model limit."""
     speed = answer.tokens_read / max(answer.compress_seconds, 1e-9)
+    of = f" of {answer.prompt_len:,}" if answer.tokens_read < answer.prompt_len else ""
     kept = f"{answer.tokens_kept:,} kept"
     if answer.source is not answer.context:
         kept = f"{_amount(answer.source)} saved, {kept} for this answer"
     return (
-        f"{answer.tokens_read:,} tokens read in {answer.compress_seconds:.1f} s ({speed:,.0f}/s), {kept}; "
+        f"{answer.tokens_read:,}{of} tokens read in {answer.compress_seconds:.1f} s ({speed:,.0f}/s), {kept}; "
         f"{_after_reading(answer)}"
     )
 
