@@ -172,11 +172,16 @@ class Compressor:
         return run_steps(self._searching(index, suffix_ids, neutral_ids), observer, cancel)
 
     @torch.no_grad()
-    def _searching(self, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None) -> Generator[Event, None, Found]:
+    def _searching(
+        self, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None, prefix_ids: Tensor | None = None
+    ) -> Generator[Event, None, Found]:
+        """prefix_ids: (1, P) that what was found is read behind, None for the index's own."""
         self.check_context(index)
         method = self._finding()
         (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=1)
-        found = yield from asking(method, index, suffix_ids, self._neutral_for(neutral_ids, 1))
+        if prefix_ids is not None:
+            (prefix_ids,) = self._checked({"prefix_ids": prefix_ids}, rows=1)
+        found = yield from asking(method, index, suffix_ids, self._neutral_for(neutral_ids, 1), prefix_ids)
         _finite(found.context)
         return found
 

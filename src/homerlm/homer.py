@@ -203,17 +203,24 @@ class Homer(Compressor):
         return Selection.of(self.tokenizer, text, question, prepared.context)
 
     def preparing(
-        self, document: str | Index | None, affixes: tuple[prompt.Text, prompt.Text], neutral: prompt.Text
+        self,
+        document: str | Index | None,
+        affixes: tuple[prompt.Text, prompt.Text],
+        neutral: prompt.Text,
+        *,
+        other_prefix: bool = False,
     ) -> Generator[Event, None, Prepared]:
         """Step by step, what a question needs of a document: the context that its answer is written from. affixes: of
         the prompt, before and after the document, neutral: the latter for a question that asks for nothing
-        (`homerlm.prompt`). An index was read behind a prefix of its own, which stands in place of the first affix; None
-        and "" are no document. Closing the generator stops the work."""
+        (`homerlm.prompt`). An index was read behind a prefix of its own, which stands in place of the first affix;
+        other_prefix: only while it is searched, and what was found is read behind the first affix. None and "" are no
+        document. Closing the generator stops the work."""
         if self.tokenizer is None:
             raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
         if isinstance(document, Index):
             suffix, asks_nothing = (prompt.token_ids(self.tokenizer, text) for text in (affixes[1], neutral))
-            found = yield from self._searching(document, suffix, asks_nothing)
+            prefix = prompt.token_ids(self.tokenizer, affixes[0]) if other_prefix else None
+            found = yield from self._searching(document, suffix, asks_nothing, prefix)
             return Prepared(found.context, found.tokens_read, found.context.prompt_len)
         ids = prompt.encode(self.tokenizer, affixes[0], document or "", affixes[1], neutral)
         context = yield from self.compressing(ids.prefix, ids.context, ids.suffix, ids.neutral)

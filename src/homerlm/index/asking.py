@@ -32,20 +32,22 @@ class Found:
 
 
 def asking(
-    select: Select, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None
+    select: Select, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None, prefix_ids: Tensor | None = None
 ) -> Generator[Event, None, Found]:
     """Events of a question, suffix ids (1, S), that is asked of an index; the value is what it needs. neutral_ids:
-    (1, N), as a prompt's `neutral`. Chunks, candidates, reranking and reading are as in `Select.compress`, but that the
+    (1, N), as a prompt's `neutral`; prefix_ids: (1, P) that the candidates are read behind, where that is not what the
+    index was read behind. Chunks, candidates, reranking and reading are as in `Select.compress`, but that the
     chunks were read without the question, which runs behind a stand-in for them."""
     frame, decoder = index.frame, select.decoder
     neutral_len = 0 if neutral_ids is None else neutral_ids.shape[1]
-    plan = select.plan(len(frame.prefix), len(index), suffix_ids.shape[1], neutral_len)
-    prefix = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
+    own = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
+    prefix = own if prefix_ids is None else prefix_ids
+    plan = select.plan(prefix.shape[1], len(index), suffix_ids.shape[1], neutral_len)
     neutral = neutral_ids if plan.neutral_len else None
     with decoder.session():
         if plan.spans:
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
-            question = Question(prefix, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
+            question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
             search = Search.of(select, index, question)
             tokens = yield from search.candidates(plan.candidates - plan.prefix_len - plan.suffix_len)
         else:
