@@ -92,6 +92,45 @@ def affixes(
     return Text.join((bos, True), (f"{instruction}\n\n", False)), Text(f"\n\n{asked}")
 
 
+def conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[tuple[str, str]],
+    place: tuple[int, int] | None = None,
+    *,
+    template_options: Mapping[str, Any] | None = None,
+) -> tuple[Text, Text]:
+    """The parts before and after a document of a whole conversation: its turns, (role, text) each, in the model's chat
+    template, or with their roles' names where it has none, up to the beginning of the answer.
+
+    place: where the document stands, the number of a turn and of the character in its text that follows; None for no
+    document, so that all is in the second part. A last turn of the assistant is what the answer begins with. Where the
+    template does not take the roles as they are, system texts go into the turn after them and neighbours of one role
+    become one turn. Raises `InputError` for a template that fails on these, too.
+    """
+    given, start = list(turns), ""
+    if place is not None and not (0 <= place[0] < len(given) and 0 <= place[1] <= len(given[place[0]][1])):
+        raise InputError(f"place is {place}, which is nowhere in the conversation's {len(given)} turns")
+    if len(given) > 1 and given[-1][0] == "assistant" and (place is None or place[0] < len(given) - 1):
+        start = given.pop()[1]
+    if getattr(tokenizer, "chat_template", None) is None:
+        rendered = _labelled(tokenizer, given)
+    else:
+        rendered = _in_template(tokenizer, given, template_options or {})
+    before: list[tuple[str, bool]] = []
+    after: list[tuple[str, bool]] = []
+    current = after if place is None else before
+    for piece in rendered:
+        if isinstance(piece, str):
+            current.append((piece, True))
+        elif place is not None and piece == place[0]:
+            current.append((given[piece][1][: place[1]], False))
+            current = after
+            current.append((given[piece][1][place[1] :], False))
+        else:
+            current.append((given[piece][1], False))
+    return Text.join(*before), Text.join(*after, (start, False))
+
+
 def neutral(
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -159,6 +198,47 @@ def _templated(
         raise InputError("the model's chat template does not pass the message on once: set chat to False")
     before = Text.join((pieces[0], True), (instruction, False), (pieces[1], True))
     return before, Text.join((pieces[2], True), (question, False), (pieces[3], True), (answer_start, False))
+
+
+def _in_template(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], options: Mapping[str, Any]
+) -> list[str | int]:
+    """A conversation in the chat template: its own pieces, and the numbers of the turns whose texts stand between."""
+    settings = {**TEMPLATE_OPTIONS, **options, "tokenize": False, "add_generation_prompt": True}
+    marked = [{"role": role, "content": f"\ue000{number}\ue000"} for number, (role, _) in enumerate(turns)]
+    reason = "it does not pass each message on once"
+    for messages in (marked, _folded(marked)):
+        try:
+            rendered = str(tokenizer.apply_chat_template(messages, **settings))
+        except Exception as error:  # a template is a program of the model's makers
+            reason = str(error)
+            continue
+        pieces = re.split("\ue000([0-9]+)\ue000", rendered)
+        numbers = [int(number) for number in pieces[1::2]]
+        if sorted(numbers) == list(range(len(turns))):
+            return [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)]
+    raise InputError(f"the model's chat template does not take this conversation: {reason}")
+
+
+def _folded(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Messages without a system role, those of the assistant and of all others in turn."""
+    folded: list[dict[str, str]] = []
+    for message in messages:
+        role = "assistant" if message["role"] == "assistant" else "user"
+        if folded and folded[-1]["role"] == role:
+            folded[-1]["content"] += f"\n\n{message['content']}"
+        else:
+            folded.append({"role": role, "content": message["content"]})
+    return folded
+
+
+def _labelled(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> list[str | int]:
+    """A conversation for a model without a chat template, as `_in_template`."""
+    pieces: list[str | int] = [str(tokenizer.bos_token) if _adds_bos(tokenizer) else ""]
+    for number, (role, _) in enumerate(turns):
+        label = "" if role == "system" else f"{role.capitalize()}: "
+        pieces += [label, number, "\n\n"]
+    return [*pieces, "Assistant:"]
 
 
 def _pieces(text: Text, names: re.Pattern[str] | None) -> Iterator[str]:

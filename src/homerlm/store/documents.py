@@ -22,9 +22,7 @@ class Documents:
     def __init__(self, homer: Homer, engine: Engine, store: Store) -> None:
         self.homer, self.engine, self.store = homer, engine, store
 
-    async def index(
-        self, owner: str, name: str, text: str, on_event: OnEvent | None = None
-    ) -> tuple[Index, bool]:
+    async def index(self, owner: str, name: str, text: str, on_event: OnEvent | None = None) -> tuple[Index, bool]:
         """A text as an index, and whether it was known, so that it was not read anew."""
         raise NotImplementedError
 

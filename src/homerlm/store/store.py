@@ -1,18 +1,233 @@
-"""A folder of documents, uploaded files and vector stores."""
+"""A folder of documents, uploaded files and vector stores.
+
+What is listed is complete: a file is written aside and put in place in the transaction that lists it, and what a killed
+process leaves is cleared at the next start.
+"""
 
 from __future__ import annotations
 
+import secrets
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from sqlite3 import Connection
+from typing import Any
+
+from homerlm.store import space
+from homerlm.store.database import Database, page
+from homerlm.store.folder import KINDS, Folder
+from homerlm.store.records import StoredDocument, StoredFile
+from homerlm.store.space import InUse, QuotaError, Space
+from homerlm.store.vector_stores import VectorStores
+
+__all__ = ["Cleared", "InUse", "QuotaError", "Store"]
+
+_ALIVE = "(expires IS NULL OR expires > ?)"
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What `Store.gc` removed: how many documents and files, and bytes of both."""
+
+    documents: int
+    files: int
+    bytes: int
 
 
 class Store:
-    """A folder with a database and the files that it knows. Any number of threads and processes may use it.
+    """A folder with a database and the files that it knows. Any number of threads and processes may use it. Owners
+    find what is theirs, and nothing else.
 
-    max_bytes: of all files and documents, above which the documents used longest ago go; owner_bytes: of one owner's.
+    max_bytes: of all files and documents; owner_bytes: of one owner's. Above them the documents that were used longest
+    ago go, since they can be read again; uploaded files stay. Raises `InputError` for a folder that cannot be used,
+    `CorruptFileError` for a damaged database.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, owner_bytes: int) -> None:
-        self.folder, self.max_bytes, self.owner_bytes = folder, max_bytes, owner_bytes
+        self.folder = Path(folder)
+        self._space = Space(max_bytes, owner_bytes)
+        self._files = Folder(self.folder)
+        self._database = Database(self.folder / "store.sqlite")
+        self.vector_stores = VectorStores(self._database)
+        self.clear_orphans()
 
     def close(self) -> None:
         """Give the database back."""
+        self._database.close()
+        self._files.close()
+
+    def temporary(self) -> Path:
+        """A new name in the store's folder, for a file that is being written."""
+        return self._files.temporary()
+
+    def find_document(self, owner: str, sha256: str, maker: str) -> StoredDocument | None:
+        """The document of a text, if it was read by this maker."""
+        where = f"owner = ? AND sha256 = ? AND maker = ? AND {_ALIVE}"
+        return self._document(where, owner, sha256, maker, time.time())
+
+    def document(self, owner: str, id: str) -> StoredDocument | None:
+        """An owner's document, of whichever model; None where it is another's, as where there is none."""
+        return self._document(f"owner = ? AND id = ? AND {_ALIVE}", owner, id, time.time())
+
+    def documents(self, owner: str | None = None) -> list[StoredDocument]:
+        """An owner's documents, or everybody's, in the order in which they were read."""
+        sql = f"SELECT * FROM documents WHERE (? IS NULL OR owner = ?) AND {_ALIVE} ORDER BY number"
+        return [StoredDocument.of(row) for row in self._database.rows(sql, owner, owner, time.time())]
+
+    def document_path(self, id: str) -> Path:
+        return self._files.of("documents", id)
+
+    def add_document(
+        self,
+        temporary: Path,
+        *,
+        owner: str,
+        name: str,
+        sha256: str,
+        model: str,
+        maker: str,
+        tokens: int,
+        lifetime: float | None = None,
+        in_use: InUse = lambda _: False,
+    ) -> StoredDocument:
+        """Keep an index that was written to a temporary name, in place of one of the same text and maker. lifetime: in
+        seconds; in_use: which documents must not make room for it. Raises `QuotaError`; the file is gone in any case.
+        """
+        now, number = time.time(), temporary.stat().st_size
+        new = StoredDocument(
+            _id("doc"), owner, name, sha256, model, maker, number, tokens, now, now, _end(now, lifetime)
+        )
+        try:
+            with self._database.write() as connection:
+                before = "owner = ? AND sha256 = ? AND maker = ?"
+                gone = space.delete_documents(connection, before, owner, sha256, maker)
+                gone += self._space.make_room(connection, owner, number, in_use)
+                self._files.place(temporary, "documents", new.id)
+                _insert(connection, "documents", asdict(new))
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._remove("documents", gone)
+        return new
+
+    def touch(self, id: str, lifetime: float | None = None) -> None:
+        """Note that a document is used now; it lives for so many seconds from now on."""
+        now = time.time()
+        with self._database.write() as connection:
+            values = now, _end(now, lifetime), id
+            connection.execute("UPDATE documents SET used = ?, expires = ? WHERE id = ?", values)
+
+    def remove_document(self, owner: str | None, id: str) -> bool:
+        """Whether there was such a document of the owner, or, for None, of anybody."""
+        with self._database.write() as connection:
+            gone = space.delete_documents(connection, "id = ? AND (? IS NULL OR owner = ?)", id, owner, owner)
+        self._remove("documents", gone)
+        return bool(gone)
+
+    def add_file(
+        self,
+        temporary: Path,
+        *,
+        owner: str,
+        name: str,
+        purpose: str,
+        lifetime: float | None = None,
+        in_use: InUse = lambda _: False,
+    ) -> StoredFile:
+        """Keep an uploaded file; arguments as of `add_document`."""
+        now, number = time.time(), temporary.stat().st_size
+        new = StoredFile(_id("file"), owner, name, purpose, number, now, _end(now, lifetime))
+        try:
+            with self._database.write() as connection:
+                gone = self._space.make_room(connection, owner, number, in_use)
+                self._files.place(temporary, "files", new.id)
+                _insert(connection, "files", asdict(new))
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._remove("documents", gone)
+        return new
+
+    def file(self, owner: str, id: str) -> StoredFile | None:
+        """An owner's file; None where it is another's, as where there is none."""
+        sql = f"SELECT * FROM files WHERE owner = ? AND id = ? AND {_ALIVE}"
+        row = self._database.row(sql, owner, id, time.time())
+        return None if row is None else StoredFile.of(row)
+
+    def files(
+        self,
+        owner: str,
+        *,
+        purpose: str | None = None,
+        limit: int = 10_000,
+        descending: bool = True,
+        after: str | None = None,
+    ) -> tuple[list[StoredFile], bool]:
+        """A page of an owner's files, and whether others follow."""
+        where, values = f"owner = ? AND {_ALIVE}", [owner, time.time()]
+        if purpose is not None:
+            where, values = f"{where} AND purpose = ?", [*values, purpose]
+        sql, given = page("files", where, values, limit=limit, descending=descending, after=after, before=None)
+        rows = self._database.rows(sql, *given)
+        return [StoredFile.of(row) for row in rows[:limit]], len(rows) > limit
+
+    def file_path(self, id: str) -> Path:
+        return self._files.of("files", id)
+
+    def remove_file(self, owner: str | None, id: str) -> bool:
+        """Take a file, and what was read of it, out of the store and out of every vector store. Whether there was one
+        of the owner, or, for None, of anybody."""
+        with self._database.write() as connection:
+            where = "id = ? AND (? IS NULL OR owner = ?)"
+            gone, documents = space.delete_files(connection, where, id, owner, owner)
+        self._remove("files", gone)
+        self._remove("documents", documents)
+        return bool(gone)
+
+    def usage(self, owner: str | None = None) -> int:
+        """Bytes of an owner's files and documents, or of everybody's."""
+        with self._database.write() as connection:
+            return space.usage(connection, owner)
+
+    def gc(self, in_use: InUse = lambda _: False) -> Cleared:
+        """Remove what has expired, what is above the byte limit, and files that nobody knows."""
+        before, now = self.usage(), time.time()
+        with self._database.write() as connection:
+            files, documents = space.delete_files(connection, "expires <= ?", now)
+            documents += space.delete_documents(connection, "expires <= ?", now)
+            documents += space.evict(connection, None, self._space.max_bytes, in_use)
+        self._remove("files", files)
+        self._remove("documents", documents)
+        self.vector_stores.remove_expired()
+        self.clear_orphans()
+        return Cleared(len(documents), len(files), before - self.usage())
+
+    def clear_orphans(self) -> None:
+        """Remove files that are not listed, and take files that are not there off the list: what is left of processes
+        that were killed."""
+        self._files.clear_incoming()
+        with self._database.write() as connection:  # nothing is put in place meanwhile
+            for kind in KINDS:
+                listed = {row["id"] for row in connection.execute(f"SELECT id FROM {kind}")}
+                there = self._files.ids(kind)
+                connection.executemany(f"DELETE FROM {kind} WHERE id = ?", [(id,) for id in listed - there])
+                self._remove(kind, list(there - listed))
+
+    def _document(self, where: str, *values: Any) -> StoredDocument | None:
+        row = self._database.row(f"SELECT * FROM documents WHERE {where}", *values)
+        return None if row is None else StoredDocument.of(row)
+
+    def _remove(self, kind: str, ids: list[str]) -> None:
+        for id in ids:
+            self._files.remove(kind, id)
+
+
+def _id(kind: str) -> str:
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+def _end(now: float, lifetime: float | None) -> float | None:
+    return None if lifetime is None else now + lifetime
+
+
+def _insert(connection: Connection, table: str, values: dict[str, Any]) -> None:
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(values.values()))

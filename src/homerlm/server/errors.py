@@ -1,0 +1,129 @@
+"""Errors as clients of OpenAI's API know them: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from homerlm import errors
+
+RETRY_AFTER_S = 5
+_log = logging.getLogger("homerlm.server")
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_CODES = {405: "method_not_allowed", 413: "request_too_large"}
+_STATUS: dict[type[Exception], tuple[int, str]] = {  # the first that fits
+    errors.Busy: (429, "server_busy"),
+    errors.Stopped: (503, "server_stopping"),
+    errors.Cancelled: (503, "cancelled"),
+    errors.OutOfMemoryError: (503, "out_of_memory"),
+    errors.NumericalError: (500, "numerical_error"),
+    errors.ScheduleError: (400, "context_length_exceeded"),
+    errors.DocumentError: (400, "unreadable_document"),
+    errors.MismatchError: (409, "mismatch"),
+    errors.ConfigError: (400, "invalid_value"),
+    errors.InputError: (400, "invalid_value"),
+}
+
+
+class ApiError(Exception):
+    """A request that gets an error for an answer. param: the part of the request that is at fault; code: a word that
+    programs can go by; headers: of the response."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = dict(headers or {})
+
+    @property
+    def type(self) -> str:
+        """OpenAI's word for the kind of error."""
+        return _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object that clients get."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What a client is told of any error: the library's own messages as they are, of any other only that there was
+    one."""
+    if isinstance(error, ApiError):
+        return error
+    for kind, (status, code) in _STATUS.items():
+        if isinstance(error, kind):
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+            return ApiError(status, str(error), code=code, headers=headers)
+    return ApiError(500, "The server failed on this request; its log says why.", code="internal_error")
+
+
+def logged(error: BaseException) -> ApiError:
+    """`as_api_error`, with the traceback of what nobody expected in the log: the places in the code, not the message,
+    which may quote the request."""
+    told = as_api_error(error)
+    if told.status == 500:
+        places = _places(error)
+        _log.error("request failed: %s at %s", type(error).__name__, places)
+    return told
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let every error of an app's requests become JSON in OpenAI's shape."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    for kind in (ApiError, errors.HomerError, Exception):
+        app.add_exception_handler(kind, _failed)
+
+
+def response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _failed(_request: Request, error: Exception) -> JSONResponse:
+    return response(logged(error))
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    places = [str(place) for place in first["loc"] if place not in ("body", "query", "path", "header")]
+    param = ".".join(places) or None
+    message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    return response(ApiError(400, message, code=str(first["type"]), param=param))
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = "not_found" if error.status_code == 404 else _CODES.get(error.status_code)
+    headers = error.headers or {}
+    return response(ApiError(error.status_code, str(error.detail), code=code, headers=headers))
+
+
+def _places(error: BaseException) -> str:
+    """File names and lines of a traceback's last frames."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " > ".join(places[-8:]) or "unknown place"

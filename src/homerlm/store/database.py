@@ -1,0 +1,185 @@
+"""The store's SQLite database: its tables, and one way to read and to write them."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from homerlm.errors import CorruptFileError, InputError, MismatchError
+
+VERSION = 1
+WAIT_SECONDS = 30.0  # for another process that writes
+TABLES = """
+CREATE TABLE documents (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    model TEXT NOT NULL,
+    maker TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    created REAL NOT NULL,
+    used REAL NOT NULL,
+    expires REAL,
+    UNIQUE (owner, sha256, maker)
+);
+CREATE TABLE files (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    created REAL NOT NULL,
+    expires REAL
+);
+CREATE TABLE vector_stores (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    description TEXT,
+    metadata TEXT NOT NULL,
+    created REAL NOT NULL,
+    active REAL NOT NULL,
+    days INTEGER
+);
+CREATE TABLE batches (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    vector_store TEXT NOT NULL REFERENCES vector_stores (id) ON DELETE CASCADE,
+    created REAL NOT NULL,
+    cancelled INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE members (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    vector_store TEXT NOT NULL REFERENCES vector_stores (id) ON DELETE CASCADE,
+    id TEXT NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+    batch TEXT REFERENCES batches (id) ON DELETE SET NULL,
+    attributes TEXT NOT NULL,
+    chunking TEXT NOT NULL,
+    status TEXT NOT NULL,
+    error_code TEXT,
+    error TEXT,
+    sha256 TEXT,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    UNIQUE (vector_store, id)
+);
+CREATE INDEX documents_used ON documents (used);
+CREATE INDEX members_file ON members (id);
+CREATE INDEX members_batch ON members (batch);
+"""
+
+
+class Database:
+    """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
+    one of a newer homerlm, `InputError` for one that cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(
+                path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise InputError(f"{path} cannot be opened: {error}; check the folder and its permissions") from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that no other process writes beside; all of it is kept, or on an error nothing."""
+        with self._lock, self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
+        """The rows of a query, by column."""
+        with self._lock, self._explained():
+            return [dict(row) for row in self._connection.execute(sql, values)]
+
+    def row(self, sql: str, *values: Any) -> dict[str, Any] | None:
+        """The first row of a query."""
+        found = self.rows(sql, *values)
+        return found[0] if found else None
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _prepare(self) -> None:
+        with self._explained():
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            damage = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
+            if damage != ["ok"]:
+                raise self._damaged(damage[0])
+            with self.write() as connection:
+                self._make_tables(connection)
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise MismatchError(f"{self._path} has version {version}, this homerlm knows {VERSION}: upgrade homerlm")
+        if version == VERSION:
+            return
+        for statement in TABLES.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What SQLite raises, as an error of ours that names the file."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise InputError(f"{self._path} cannot be used: {error}; free space, or check its permissions") from error
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, reason: object) -> CorruptFileError:
+        return CorruptFileError(
+            f"{self._path} is damaged ({reason}): restore a copy, or move the folder away to begin anew"
+        )
+
+
+def page(
+    table: str,
+    where: str,
+    values: Sequence[Any],
+    *,
+    limit: int,
+    descending: bool,
+    after: str | None,
+    before: str | None,
+) -> tuple[str, list[Any]]:
+    """A query for one more than `limit` rows of a table, in the order in which they were made, and its values. after,
+    before: ids of rows that the page lies behind or ahead of."""
+    sql, given = f"SELECT * FROM {table} WHERE {where}", list(values)
+    for cursor, later in ((after, not descending), (before, descending)):
+        if cursor is not None:
+            inside = f"SELECT number FROM {table} WHERE {where} AND id = ?"
+            sql += f" AND number {'>' if later else '<'} ({inside})"
+            given += [*values, cursor]
+    return f"{sql} ORDER BY number {'DESC' if descending else 'ASC'} LIMIT ?", [*given, limit + 1]

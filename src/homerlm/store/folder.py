@@ -1,0 +1,96 @@
+"""The files of a store: written aside, put in place at once, and what a killed process left cleared away."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from homerlm.errors import InputError
+
+KINDS = ("documents", "files")
+
+
+class Folder:
+    """documents/ID and files/ID, complete ones only, and incoming/PROCESS/, which nobody else looks into."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._incoming = path / "incoming" / _process()
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (*(path / kind for kind in KINDS), self._incoming):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise InputError(f"{path} cannot be used as a store: {error}; choose another folder") from error
+
+    def of(self, kind: str, id: str) -> Path:
+        return self.path / kind / id
+
+    def ids(self, kind: str) -> set[str]:
+        return {entry.name for entry in os.scandir(self.path / kind)}
+
+    def temporary(self) -> Path:
+        """A new name for a file that is being written."""
+        return self._incoming / secrets.token_hex(12)
+
+    def place(self, temporary: Path, kind: str, id: str) -> None:
+        """Put a complete file in its place; it is on the disk, and its name too, when this returns."""
+        target = self.of(kind, id)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        _sync(target.parent)
+
+    def remove(self, kind: str, id: str) -> None:
+        self.of(kind, id).unlink(missing_ok=True)
+
+    def clear_incoming(self) -> None:
+        """Remove what processes that have ended left unfinished."""
+        for folder in (self.path / "incoming").iterdir():
+            if folder != self._incoming and not _runs(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        with suppress(OSError):  # others of this process write there
+            self._incoming.rmdir()
+
+    def __iter__(self) -> Iterator[Path]:
+        """Every complete file."""
+        for kind in KINDS:
+            yield from (self.path / kind).iterdir()
+
+
+def _process() -> str:
+    """This process by number and beginning: numbers are given again."""
+    return f"{os.getpid()}-{_began(psutil.Process())}"
+
+
+def _runs(name: str) -> bool:
+    number, _, began = name.partition("-")
+    try:
+        return number.isdecimal() and _began(psutil.Process(int(number))) == began
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _began(process: psutil.Process) -> str:
+    return str(round(process.create_time() * 1000))
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where the system can."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

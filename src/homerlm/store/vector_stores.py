@@ -1,0 +1,210 @@
+"""Collections of uploaded files, as OpenAI's clients know them: vector stores."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from homerlm.store.database import Database, page
+from homerlm.store.records import DAY, STATUSES, Batch, Member, VectorStore
+
+_EXPIRED = "days IS NOT NULL AND active + days * ? <= ?"
+_MEMBERS = "(SELECT members.*, files.owner, files.name FROM members JOIN files USING (id))"
+
+
+class VectorStores:
+    """The vector stores of a store's database, each of one owner."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        owner: str,
+        *,
+        name: str = "",
+        description: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        days: int | None = None,
+    ) -> VectorStore:
+        """A new one, without files."""
+        id, now = f"vs_{secrets.token_hex(12)}", time.time()
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT INTO vector_stores (id, owner, name, description, metadata, created, active, days) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (id, owner, name, description, json.dumps(dict(metadata or {})), now, now, days),
+            )
+        made = self.get(owner, id)
+        assert made is not None
+        return made
+
+    def get(self, owner: str, id: str) -> VectorStore | None:
+        """An owner's vector store, also one that has expired and was not removed yet."""
+        row = self._database.row("SELECT * FROM vector_stores WHERE owner = ? AND id = ?", owner, id)
+        return None if row is None else self._of(row)
+
+    def of_owner(
+        self,
+        owner: str,
+        *,
+        limit: int = 20,
+        descending: bool = True,
+        after: str | None = None,
+        before: str | None = None,
+    ) -> tuple[list[VectorStore], bool]:
+        """A page of an owner's vector stores, and whether others follow."""
+        sql, values = page(
+            *("vector_stores", "owner = ?", [owner]), limit=limit, descending=descending, after=after, before=before
+        )
+        rows = self._database.rows(sql, *values)
+        return [self._of(row) for row in rows[:limit]], len(rows) > limit
+
+    def update(self, owner: str, id: str, changes: Mapping[str, Any]) -> VectorStore | None:
+        """Change name, metadata or days; None where there is no such vector store."""
+        values = {name: json.dumps(value) if name == "metadata" else value for name, value in changes.items()}
+        values["active"] = time.time()
+        assert values.keys() <= {"name", "metadata", "days", "active"}
+        with self._database.write() as connection:
+            connection.execute(
+                f"UPDATE vector_stores SET {', '.join(f'{name} = ?' for name in values)} WHERE owner = ? AND id = ?",
+                [*values.values(), owner, id],
+            )
+        return self.get(owner, id)
+
+    def remove(self, owner: str, id: str) -> bool:
+        """Whether there was one. Its files stay."""
+        with self._database.write() as connection:
+            done = connection.execute("DELETE FROM vector_stores WHERE owner = ? AND id = ?", (owner, id))
+            return done.rowcount > 0
+
+    def remove_expired(self) -> None:
+        with self._database.write() as connection:
+            connection.execute(f"DELETE FROM vector_stores WHERE {_EXPIRED}", (DAY, time.time()))
+
+    def add(
+        self,
+        id: str,
+        files: Iterable[str],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        chunking: Mapping[str, Any] | None = None,
+        batch: str | None = None,
+    ) -> None:
+        """Files that are to be read for a vector store; those that it has already are read anew."""
+        values = json.dumps(dict(attributes or {})), json.dumps(dict(chunking or {})), batch, time.time()
+        with self._database.write() as connection:
+            for file in files:
+                connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
+                connection.execute(
+                    "INSERT INTO members (vector_store, id, attributes, chunking, batch, created, status) "
+                    "VALUES (?, ?, ?, ?, ?, ?, 'in_progress')",
+                    (id, file, *values),
+                )
+
+    def member(self, id: str, file: str) -> Member | None:
+        row = self._database.row(f"SELECT * FROM {_MEMBERS} WHERE vector_store = ? AND id = ?", id, file)
+        return None if row is None else _member(row)
+
+    def members(
+        self,
+        id: str,
+        *,
+        status: str | None = None,
+        batch: str | None = None,
+        limit: int = 1 << 30,
+        descending: bool = False,
+        after: str | None = None,
+        before: str | None = None,
+    ) -> tuple[list[Member], bool]:
+        """A page of a vector store's files, and whether others follow."""
+        where, values = "vector_store = ?", [id]
+        for name, value in (("status", status), ("batch", batch)):
+            if value is not None:
+                where, values = f"{where} AND {name} = ?", [*values, value]
+        sql, given = page(_MEMBERS, where, values, limit=limit, descending=descending, after=after, before=before)
+        rows = self._database.rows(sql, *given)
+        return [_member(row) for row in rows[:limit]], len(rows) > limit
+
+    def unfinished(self) -> list[Member]:
+        """Files of all vector stores that are still to be read."""
+        rows = self._database.rows(f"SELECT * FROM {_MEMBERS} WHERE status = 'in_progress' ORDER BY number")
+        return [_member(row) for row in rows]
+
+    def finish(self, member: Member, status: str, **facts: Any) -> None:
+        """Note what became of a file that was to be read, unless it was cancelled, removed or added anew meanwhile.
+        facts: sha256, bytes, error_code, error."""
+        values = {"status": status, **facts}
+        with self._database.write() as connection:
+            connection.execute(
+                f"UPDATE members SET {', '.join(f'{name} = ?' for name in values)} "
+                "WHERE vector_store = ? AND id = ? AND created = ? AND status = 'in_progress'",
+                [*values.values(), member.vector_store, member.id, member.created],
+            )
+
+    def set_attributes(self, id: str, file: str, attributes: Mapping[str, Any]) -> Member | None:
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE members SET attributes = ? WHERE vector_store = ? AND id = ?",
+                (json.dumps(dict(attributes)), id, file),
+            )
+        return self.member(id, file)
+
+    def remove_member(self, id: str, file: str) -> bool:
+        """Whether the vector store had such a file. The file itself stays."""
+        with self._database.write() as connection:
+            done = connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
+            return done.rowcount > 0
+
+    def add_batch(self, id: str, files: Iterable[str], **given: Any) -> Batch:
+        """`add` of several files, that are asked about together."""
+        name = f"vsfb_{secrets.token_hex(12)}"
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT INTO batches (id, vector_store, created) VALUES (?, ?, ?)", (name, id, time.time())
+            )
+        self.add(id, files, batch=name, **given)
+        made = self.batch(id, name)
+        assert made is not None
+        return made
+
+    def batch(self, id: str, batch: str) -> Batch | None:
+        row = self._database.row("SELECT * FROM batches WHERE vector_store = ? AND id = ?", id, batch)
+        if row is None:
+            return None
+        counts, _ = self._counts("batch", batch)
+        return Batch(batch, id, row["created"], bool(row["cancelled"]), counts)
+
+    def cancel_batch(self, id: str, batch: str) -> Batch | None:
+        """Take what is still to be read of a batch off the list of work."""
+        with self._database.write() as connection:
+            values = (id, batch)
+            connection.execute("UPDATE batches SET cancelled = 1 WHERE vector_store = ? AND id = ?", values)
+            connection.execute(
+                "UPDATE members SET status = 'cancelled' "
+                "WHERE vector_store = ? AND batch = ? AND status = 'in_progress'",
+                values,
+            )
+        return self.batch(id, batch)
+
+    def _counts(self, column: str, value: str) -> tuple[dict[str, int], int]:
+        """Files by status, and the bytes of what was read of them."""
+        rows = self._database.rows(
+            f"SELECT status, count(*) AS files, sum(bytes) AS bytes FROM members WHERE {column} = ? GROUP BY status",
+            value,
+        )
+        counts = dict.fromkeys(STATUSES, 0) | {row["status"]: row["files"] for row in rows}
+        return counts, sum(row["bytes"] for row in rows)
+
+    def _of(self, row: dict[str, Any]) -> VectorStore:
+        counts, bytes = self._counts("vector_store", row["id"])
+        known = {name: value for name, value in row.items() if name not in ("number", "metadata")}
+        return VectorStore(**known, metadata=json.loads(row["metadata"]), counts=counts, bytes=bytes)
+
+
+def _member(row: dict[str, Any]) -> Member:
+    known = {name: value for name, value in row.items() if name not in ("number", "attributes", "chunking")}
+    return Member(**known, attributes=json.loads(row["attributes"]), chunking=json.loads(row["chunking"]))
