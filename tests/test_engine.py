@@ -380,8 +380,8 @@ def test_homers_of_one_model_share_an_engine():
     assert shared(Homer(llama(), words)) is not engine
 
 
-def test_two_readers_of_a_model_that_must_be_measured_first_wait_for_one_measurement(homer, monkeypatch):
-    measured = []
+def test_two_readers_of_a_model_that_must_be_measured_first_do_not_block_each_other(homer, monkeypatch):
+    measured, expected = [], homer.read(DOCUMENT)
 
     def profiled(model, tokenizer):
         for number in range(3):
@@ -393,13 +393,13 @@ def test_two_readers_of_a_model_that_must_be_measured_first_wait_for_one_measure
     monkeypatch.setattr(compressor, "profiled", profiled)
     monkeypatch.setattr(compressor, "PROFILING_WAIT_S", 0.001)
     reader = Homer(homer.model, homer.tokenizer, known)
-    expected = homer.read(DOCUMENT)
 
     async def work(engine):
         return await asyncio.gather(*(engine.run(reader.reading([("document", DOCUMENT)])) for _ in range(2)))
 
     for index in on_engine(homer, work):
         assert torch.equal(index.keys, expected.keys)
+    assert measured
     assert not compressor._profiling.locked()
 
 

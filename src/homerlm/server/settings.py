@@ -1,4 +1,4 @@
-"""Settings of the server: flags before the environment (`HOMER_SERVE_PORT`) before a TOML file; defaults written once."""
+"""Settings of the server: flags before the environment (`HOMER_SERVE_PORT`) before a TOML file; each default once."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def is_loopback(host: str) -> bool:
 def _with_file(cls: type[Any], file: Path) -> type[Any]:
     if not file.is_file():
         raise ConfigError(f"{file} is no file: pass a TOML file with settings of the server")
-    return type(cls.__name__, (cls,), {"model_config": SettingsConfigDict(toml_file=file), "__module__": cls.__module__})
+    return type(
+        cls.__name__, (cls,), {"model_config": SettingsConfigDict(toml_file=file), "__module__": cls.__module__}
+    )
 
 
 def _hash(key: str) -> str:

@@ -1,0 +1,45 @@
+"""The server's application: every route behind one door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from homerlm import __version__
+from homerlm.engine import Engine
+from homerlm.server import chat, errors, metrics, models
+from homerlm.server.door import Door
+from homerlm.server.keys import owner
+from homerlm.server.settings import Settings
+from homerlm.server.state import Server
+from homerlm.store.documents import Documents
+
+
+def create_app(settings: Settings, engine: Engine, documents: Documents) -> FastAPI:
+    """The application that serves one engine's model. Its end closes the engine."""
+    app = FastAPI(
+        title="homerlm", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.settings, app.state.engine, app.state.documents = settings, engine, documents
+    app.state.keys = settings.keys()
+    app.state.server = Server.of(settings, engine, documents)
+    errors.add_handlers(app)
+    for router in (models.router, chat.router):
+        app.include_router(router)
+    app.include_router(metrics.router, dependencies=[Depends(owner)])
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.cors_origin), allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(Door, settings=settings, keys=app.state.keys, metrics=app.state.server.metrics)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+    yield
+    await asyncio.shield(app.state.engine.close(app.state.settings.closing_seconds))
