@@ -1,11 +1,10 @@
 """Chat and completions, as OpenAI's own client sees them."""
 
-import json
 
 import openai
 import pytest
 
-from serving import QUESTION, WORDS, client, serving, tiny_homer
+from serving import serving
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ class _Work:
         for name, text in asked.documents:
             indexes.append(await self._index(name, text))
         document = None if not indexes else indexes[0] if len(indexes) == 1 else join(indexes)
-        steps = server.engine.homer.preparing(document, asked.affixes, asked.neutral, other_prefix=True)
+        steps = server.engine.homer.preparing(document, asked.affixes, asked.neutral)
         return await server.engine.run(steps)
 
     async def _index(self, name: str, text: str) -> Index:
