@@ -77,7 +77,9 @@ def join(indexes: Sequence[Index], names: Sequence[str] | None = None) -> Index:
     }
     files = JoinedFiles([one.mapped for one in indexes if one.mapped is not None])
     scales = None if first.scales is None else JoinedRows([one.scales for one in indexes])
-    return Index(first.frame, parts, keys=JoinedRows([one.keys for one in indexes]), scales=scales, **small, mapped=files)
+    return Index(
+        first.frame, parts, keys=JoinedRows([one.keys for one in indexes]), scales=scales, **small, mapped=files
+    )
 
 
 def _check_same(first: Index, other: Index) -> None:
