@@ -213,13 +213,13 @@ class Homer(Compressor):
         """Step by step, what a question needs of a document: the context that its answer is written from. affixes: of
         the prompt, before and after the document, neutral: the latter for a question that asks for nothing
         (`homerlm.prompt`). An index was read behind a prefix of its own, which stands in place of the first affix;
-        other_prefix: only while it is searched, and what was found is read behind the first affix. None and "" are no
-        document. Closing the generator stops the work."""
+        other_prefix: only while it is searched, and what was found is read behind the first affix, if that is not
+        empty. None and "" are no document. Closing the generator stops the work."""
         if self.tokenizer is None:
             raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
         if isinstance(document, Index):
             suffix, asks_nothing = (prompt.token_ids(self.tokenizer, text) for text in (affixes[1], neutral))
-            prefix = prompt.token_ids(self.tokenizer, affixes[0]) if other_prefix else None
+            prefix = prompt.token_ids(self.tokenizer, affixes[0]) if other_prefix and affixes[0].text else None
             found = yield from self._searching(document, suffix, asks_nothing, prefix)
             return Prepared(found.context, found.tokens_read, found.context.prompt_len)
         ids = prompt.encode(self.tokenizer, affixes[0], document or "", affixes[1], neutral)
