@@ -1,6 +1,5 @@
 """Chat and completions, as OpenAI's own client sees them."""
 
-
 import openai
 import pytest
 

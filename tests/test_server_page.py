@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from serving import QUESTION, WORDS, serving
+from serving import QUESTION, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -14,7 +14,13 @@ from homerlm.documents import read_document
 from homerlm.errors import DocumentError
 from homerlm.store.parsing import Limits, Parser, printable
 
-WITH_READER = "import time, os, homerlm.store.child as child\ndef read(data, name):\n    {}\nchild.read_bytes = read\nchild.main()"
+WITH_READER = """
+import time, os, homerlm.store.child as child
+def read(data, name):
+    {}
+child.read_bytes = read
+child.main()
+"""
 
 
 def _reading(body, **limits):

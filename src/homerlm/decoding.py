@@ -129,7 +129,7 @@ class Decoding:
 
     def _forward(self, rows: Sequence[Row]) -> None:
         decoder = self._decoder
-        filled = [*rows, *rows[-1:] * (self._fewest - len(rows))]
+        filled = [*rows, *[rows[-1]] * (self._fewest - len(rows))]
         ids = torch.tensor([[row.written[-1]] for row in filled], device=decoder.device)
         positions = torch.tensor([[row.position] for row in filled], device=decoder.device)
         numbers = [len(row.written) - 1 for row in rows]

@@ -210,13 +210,14 @@ class Homer(Compressor):
     ) -> Generator[Event, None, Prepared]:
         """Step by step, what a question needs of a document: the context that its answer is written from. affixes: of
         the prompt, before and after the document, neutral: the latter for a question that asks for nothing
-        (`homerlm.prompt`). No first affix is that of the index; None and "" are no document. Closing the generator
-        stops the work."""
+        (`homerlm.prompt`). No first affix, or an empty one, is that of the index; None and "" are no document. Closing
+        the generator stops the work."""
         if self.tokenizer is None:
             raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to ask in text")
         if isinstance(document, Index):
             suffix, asks_nothing = (prompt.token_ids(self.tokenizer, text) for text in (affixes[1], neutral))
-            prefix = None if affixes[0] is None else prompt.token_ids(self.tokenizer, affixes[0])
+            first = affixes[0] if affixes[0] and affixes[0].text else None
+            prefix = None if first is None else prompt.token_ids(self.tokenizer, first)
             found = yield from self._searching(document, suffix, asks_nothing, prefix)
             return Prepared(found.context, found.tokens_read, found.context.prompt_len)
         ids = prompt.encode(self.tokenizer, affixes[0] or prompt.Text(""), document or "", affixes[1], neutral)

@@ -160,6 +160,18 @@ class Mapped:
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=start + begin).view(shape)
 
 
+class MappedFiles:
+    """Several of them that are used as one."""
+
+    def __init__(self, files: Sequence[Mapped | MappedFiles]) -> None:
+        self._files = files
+
+    def forget(self) -> None:
+        """Give memory back, of all of them."""
+        for file in self._files:
+            file.forget()
+
+
 def read(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[Mapped, dict[str, Any]]:
     """Tensors and metadata of a file of this kind and version, after its digest was checked, a block at a time. Raises
     as `storage.read`."""

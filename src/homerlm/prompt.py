@@ -131,6 +131,12 @@ def conversation(
     return Text.join(*before), Text.join(*after, (start, False))
 
 
+def running_text(tokenizer: PreTrainedTokenizerBase, before: str, after: str) -> tuple[Text, Text]:
+    """The parts before and after a document of a text that the model goes on with, without any template."""
+    bos = str(tokenizer.bos_token) if _adds_bos(tokenizer) else ""
+    return Text.join((bos, True), (before, False)), Text(after)
+
+
 def neutral(
     tokenizer: PreTrainedTokenizerBase,
     *,

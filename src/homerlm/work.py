@@ -31,6 +31,10 @@ class _Caller:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
+    def end(self, error: BaseException) -> None:
+        """Tell the one who waits that nothing more will come."""
+        raise NotImplementedError
+
 
 class Job(_Caller, Generic[T]):
     """Steps whose value is awaited. They run in a copy of the context variables of the one who made the job, of its own

@@ -18,7 +18,7 @@ from homerlm.context import Origin
 from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.formatting import size
 from homerlm.index.keys import KeyLayout, Slot
-from homerlm.mapped import Mapped, Rows
+from homerlm.mapped import Mapped, MappedFiles, Rows
 from homerlm.model.identity import ModelIdentity
 from homerlm.score.heads import Head, Scoring
 
@@ -108,7 +108,7 @@ class Index:
     units: Tensor
     spans: Tensor
     text: Tensor
-    mapped: Mapped | None = field(default=None)
+    mapped: Mapped | MappedFiles | None = field(default=None)
 
     def __repr__(self) -> str:
         return (

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from homerlm.errors import InputError, MismatchError
 from homerlm.index.index import TENSORS, Index, Part
+from homerlm.mapped import MappedFiles
 
 
 class JoinedRows:
@@ -42,17 +42,6 @@ class JoinedRows:
         return self
 
 
-class JoinedFiles:
-    """The files that several indexes are read from."""
-
-    def __init__(self, files: Sequence[Any]) -> None:
-        self._files = files
-
-    def forget(self) -> None:
-        for file in self._files:
-            file.forget()
-
-
 def join(indexes: Sequence[Index], names: Sequence[str] | None = None) -> Index:
     """The documents of several indexes as one, which finds what an index that was made of all of them would. It can be
     asked and saved; to add documents to it, save it first. names: of all documents, where they are to be others.
@@ -75,9 +64,11 @@ def join(indexes: Sequence[Index], names: Sequence[str] | None = None) -> Index:
         else torch.cat([getattr(one, name) for one in indexes])
         for name in TENSORS
     }
-    files = JoinedFiles([one.mapped for one in indexes if one.mapped is not None])
+    files = MappedFiles([one.mapped for one in indexes if one.mapped is not None])
     scales = None if first.scales is None else JoinedRows([one.scales for one in indexes])
-    return Index(first.frame, parts, keys=JoinedRows([one.keys for one in indexes]), scales=scales, **small, mapped=files)
+    return Index(
+        first.frame, parts, keys=JoinedRows([one.keys for one in indexes]), scales=scales, **small, mapped=files
+    )
 
 
 def _check_same(first: Index, other: Index) -> None:

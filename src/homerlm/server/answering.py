@@ -20,13 +20,13 @@ from homerlm.writing import Piece, Writing
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be answered. affixes: of the prompt, around its documents (name, text each) and the collection, which
-    was read before; neutral: the part behind for a question that asks for nothing."""
+    """What is to be answered. affixes: of the prompt, around its documents: indexes, which were read before, and
+    others (name, text each); neutral: the part behind for a question that asks for nothing."""
 
     affixes: tuple[prompt.Text, prompt.Text]
     neutral: prompt.Text
     documents: tuple[tuple[str, str], ...] = ()
-    collection: Index | None = None
+    indexes: tuple[Index, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,18 @@ class _Work:
     async def _read(self) -> Prepared:
         asked, server = self._asked, self._server
         lengths = await asyncio.to_thread(self._lengths)
-        self._total = sum(lengths) + (0 if asked.collection is None else len(asked.collection))
+        self._known = sum(map(len, asked.indexes))
+        self._total = sum(lengths) + self._known
         if self._total > server.settings.max_prompt_tokens:
             most = server.settings.max_prompt_tokens
             message = f"The prompt has {self._total:,} tokens; this server takes {most:,} at most."
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
-        indexes = [] if asked.collection is None else [asked.collection]
-        self._known = sum(map(len, indexes))
+        indexes = list(asked.indexes)
         for name, text in asked.documents:
             indexes.append(await self._index(name, text))
         document = None if not indexes else indexes[0] if len(indexes) == 1 else join(indexes)
         steps = server.engine.homer.preparing(document, asked.affixes, asked.neutral)
-        return await server.engine.run(steps)
+        return replace(await server.engine.run(steps), source=document)
 
     async def _index(self, name: str, text: str) -> Index:
         def tell(event: Event) -> None:
@@ -133,8 +133,9 @@ class _Work:
         return index
 
     def _lengths(self) -> Sequence[int]:
-        texts = (*(text for _, text in self._asked.documents), *(affix.text for affix in self._asked.affixes))
-        return [self._server.reader.count(text) for text in texts]
+        tokenizer = self._server.reader.tokenizer
+        texts: tuple[prompt.Text | str, ...] = (*self._asked.affixes, *(text for _, text in self._asked.documents))
+        return [prompt.token_ids(tokenizer, text).shape[1] for text in texts]
 
     def _tell(self, read: int) -> None:
         processed = min(self._known + self._new + read, self._total)

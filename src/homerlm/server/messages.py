@@ -71,22 +71,22 @@ class Reader:
         asked = _asked(messages)
         plain = Conversation(tuple((message.role, message.text) for message in messages))
         files = [named for message in messages for named in message.files]
-        if not (files or has_documents) and self._fits(plain):
+        if not (files or has_documents) and self.fits(plain):
             return plain
         work = _Reading(list(messages), asked, list(files))
-        work.take_parts(lambda part: self._longer(part, self.room), self.count)
-        if not self._fits(work.conversation()):
+        work.take_parts(lambda part: self.longer(part, self.room), self.count)
+        if not self.fits(work.conversation()):
             work.take_turns(self, self.room)
-        if not self._fits(work.conversation()):
+        if not self.fits(work.conversation()):
             most = self.room // LAST_SHARE
-            work.take_parts(lambda part: self._longer(part, most), self.count)
+            work.take_parts(lambda part: self.longer(part, most), self.count)
         return work.placed(has_documents)
 
-    def _fits(self, conversation: Conversation) -> bool:
+    def fits(self, conversation: Conversation) -> bool:
         before, after = replace(conversation, place=None).affixes(self.tokenizer)
-        return not self._longer(before.text + after.text, self.room)
+        return not self.longer(before.text + after.text, self.room)
 
-    def _longer(self, text: str, tokens: int) -> bool:
+    def longer(self, text: str, tokens: int) -> bool:
         """Whether a text has more tokens: seen from its beginning, if it is far longer."""
         if len(text.encode("utf-8", "replace")) <= tokens:
             return False
@@ -143,7 +143,7 @@ class _Reading:
             del self.messages[first : first + taken]
             self.asked -= taken
             self.history.append("\n\n".join(lines))
-            if reader._fits(self.conversation()):
+            if reader.fits(self.conversation()):
                 return
 
     def placed(self, has_documents: bool) -> Conversation:

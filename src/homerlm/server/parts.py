@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from homerlm.server.errors import ApiError
+from homerlm.server.file_search import text_of
 from homerlm.server.messages import SYSTEM, Message
 from homerlm.server.parameters import Body
 from homerlm.server.state import Server
@@ -71,6 +72,4 @@ async def _file(server: Server, owner: str, part: ChatPart, param: str) -> tuple
     if not isinstance(id, str):
         message = "Only files that were uploaded (POST /v1/files) are read: pass their file_id."
         raise ApiError(400, message, code="unsupported_value", param=param)
-    from homerlm.server.files import text_of
-
     return await text_of(server, owner, id)

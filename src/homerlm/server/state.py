@@ -15,8 +15,10 @@ from homerlm.server.errors import ApiError
 from homerlm.server.keys import owner
 from homerlm.server.messages import Reader
 from homerlm.server.metrics import Metrics
+from homerlm.server.remembered import Memory
 from homerlm.server.settings import Settings
 from homerlm.store.documents import Documents
+from homerlm.store.parsing import Parser
 
 Owner = Annotated[str, Depends(owner)]
 
@@ -31,6 +33,8 @@ class Server:
     metrics: Metrics
     reader: Reader
     room: int
+    memory: Memory
+    parser: Parser = field(default_factory=Parser)
     started: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -38,7 +42,8 @@ class Server:
         homer = engine.homer
         room = homer.lengths.target_len
         assert homer.tokenizer is not None  # the engine refuses a Homer without one
-        return cls(settings, engine, documents, Metrics(), Reader.of(homer.tokenizer, room), room)
+        memory = Memory(settings.max_responses, settings.response_bytes, settings.response_seconds)
+        return cls(settings, engine, documents, Metrics(), Reader.of(homer.tokenizer, room), room, memory)
 
     @property
     def name(self) -> str:

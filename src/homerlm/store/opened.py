@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
+from weakref import WeakSet
 
 from homerlm.index.index import Index
 from homerlm.mapped import Mapped
@@ -17,7 +17,7 @@ class OpenIndexes:
         self._count = count
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, Index] = OrderedDict()
-        self._files: weakref.WeakValueDictionary[str, Mapped] = weakref.WeakValueDictionary()
+        self._files: dict[str, WeakSet[Mapped]] = {}
 
     def get(self, id: str) -> Index | None:
         with self._lock:
@@ -26,16 +26,21 @@ class OpenIndexes:
             return self._recent.get(id)
 
     def put(self, id: str, index: Index) -> None:
-        assert index.mapped is not None
+        assert isinstance(index.mapped, Mapped)
         with self._lock:
-            self._files[id] = index.mapped
+            self._files.setdefault(id, WeakSet()).add(index.mapped)
             self._recent[id] = index
             self._recent.move_to_end(id)
             while len(self._recent) > self._count:
-                self._recent.popitem(last=False)
+                self._forget(next(iter(self._recent)))
 
     def in_use(self, id: str) -> bool:
-        """Whether somebody else holds a document's index. Asked when it is to go: it is not kept open for the next."""
+        """Whether somebody else holds a document's index, which is not kept open here any longer."""
         with self._lock:
-            self._recent.pop(id, None)
+            self._forget(id)
             return id in self._files
+
+    def _forget(self, id: str) -> None:
+        self._recent.pop(id, None)
+        for known in [one for one, files in self._files.items() if not files]:
+            del self._files[known]
