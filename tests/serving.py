@@ -21,8 +21,8 @@ WORDS = " ".join(f"w{i % 80}" for i in range(400))
 QUESTION = "w1 w2 ?"
 
 
-def tiny_homer(**changes) -> Homer:
-    return Homer(llama(**changes), tokenizer_of(VOCAB, chat=True), HomerConfig(**SIZES))
+def tiny_homer(tokenizer=None) -> Homer:
+    return Homer(llama(), tokenizer or tokenizer_of(VOCAB, chat=True), HomerConfig(**SIZES))
 
 
 @contextmanager

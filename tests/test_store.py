@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from homerlm.errors import CorruptFileError, InputError, MismatchError
-from homerlm.store.store import QuotaError, Store
+from homerlm.errors import CorruptFileError, InputError, MismatchError, QuotaError
+from homerlm.store.store import Store
 
 LARGE = 1 << 30
 

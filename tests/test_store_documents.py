@@ -10,10 +10,10 @@ import torch
 
 from homerlm import Homer, HomerConfig, Index
 from homerlm.engine import Engine
-from homerlm.errors import InputError, MismatchError
+from homerlm.errors import InputError, MismatchError, QuotaError
 from homerlm.index.joined import join
 from homerlm.store.documents import Documents, sha256_of
-from homerlm.store.store import QuotaError, Store
+from homerlm.store.store import Store
 from tiny import llama
 
 LARGE = 1 << 30

@@ -57,6 +57,10 @@ class Cancelled(HomerError):
     """Work was stopped by its caller; nothing is half done."""
 
 
+class QuotaError(HomerError):
+    """There is no room for what was to be kept; the message says whose limit it is."""
+
+
 class Busy(HomerError):
     """More work waits already than is accepted: try again later."""
 

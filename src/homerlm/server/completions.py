@@ -22,7 +22,10 @@ from homerlm.server.writing_out import Frame, Whole, chunks, token_probabilities
 from homerlm.writing import Piece, Writing
 
 router = APIRouter(prefix="/v1", tags=["Completions"])
-TAIL_TOKENS = 128  # that stay verbatim where a text's end is no paragraph, line or sentence of its own
+TAIL_TOKENS, TAIL_SHARE = (
+    128,
+    8,
+)  # that stay verbatim where a text's end is no paragraph, line or sentence of its own, and of the room
 USUAL_TOKENS = 16  # of an answer, as OpenAI has it
 
 
@@ -77,7 +80,7 @@ def _asked(server: Server, text: str) -> Asked:
     neutral = prompt.neutral(tokenizer, chat=False)
     if not reader.longer(text, server.room):
         return Asked(prompt.running_text(tokenizer, "", text), neutral)
-    found = split(text, reader.count)
+    found = split(text, reader.count, server.room)
     if not found.tail:
         found = _cut(server, found)
     affixes = prompt.running_text(tokenizer, f"{found.head}\n\n" if found.head else "", f"\n\n{found.tail}")
@@ -86,7 +89,8 @@ def _asked(server: Server, text: str) -> Asked:
 
 def _cut(server: Server, found: Split) -> Split:
     """With the document's last tokens as its tail."""
-    at = prompt.token_spans(server.reader.tokenizer, found.document)[-TAIL_TOKENS:][0][0]
+    tail = min(TAIL_TOKENS, server.room // TAIL_SHARE)
+    at = prompt.token_spans(server.reader.tokenizer, found.document)[-tail:][0][0]
     return Split(found.head, found.document[:at], found.document[at:])
 
 

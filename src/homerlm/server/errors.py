@@ -30,6 +30,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {  # the first that fits
     errors.OutOfMemoryError: (503, "out_of_memory"),
     errors.NumericalError: (500, "numerical_error"),
     errors.ScheduleError: (400, "context_length_exceeded"),
+    errors.QuotaError: (413, "quota_exceeded"),
     errors.DocumentError: (400, "unreadable_document"),
     errors.MismatchError: (409, "mismatch"),
     errors.ConfigError: (400, "invalid_value"),

@@ -73,10 +73,10 @@ class Reader:
         files = [named for message in messages for named in message.files]
         if not (files or has_documents) and self.fits(plain):
             return plain
-        work = _Reading(list(messages), asked, list(files))
+        work = _Reading(list(messages), asked, list(files), self.room)
         work.take_parts(lambda part: self.longer(part, self.room), self.count)
         if not self.fits(work.conversation()):
-            work.take_turns(self, self.room)
+            work.take_turns(self)
         if not self.fits(work.conversation()):
             most = self.room // LAST_SHARE
             work.take_parts(lambda part: self.longer(part, most), self.count)
@@ -102,6 +102,7 @@ class _Reading:
     messages: list[Message]
     asked: int
     documents: list[tuple[str, str]]
+    room: int
     history: list[str] = field(default_factory=list)
     head: str = ""
     question: str | None = None
@@ -128,17 +129,17 @@ class _Reading:
         if role not in (SYSTEM, "user") or (asked_beside and role == "user"):
             self._add(part.strip())
             return []
-        found = split(part, count)
+        found = split(part, count, self.room)
         self._add(found.document)
         if number == self.asked:
             self.head, self.question = found.head, found.asked
         return [text for text in (found.head, found.tail) if text]
 
-    def take_turns(self, reader: Reader, room: int) -> None:
+    def take_turns(self, reader: Reader) -> None:
         """Make documents of the oldest turns, in blocks that stay what they are while the conversation goes on, until
         the others fit."""
         first = next((n for n, message in enumerate(self.messages) if message.role != SYSTEM), len(self.messages))
-        blocks = _blocks(self.messages[first : self.asked], reader.count, room // BLOCK_SHARE)
+        blocks = _blocks(self.messages[first : self.asked], reader.count, self.room // BLOCK_SHARE)
         for taken, lines in blocks:
             del self.messages[first : first + taken]
             self.asked -= taken

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any
 
-from homerlm.errors import HomerError
+from homerlm.errors import QuotaError
 from homerlm.formatting import size
 from homerlm.store.folder import KINDS
 
 InUse = Callable[[str], bool]
 _WHOSE = "(? IS NULL OR owner = ?)"  # of one owner, or, for None, of everybody
-
-
-class QuotaError(HomerError):
-    """There is no room for what was to be kept; the message says whose limit it is."""
 
 
 @dataclass(frozen=True)

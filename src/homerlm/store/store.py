@@ -17,10 +17,8 @@ from homerlm.store import space
 from homerlm.store.database import Database, page
 from homerlm.store.folder import KINDS, Folder
 from homerlm.store.records import StoredDocument, StoredFile
-from homerlm.store.space import InUse, QuotaError, Space
+from homerlm.store.space import InUse, Space
 from homerlm.store.vector_stores import VectorStores
-
-__all__ = ["Cleared", "InUse", "QuotaError", "Store"]
 
 _ALIVE = "(expires IS NULL OR expires > ?)"
 
