@@ -35,7 +35,7 @@ def alone(homer, turns, document=None, place=None, most=7):
 
     tokenizer = homer.tokenizer
     steps = homer.preparing(
-        document, prompt.conversation(tokenizer, turns, place), prompt.neutral(tokenizer), other_prefix=True
+        document, prompt.conversation(tokenizer, turns, place), prompt.neutral(tokenizer)
     )
     prepared = run_steps(steps)
     new = homer.generate(prepared.context, max_new_tokens=most, do_sample=False)
