@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench bench-gpu clean
+.PHONY: demo serve test check bench bench-gpu clean
 
 demo: .venv/ready
 	$(BIN)/homer demo
+
+# OpenAI's API and a web page with the bundled model; the address is printed.
+serve: .venv/ready
+	$(BIN)/homer serve
 
 test: .venv/ready
 	$(BIN)/python -m pytest
