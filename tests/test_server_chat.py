@@ -34,9 +34,7 @@ def alone(homer, turns, document=None, place=None, most=7):
     from homerlm.passes import run_steps
 
     tokenizer = homer.tokenizer
-    steps = homer.preparing(
-        document, prompt.conversation(tokenizer, turns, place), prompt.neutral(tokenizer)
-    )
+    steps = homer.preparing(document, prompt.conversation(tokenizer, turns, place), prompt.neutral(tokenizer))
     prepared = run_steps(steps)
     new = homer.generate(prepared.context, max_new_tokens=most, do_sample=False)
     return tokenizer.decode(new[0], skip_special_tokens=True), prepared

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from serving import QUESTION, serving
+from serving import QUESTION, WORDS, client, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -31,7 +31,7 @@ def page(browser, server):
     opened = context.new_page()
     opened.troubles = []
     opened.on("pageerror", lambda error: opened.troubles.append(str(error)))
-    opened.on("console", lambda message: message.type == "error" and opened.troubles.append(message.text))
+    opened.on("console", lambda message: message.type in ("error", "warning") and opened.troubles.append(message.text))
     opened.goto(server.address)
     yield opened
     assert not opened.troubles
@@ -53,3 +53,87 @@ def test_a_question_is_answered_and_is_there_after_a_reload(page):
     assert page.locator("#conversations").get_by_text(QUESTION).is_visible()
     page.get_by_role("button", name="New conversation").click()
     assert page.locator(".turn").count() == 0
+
+
+def upload(page, name, text):
+    page.locator("#files").set_input_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
+    page.get_by_role("checkbox", name=name).wait_for()
+
+
+def test_a_file_is_read_and_the_answer_leads_to_its_passages(page):
+    upload(page, "book.txt", WORDS)
+    assert page.get_by_role("checkbox", name="book.txt").is_checked()
+    ask(page)
+    sources = page.get_by_role("group", name="Passages the answer was read from").get_by_role("button")
+    sources.first.wait_for()
+    sources.first.click()
+    document = page.get_by_role("complementary", name="Document")
+    document.wait_for()
+    assert document.locator("#text").inner_text().split() == WORDS.split()
+    marks = document.locator("mark")
+    assert marks.count() == sources.count()
+    assert document.locator("mark.current").count() == 1
+    assert set(marks.first.inner_text().split()) <= set(WORDS.split())
+    document.get_by_role("button", name="Next passage").click()
+    assert document.locator("mark.current").count() == 1
+    page.keyboard.press("Escape")
+    assert not document.is_visible()
+    page.get_by_role("button", name="Delete book.txt").click()
+    page.get_by_role("checkbox", name="book.txt").wait_for(state="detached")
+
+
+def test_pasted_text_is_a_document_and_markup_in_it_is_text(page):
+    page.get_by_text("Paste text").click()
+    page.get_by_label("Text", exact=True).fill(f"<b onclick=x>w1</b> {WORDS}")
+    page.get_by_role("button", name="Add as a document").click()
+    page.locator("#documents input").wait_for()
+    ask(page)
+    page.get_by_role("group", name="Passages the answer was read from").get_by_role("button").first.click()
+    page.locator("#text mark").first.wait_for()
+    assert page.locator("#text").inner_text().startswith("<b onclick=x>w1</b> w0")
+    assert page.locator("#text b").count() == 0
+    page.get_by_role("button", name="Delete <b").click()
+
+
+def test_an_answer_is_stopped(browser, tmp_path):
+    with serving(tmp_path, max_new_tokens=400) as slow:
+        opened = browser.new_page()
+        opened.goto(slow.address)
+        opened.get_by_label("Question", exact=True).fill(QUESTION)
+        opened.get_by_role("button", name="Ask").click()
+        opened.get_by_role("button", name="Stop").click()
+        opened.get_by_role("button", name="Ask").wait_for()
+        assert opened.locator(".turn.assistant .price").count() == 0
+        opened.close()
+
+
+def test_where_a_key_is_needed_it_is_asked_for(browser, tmp_path):
+    with serving(tmp_path, api_key=("secret",)) as locked:
+        opened = browser.new_page()
+        opened.goto(locked.address)
+        opened.get_by_label("API key").wait_for()
+        assert "key" in opened.get_by_role("alert").inner_text().lower()
+        opened.get_by_label("API key").fill("secret")
+        opened.get_by_label("API key").press("Enter")
+        opened.get_by_role("alert").wait_for(state="hidden")
+        assert opened.locator("#model").inner_text() == "tiny"
+        opened.close()
+
+
+def test_it_fits_a_phone(browser, server):
+    context = browser.new_context(viewport={"width": 360, "height": 700})
+    opened = context.new_page()
+    opened.goto(server.address)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_else_is_served(server):
+    with client(server) as http:
+        page = http.get("/")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert "http" not in page.text.replace("http-equiv", "")
+        assert http.get("/static/app.js").headers["content-type"].startswith("text/javascript")
+        for name in ("../page.py", "..%2fpage.py", "nothing.js", ""):
+            assert http.get(f"/static/{name}").status_code == 404

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from homerlm import prompt
 from homerlm.server.answering import Asked, answering
+from homerlm.server.kept import remembering
 from homerlm.server.parameters import MOST_LOGPROBS, Generation, refuse_format, refuse_tools, unsupported
 from homerlm.server.parts import ChatMessage, read_messages
 from homerlm.server.sse import streamed, until_gone
@@ -59,7 +60,7 @@ async def chat(request: Request, body: ChatBody, owner: Owner, server: Shared) -
         "chat.completion.chunk" if body.stream else "chat.completion", server.check_model(body.model), "chatcmpl"
     )
     asked = await _asked(server, owner, body)
-    steps = answering(server, owner, asked, writing)
+    steps = remembering(server, owner, f"{frame.prefix}-{frame.id}", answering(server, owner, asked, writing))
     if body.stream:
         settings = server.settings
         opening = [_choice({"role": "assistant", "content": ""}, None, None)]

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from homerlm.engine import Engine
 from homerlm.model.identity import ModelIdentity
 from homerlm.server.errors import ApiError
+from homerlm.server.kept_answers import KeptAnswers
 from homerlm.server.keys import owner
 from homerlm.server.messages import Reader
 from homerlm.server.metrics import Metrics
@@ -35,6 +36,7 @@ class Server:
     room: int
     memory: Memory
     parser: Parser = field(default_factory=Parser)
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
     started: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
