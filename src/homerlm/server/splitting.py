@@ -35,8 +35,8 @@ class Split:
 
 def split(text: str, count: Count, room: int) -> Split:
     """A text of more tokens than there is room for (`count` gives their number) cut into what comes before the
-    document, the document, and what comes after it. What stands between marks (`<context>`, a fence) is the document where it is most of the text;
-    else the short paragraphs at both ends are not."""
+    document, the document, and what comes after it. What stands between marks (`<context>`, a fence) is the document
+    where it is most of the text; else the short paragraphs at both ends are not."""
     edge = min(EDGE_TOKENS, room // EDGE_SHARE)
     return _marked(text, count, 4 * edge) or _by_paragraphs(text, count, edge)
 
