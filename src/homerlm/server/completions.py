@@ -14,7 +14,7 @@ from homerlm import prompt
 from homerlm.server.answering import Asked, answering
 from homerlm.server.errors import ApiError
 from homerlm.server.messages import name_of
-from homerlm.server.parameters import MOST_LOGPROBS, Generation, unsupported
+from homerlm.server.parameters import MOST_LOGPROBS, Generation, Words, unsupported
 from homerlm.server.splitting import Split, split
 from homerlm.server.sse import streamed, until_gone
 from homerlm.server.state import Owner, Server, Shared
@@ -32,10 +32,10 @@ USUAL_TOKENS = 16  # of an answer, as OpenAI has it
 class CompletionBody(Generation):
     """What this server reads of a request; other fields are ignored."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Words | list[Words] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     echo: bool | None = None
-    suffix: str | None = None
+    suffix: Words | None = None
     best_of: int | None = Field(None, ge=1)
 
     def checked(self) -> Writing:

@@ -52,6 +52,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        message = message.encode("utf-8", "replace").decode()  # it may quote lone surrogates, which no JSON can hold
         self.status, self.message, self.code, self.param = status, message, code, param
         self.headers = dict(headers or {})
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from homerlm.server.errors import ApiError
 from homerlm.writing import Writing
 
-Stop = Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+
+def whole_characters(text: str) -> str:
+    """Refuse lone surrogates, which JSON can name and no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text holds characters that are none (lone surrogates)") from None
+    return text
+
+
+Words = Annotated[str, AfterValidator(whole_characters)]
+Stop = Annotated[list[Words], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 MOST_STOPS, MOST_LOGPROBS = 16, 20
 
 
@@ -27,7 +38,7 @@ class StreamOptions(Body):
 class Sampling(Body):
     """How an answer is drawn. Greedy where nothing is said."""
 
-    model: str | None = None
+    model: Words | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from homerlm.server.errors import ApiError
 from homerlm.server.file_search import text_of
 from homerlm.server.messages import SYSTEM, Message
-from homerlm.server.parameters import Body
+from homerlm.server.parameters import Body, Words
 from homerlm.server.state import Server
 
 ROLES = {"system": SYSTEM, "developer": SYSTEM, "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -22,16 +22,16 @@ FILES = ("file", "input_file")
 class ChatPart(Body):
     """A part of a message: text, or a file that was uploaded."""
 
-    type: str
-    text: str | None = None
-    refusal: str | None = None
+    type: Words
+    text: Words | None = None
+    refusal: Words | None = None
     file: dict[str, Any] | None = None
-    file_id: str | None = None
+    file_id: Words | None = None
 
 
 class ChatMessage(Body):
-    role: str = Field(description="system, developer, user, assistant or tool")
-    content: str | list[ChatPart] | None = None
+    role: Words = Field(description="system, developer, user, assistant or tool")
+    content: Words | list[ChatPart] | None = None
 
 
 async def read_messages(server: Server, owner: str, given: Sequence[ChatMessage], param: str) -> list[Message]:

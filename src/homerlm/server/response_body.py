@@ -10,7 +10,7 @@ from pydantic import Field
 
 from homerlm.server.answering import Usage
 from homerlm.server.errors import ApiError
-from homerlm.server.parameters import Body, Sampling, refuse_format, refuse_tools, unsupported
+from homerlm.server.parameters import Body, Sampling, Words, refuse_format, refuse_tools, unsupported
 from homerlm.server.parts import ChatMessage, ChatPart
 from homerlm.server.writing_out import homer_json
 from homerlm.writing import Writing
@@ -22,33 +22,33 @@ MOST_METADATA = 16
 
 
 class InputItem(Body):
-    type: str | None = None
-    role: str | None = None
-    content: str | list[ChatPart] | None = None
+    type: Words | None = None
+    role: Words | None = None
+    content: Words | list[ChatPart] | None = None
 
 
 class Tool(Body):
-    type: str
-    vector_store_ids: list[str] | None = Field(None, max_length=64)
+    type: Words
+    vector_store_ids: list[Words] | None = Field(None, max_length=64)
     max_num_results: int | None = Field(None, ge=1, le=50)
-    filters: dict[str, Any] | None = None
+    filters: dict[Words, Any] | None = None
 
 
 class ResponseBody(Sampling):
     """What this server reads of a request; other fields are ignored."""
 
-    input: str | list[InputItem]
-    instructions: str | None = None
+    input: Words | list[InputItem]
+    instructions: Words | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     stream: bool | None = None
     store: bool | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Words | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Any = None
-    text: dict[str, Any] | None = None
+    text: dict[Words, Any] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=MOST_METADATA)
-    include: list[str] | None = None
+    metadata: dict[Words, Words] | None = Field(None, max_length=MOST_METADATA)
+    include: list[Words] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     background: bool | None = None
     conversation: Any = None

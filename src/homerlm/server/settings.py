@@ -15,7 +15,7 @@ from homerlm.server.keys import Keys, hash_of
 
 PREFIX = "HOMER_SERVE_"
 HASHED = "sha256:"  # what a key is written behind where it is a hash already
-Words = Annotated[tuple[str, ...], NoDecode]
+Listed = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -26,10 +26,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen at; any but this machine's own needs an API key.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen at; 0 for any free one.")
     name: str | None = Field(None, description="Name that clients call the model by; default its own.")
-    api_key: Words = Field((), description="A key that clients have to send. May be repeated.")
+    api_key: Listed = Field((), description="A key that clients have to send. May be repeated.")
     key_file: Path | None = Field(None, description="File with a key on each line, or its hash as sha256:HEX.")
     without_key: bool = Field(False, description="Listen at an address that others reach, and ask for no key.")
-    cors_origin: Words = Field((), description="A web page's origin that may call the server. May be repeated.")
+    cors_origin: Listed = Field((), description="A web page's origin that may call the server. May be repeated.")
 
     store: Path | None = Field(None, description="Folder for documents that were read; default the user's own.")
     store_bytes: int = Field(20 << 30, ge=1, description="Most bytes in it; what was used longest ago goes.")
@@ -79,7 +79,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        if not (is_loopback(self.host) or self.without_key or self.keys()):
+        keys = self.keys()  # also where none are needed: a file that cannot be read is a mistake
+        if not (keys or is_loopback(self.host) or self.without_key):
             raise ValueError(
                 f"host is {self.host}, which other machines reach, and there is no key: set api_key (--api-key) or "
                 "key_file (--key-file), or without_key (--without-key) if everybody may use this server"

@@ -1,0 +1,248 @@
+"""The published subset of responses, as OpenAI's own client sees it."""
+
+import asyncio
+import time
+
+import openai
+import pytest
+from openai.types.responses import Response
+
+from homerlm.server.messages import Message
+from homerlm.server.remembered import Memory, Remembered
+from homerlm.store.documents import sha256_of
+from serving import WORDS, client, serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(server):
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+
+
+def respond(api, given, **more):
+    return api.responses.create(model="tiny", input=given, **({"max_output_tokens": 6} | more))
+
+
+@pytest.fixture(scope="module")
+def vector_store(server):
+    """Two files that were read into a vector store of the server's one owner."""
+    documents = server.documents
+    store = documents.store
+    made = store.vector_stores.create("local", name="words")
+    for name, text in (("a.txt", WORDS), ("b.txt", " ".join(reversed(WORDS.split())))):
+        path = store.temporary()
+        path.write_text(text)
+        file = store.add_file(path, owner="local", name=name, purpose="assistants")
+        store.vector_stores.add(made.id, [file.id])
+        asyncio.run(documents.index("local", name, text))
+        member = store.vector_stores.member(made.id, file.id)
+        store.vector_stores.finish(member, "completed", sha256=sha256_of(text), bytes=1)
+    return made.id
+
+
+def test_a_response_is_what_the_client_expects(server, api):
+    with client(server) as http:
+        made = http.post("/v1/responses", json={"model": "tiny", "input": "w3 w4", "max_output_tokens": 6}).json()
+    parsed = Response.model_validate(made, strict=False)
+    assert parsed.status == "incomplete"
+    assert parsed.incomplete_details.reason == "max_output_tokens"
+    assert parsed.usage.output_tokens == 6
+    chat = api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "w3 w4"}], max_tokens=6)
+    assert parsed.output_text == chat.choices[0].message.content
+
+
+def test_instructions_and_items(api):
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "w3"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "w5"}]},
+        {"role": "user", "content": "w6"},
+    ]
+    made = respond(api, items, instructions="w9")
+    messages = [
+        {"role": "system", "content": "w9"},
+        {"role": "user", "content": "w3"},
+        {"role": "assistant", "content": "w5"},
+        {"role": "user", "content": "w6"},
+    ]
+    chat = api.chat.completions.create(model="tiny", messages=messages, max_tokens=6)
+    assert made.output_text == chat.choices[0].message.content
+
+
+def test_events_come_in_order_and_are_numbered(api):
+    events = list(respond(api, "w3 w4", stream=True))
+    kinds = [event.type for event in events]
+    deltas = kinds.count("response.output_text.delta")
+    assert kinds == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        *["response.output_text.delta"] * deltas,
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == events[-1].response.output_text == respond(api, "w3 w4").output_text
+
+
+def test_progress_is_told_where_it_is_asked_for(api):
+    made = respond(api, f"{WORDS} w2\n\nw1 ?", stream=True, extra_body={"return_progress": True})
+    told = [event.prompt_progress for event in made if getattr(event, "prompt_progress", None)]
+    assert told
+    assert told[-1]["processed"] <= told[-1]["total"]
+
+
+def test_a_response_can_be_gone_on_from(api):
+    first = respond(api, "w3 w4", instructions="w9")
+    second = respond(api, "w7", previous_response_id=first.id)
+    messages = [
+        {"role": "user", "content": "w3 w4"},
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "w7"},
+    ]
+    chat = api.chat.completions.create(model="tiny", messages=messages, max_tokens=6)
+    assert second.output_text == chat.choices[0].message.content, "instructions are not carried over"
+    third = respond(api, "w8", previous_response_id=second.id)
+    assert third.usage.input_tokens > second.usage.input_tokens
+    assert api.responses.retrieve(first.id).output_text == first.output_text
+    assert api.responses.input_items.list(second.id).data[0].content[0].text == "w7"
+    api.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        respond(api, "w7", previous_response_id=first.id)
+    assert refused.value.code == "previous_response_not_found"
+
+
+def test_what_is_not_to_be_stored_is_not(api):
+    made = respond(api, "w3", store=False)
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(made.id)
+
+
+def test_a_long_input_is_read_and_refused_where_nothing_may_be_left_out(api):
+    assert respond(api, f"{WORDS} {WORDS}\n\nw1 ?").usage.input_tokens > 800
+    with pytest.raises(openai.BadRequestError, match="truncation") as refused:
+        respond(api, f"{WORDS} {WORDS}\n\nw1 ?", truncation="disabled")
+    assert refused.value.code == "context_length_exceeded"
+    assert respond(api, "w1", truncation="disabled").output_text
+
+
+def test_files_are_searched_and_cited(api, server, vector_store):
+    tools = [{"type": "file_search", "vector_store_ids": [vector_store]}]
+    made = respond(api, "w4 w5 ?", tools=tools, include=["file_search_call.results"])
+    call, message = made.output
+    assert (call.type, call.status) == ("file_search_call", "completed")
+    citations = message.content[0].annotations
+    assert {one.filename for one in citations} <= {"a.txt", "b.txt"}
+    assert citations
+    texts = {"a.txt": WORDS, "b.txt": " ".join(reversed(WORDS.split()))}
+    for result, citation in zip(call.results, citations, strict=True):
+        span = citation.homer
+        assert texts[citation.filename][span["start"] : span["end"]] == result.text
+    assert made.usage.input_tokens > 800
+    assert made.usage.input_tokens_details.cached_tokens > 700
+    plain = respond(api, "w4 w5 ?", tools=tools)
+    assert plain.output[0].results is None
+
+    kinds = [event.type for event in respond(api, "w4 w5 ?", tools=tools, stream=True)]
+    assert kinds[2:8] == [
+        "response.output_item.added",
+        "response.file_search_call.in_progress",
+        "response.file_search_call.searching",
+        "response.file_search_call.completed",
+        "response.output_item.done",
+        "response.output_item.added",
+    ]
+
+
+def test_a_file_whose_index_has_gone_is_read_again(api, server, vector_store):
+    tools = [{"type": "file_search", "vector_store_ids": [vector_store]}]
+    before = respond(api, "w4 w5 ?", tools=tools)
+    store = server.documents.store
+    for document in store.documents("local"):
+        store.remove_document("local", document.id)
+    again = respond(api, "w4 w5 ?", tools=tools)
+    assert again.usage.input_tokens_details.cached_tokens < before.usage.input_tokens_details.cached_tokens
+    assert again.output_text == before.output_text
+
+
+def test_a_file_in_a_message(api, server):
+    store = server.documents.store
+    path = store.temporary()
+    path.write_text(f"{WORDS} w3")
+    file = store.add_file(path, owner="local", name="c.txt", purpose="user_data")
+    content = [{"type": "input_file", "file_id": file.id}, {"type": "input_text", "text": "w4 ?"}]
+    assert respond(api, [{"role": "user", "content": content}]).usage.input_tokens > 400
+    content[0] = {"type": "file", "file": {"file_id": "file-none"}}
+    with pytest.raises(openai.NotFoundError):
+        api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": [1]}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}]}, "input.0.type"),
+        ({"input": []}, "input"),
+        ({"truncation": "some"}, "truncation"),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_none"]}]}, "vector_store_ids"),
+    ],
+)
+def test_what_is_not_done_is_refused(server, change, param):
+    with client(server) as http:
+        answer = http.post("/v1/responses", json={"input": "w1", **change})
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["param"] == param
+
+
+def test_a_stream_that_fails_ends_with_an_event(api, server, monkeypatch):
+    monkeypatch.setattr(server.engine, "write", failing)
+    events = list(respond(api, "w3", stream=True))
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.error.message
+    assert "w77" not in events[-1].response.error.message
+
+
+async def failing(_context, _writing):
+    await asyncio.sleep(0.7)
+    raise ZeroDivisionError("w77")
+    yield
+
+
+def test_the_memory_has_an_end():
+    now = [0.0]
+    memory = Memory(2, 10_000, 5, clock=lambda: now[0])
+    one, two, three = (Remembered({"id": name}, (Message("user", ("w" * 100,)),), ()) for name in "abc")
+    memory.put("x", one)
+    assert memory.get("x", "a") is one
+    assert memory.get("y", "a") is None
+    memory.put("x", two)
+    memory.put("x", three)
+    assert memory.get("x", "a") is None
+    now[0] = 5
+    assert memory.get("x", "b") is None
+    large = Remembered({"id": "d"}, (Message("user", ("w" * 20_000,)),), ())
+    memory.put("x", large)
+    assert memory.get("x", "d") is None
+    memory.put("x", one)
+    assert memory.get("x", "a") is one
+
+
+def test_responses_live_for_a_while(tmp_path):
+    with serving(tmp_path, response_seconds=0.3) as running, client(running) as http:
+        made = http.post("/v1/responses", json={"input": "w1", "max_output_tokens": 2}).json()
+        time.sleep(0.4)
+        assert http.get(f"/v1/responses/{made['id']}").status_code == 404
