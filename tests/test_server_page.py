@@ -115,8 +115,8 @@ def test_where_a_key_is_needed_it_is_asked_for(browser, tmp_path):
         assert "key" in opened.get_by_role("alert").inner_text().lower()
         opened.get_by_label("API key").fill("secret")
         opened.get_by_label("API key").press("Enter")
-        opened.get_by_role("alert").wait_for(state="hidden")
-        assert opened.locator("#model").inner_text() == "tiny"
+        opened.locator("#model", has_text="tiny").wait_for()
+        assert not opened.get_by_role("alert").is_visible()
         opened.close()
 
 

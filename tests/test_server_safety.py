@@ -183,7 +183,7 @@ def test_who_comes_to_a_full_server_is_told_to_come_later(tmp_path):
         readers = [threading.Thread(target=post_and_forget, args=(running, said(text))) for text in texts]
         for reader in readers:
             reader.start()
-        until(lambda: http.post(CHAT, json=said("w1")).status_code == 429)
+        until(lambda: len(running.engine._work._jobs) == len(readers))
         for stream in (False, True):
             answer = http.post(CHAT, json=said("w1", stream=stream))
             assert answer.status_code == 429

@@ -94,7 +94,7 @@ async function add(given) {
 function paste() {
   const text = page.pasted.value;
   if (!text.trim()) return;
-  const name = `${text.trim().split(/\s+/).slice(0, 5).join(" ").slice(0, 40)}.txt`;
+  const name = `${text.trim().split(/\s+/).slice(0, 5).join(" ").replace(/[\\/]/g, " ").slice(0, 40)}.txt`;
   add([new File([text], name, { type: "text/plain" })]);
   page.pasted.value = "";
 }
