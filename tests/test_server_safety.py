@@ -178,12 +178,12 @@ def test_time_has_a_limit(tmp_path):
 
 def test_who_comes_to_a_full_server_is_told_to_come_later(tmp_path):
     with serving(tmp_path, waiting=2) as running, client(running) as http:
-        slow(running.homer)
+        steps = slow(running.homer)
         texts = [f"{SHORTER} w{number}\n\nw1 ?" for number in (1, 2)]
         readers = [threading.Thread(target=post_and_forget, args=(running, said(text))) for text in texts]
         for reader in readers:
             reader.start()
-        until(lambda: len(running.engine._work._jobs) == len(readers))
+        until(lambda: len(steps) > 6 and len(running.engine._work._jobs) == len(readers))  # both are being read
         for stream in (False, True):
             answer = http.post(CHAT, json=said("w1", stream=stream))
             assert answer.status_code == 429
