@@ -47,6 +47,13 @@ class Running(uvicorn.Server):
             self._on_start(self.address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        closing = asyncio.create_task(self._engine.close(self._seconds))
-        await super().shutdown(sockets)
-        await closing
+        closing = asyncio.create_task(self._close_later())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            closing.cancel()
+
+    async def _close_later(self) -> None:
+        """End what still runs after a while. Before, an answer may take all steps that it needs: no other comes in."""
+        await asyncio.sleep(self._seconds)
+        await asyncio.shield(self._engine.close(0))

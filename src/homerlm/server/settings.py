@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     response_seconds: float = Field(24 * 3600, gt=0, description="How long responses can be gone on from.")
     max_responses: int = Field(1000, ge=0, description="Most responses that are kept for that, in memory.")
     response_bytes: int = Field(512 << 20, ge=0, description="About the most memory that they take.")
-    closing_seconds: float = Field(30, ge=0, description="Time that running answers get when the server ends.")
+    closing_seconds: float = Field(25, ge=0, description="Time that running answers get when the server ends.")
 
     @classmethod
     def of(cls, file: Path | None = None, **flags: Any) -> Self:
