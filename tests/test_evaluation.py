@@ -363,6 +363,9 @@ def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
         is_fast = False
         all_special_tokens = ()
 
+        def __len__(self):
+            return len(vocabulary)
+
         def __call__(self, text, **_):
             return type("E", (), {"input_ids": [vocabulary.get(text, 1)]})
 

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from homerlm.context import CompactContext
@@ -46,19 +47,17 @@ class Job(_Caller, Generic[T]):
         self._variables = contextvars.copy_context()
         self.result: asyncio.Future[T] = self._loop.create_future()
 
-    def step(self) -> bool:
-        """Take a step; whether another one is to come."""
+    def step(self) -> Callable[[], None] | None:
+        """Take a step; after the last one, what tells the caller the value or the error."""
         try:
             event = self._variables.run(next, self._steps)
         except StopIteration as done:
-            self.call(self._settle, done.value, None)
-            return False
+            return partial(self.call, self._settle, done.value, None)
         except BaseException as error:
-            self.call(self._settle, None, error)
-            return False
+            return partial(self.call, self._settle, None, error)
         if self._on_event is not None:
             self.call(self._show, event)
-        return True
+        return None
 
     def end(self, error: BaseException) -> None:
         """Close the steps before the next one is taken; `error` is what the caller gets, if it still waits."""
@@ -183,11 +182,13 @@ class Work:
             job = self._jobs[0] if self._jobs else None
         if job is None:
             return
-        more = job.step()
+        tell = job.step()
         with self._changed:
             self._jobs.popleft()
-            if more:
+            if tell is None:
                 self._jobs.append(job)
+        if tell is not None:  # now that it is out: the caller may have more work at once, which finds its place
+            tell()
 
     def _begin_streams(self) -> None:
         """Let those whose turn has come join the running answers."""
