@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from homerlm import Homer
-from homerlm.cli.page import render
+from homerlm.page import render
 from homerlm.trace import READ, Fates, LevelTrace, kept_indices
 from tiny import VOCAB
 from words import tokenizer_of

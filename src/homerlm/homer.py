@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from homerlm import engine, prompt
 from homerlm.answer import Answer, AnswerStream, Asking, Document, OnText, Prepared
@@ -22,7 +23,9 @@ from homerlm.errors import InputError
 from homerlm.index.building import Builder, Indexer
 from homerlm.index.index import Frame, Index
 from homerlm.index.question import stand_in
+from homerlm.model.memory import out_of_memory_explained
 from homerlm.passes import Event, Observer, run_steps
+from homerlm.select.passages import ranking
 from homerlm.selection import Selection, config_for
 from homerlm.streaming import AsyncAnswerStream
 from homerlm.writing import Writing
@@ -204,6 +207,40 @@ class Homer(Compressor):
         return Selection.of(
             self.tokenizer, text, question, prepared.context, prepared.prompt_len - prepared.tokens_read
         )
+
+    def ranking(
+        self,
+        question: str,
+        passages: Sequence[str],
+        *,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> Generator[Event, None, list[float]]:
+        """Step by step, how well each of some passages fits a question: numbers from 0 to 1, the best one's is 1, made
+        of what the question's tokens attend to. They tell the passages apart, and not whether any of them answers the
+        question. Closing the generator stops the work. Raises `InputError` for a question that
+        is empty, `ConfigError` for the paper's preset."""
+        asking = Asking(self, "", question, instruction, "", chat, template_options, False, 1, {})
+        affixes, neutral = asking.check(), asking.neutral()
+        self._finding()  # refuses the preset that finds nothing
+        tokenizer = self.tokenizer
+        assert tokenizer is not None
+        prefix, suffix, asks_nothing = (prompt.token_ids(tokenizer, text) for text in (*affixes, neutral))
+        return self._ranked((prefix, suffix, asks_nothing), passages)
+
+    @torch.no_grad()
+    def _ranked(
+        self, around: tuple[Tensor, Tensor, Tensor], passages: Sequence[str]
+    ) -> Generator[Event, None, list[float]]:
+        yield from self._profiled()
+        method = self._finding()
+        assert self.tokenizer is not None
+        prefix, suffix, neutral = (part.to(self.decoder.device) for part in around)
+        texts = [prompt.token_ids(self.tokenizer, f"{text}\n\n")[0] for text in passages]
+        with self.decoder.session(), out_of_memory_explained("ranking passages", "Lower max_chunk_len"):
+            contrast = None if method.config.contrast == "none" else neutral
+            return (yield from ranking(method, prefix, suffix, contrast, texts))
 
     def preparing(
         self, document: str | Index | None, affixes: tuple[prompt.Text | None, prompt.Text], neutral: prompt.Text

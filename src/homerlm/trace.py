@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -68,7 +68,11 @@ class Passage:
 
 def passages(tokenizer: PreTrainedTokenizerBase, document: str, levels: Tensor) -> Iterator[Passage]:
     """The document cut where the level (tokens,) changes; the texts joined are the document again."""
-    starts = [start for start, _ in prompt.token_spans(tokenizer, document)]
+    return passages_at([start for start, _ in prompt.token_spans(tokenizer, document)], document, levels)
+
+
+def passages_at(starts: Sequence[int], document: str, levels: Tensor) -> Iterator[Passage]:
+    """The same of a document whose tokens' first characters are known."""
     runs = [
         (level, [i for i, _ in run]) for level, run in groupby(enumerate(levels.tolist()), key=lambda pair: pair[1])
     ]

@@ -143,7 +143,7 @@ def ask(
     if save:
         answer.source.save(save)
     if html:
-        from homerlm.cli.page import render, write_page
+        from homerlm.page import render, write_page
 
         names = inputs.names(found.files if found else ())
         write_page(html, render(homer.tokenizer, document, names, question, answer, bar.trace))

@@ -11,7 +11,20 @@ from starlette.middleware.cors import CORSMiddleware
 
 from homerlm import __version__
 from homerlm.engine import Engine
-from homerlm.server import chat, completions, errors, files, kept, metrics, models, page, responses
+from homerlm.server import (
+    answers,
+    chat,
+    completions,
+    errors,
+    files,
+    kept,
+    metrics,
+    models,
+    page,
+    rerank,
+    responses,
+    vector_stores,
+)
 from homerlm.server.door import Door
 from homerlm.server.keys import owner
 from homerlm.server.settings import Settings
@@ -28,16 +41,8 @@ def create_app(settings: Settings, engine: Engine, documents: Documents) -> Fast
     app.state.keys = settings.keys()
     app.state.server = Server.of(settings, engine, documents)
     errors.add_handlers(app)
-    for router in (
-        page.router,
-        models.router,
-        chat.router,
-        completions.router,
-        responses.router,
-        files.router,
-        kept.router,
-    ):
-        app.include_router(router)
+    for part in (page, models, chat, completions, responses, files, vector_stores, rerank, kept, answers):
+        app.include_router(part.router)
     app.include_router(metrics.router, dependencies=[Depends(owner)])
     if settings.cors_origin:
         app.add_middleware(

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from homerlm import prompt
 from homerlm.server.answering import Asked, answering
-from homerlm.server.kept import remembering
+from homerlm.server.answers import remembering
 from homerlm.server.parameters import MOST_LOGPROBS, Generation, refuse_format, refuse_tools, unsupported
 from homerlm.server.parts import ChatMessage, read_messages
 from homerlm.server.sse import streamed, until_gone

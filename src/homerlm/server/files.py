@@ -1,125 +1,136 @@
-"""`/v1/files`: uploaded files, which messages and vector stores name by their ids."""
+"""`/v1/files`: documents that clients upload, to be asked about through vector stores."""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Annotated, Literal
+from urllib.parse import quote
 
-from fastapi import APIRouter, Form, Query, Response, UploadFile
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi.responses import StreamingResponse
 
 from homerlm.server.errors import ApiError
+from homerlm.server.indexing import Indexed
+from homerlm.server.objects import Deleted, FileObject, Order, Page
 from homerlm.server.state import Owner, Server, Shared
+from homerlm.store.parsing import printable
 from homerlm.store.records import StoredFile
 
-BLOCK = 1 << 20  # bytes that are written at once
-MOST_LISTED = 10_000
-router = APIRouter(prefix="/v1/files", tags=["Files"])
+router = APIRouter(tags=["Files"])
+BLOCK = 1 << 20
+Purpose = Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"]
 
 
-@router.post("")
-async def upload(
+@router.post("/v1/files")
+def create(
     owner: Owner,
     server: Shared,
-    file: UploadFile,
-    purpose: Annotated[str, Form()] = "user_data",
-    expires: Annotated[int | None, Form(alias="expires_after[seconds]", ge=1)] = None,
-) -> dict[str, Any]:
-    """Keep a file. What it holds is read when it is first asked about."""
-    name = Path(file.filename or "").name
-    if not name:
-        raise ApiError(400, "The file has no name.", code="invalid_value", param="file")
+    file: Annotated[UploadFile, File(description="The document: text, PDF, EPUB, DOCX and others.")],
+    purpose: Annotated[Purpose, Form(description="Of use to the client alone.")],
+    anchor: Annotated[Literal["created_at"] | None, Form(alias="expires_after[anchor]")] = None,
+    seconds: Annotated[int | None, Form(alias="expires_after[seconds]", ge=1, le=10 * 365 * 86_400)] = None,
+) -> FileObject:
+    """Upload a file."""
+    if (anchor is None) != (seconds is None):
+        raise ApiError(400, "expires_after needs both anchor and seconds.", code="invalid_value", param="expires_after")
     store = server.documents.store
     temporary = store.temporary()
     try:
-        await _written(file, temporary, server.settings.max_upload_bytes)
-        kept = await asyncio.to_thread(
-            store.add_file, temporary, owner=owner, name=name, purpose=purpose, lifetime=expires,
+        _copy(file.file, temporary, server.settings.max_upload_bytes)
+        made = store.add_file(
+            temporary,
+            owner=owner,
+            name=_name(file.filename),
+            purpose=purpose,
+            lifetime=seconds,
             in_use=server.documents.in_use,
-        )  # fmt: skip
+        )
+    except OSError as error:
+        raise ApiError(507, "The server's disk cannot take this file.", code="disk_full") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return file_json(kept)
+    return FileObject.of(made)
 
 
-@router.get("")
-async def listed(
+@router.get("/v1/files")
+def files(
     owner: Owner,
     server: Shared,
     purpose: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = MOST_LISTED,
-    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Order = "desc",
     after: str | None = None,
-) -> dict[str, Any]:
-    """A page of the caller's files."""
-    found, more = await asyncio.to_thread(
-        server.documents.store.files, owner, purpose=purpose, limit=limit, descending=order == "desc", after=after
+) -> Page[FileObject]:
+    """The files of the caller's key."""
+    found, more = server.documents.store.files(
+        owner, purpose=purpose, limit=limit, descending=order == "desc", after=after
     )
-    ids = [one.id for one in found]
-    ends = {"first_id": ids[0], "last_id": ids[-1]} if ids else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": [file_json(one) for one in found], **ends, "has_more": more}
+    return Page[FileObject].of([FileObject.of(one) for one in found], more)
 
 
-@router.get("/{id}")
-async def retrieved(owner: Owner, server: Shared, id: str) -> dict[str, Any]:
-    return file_json(await _found(server, owner, id))
+@router.get("/v1/files/{file_id}")
+def file(file_id: str, owner: Owner, server: Shared) -> FileObject:
+    """What is known of a file."""
+    return FileObject.of(found_file(server, owner, file_id))
 
 
-@router.get("/{id}/content", response_model=None)
-async def content(owner: Owner, server: Shared, id: str) -> Response:
-    """The file as it was uploaded, to be saved and never shown as a page of this server."""
-    found = await _found(server, owner, id)
-    path = server.documents.store.file_path(id)
-    return FileResponse(path, media_type="application/octet-stream", filename=found.name)
-
-
-@router.delete("/{id}")
-async def deleted(owner: Owner, server: Shared, id: str) -> dict[str, Any]:
-    """Delete a file, and what was read of it."""
-    if not await asyncio.to_thread(server.documents.store.remove_file, owner, id):
-        raise missing(id)
-    return {"id": id, "object": "file", "deleted": True}
-
-
-async def text_of(server: Server, owner: str, id: str) -> tuple[str, str]:
-    """Name and text of an owner's file. Raises `ApiError` where there is none, `DocumentError` where it cannot be
-    read."""
-    found = await _found(server, owner, id)
-    return found.name, await server.parser.text(server.documents.store.file_path(id), found.name)
-
-
-def missing(id: str) -> ApiError:
-    return ApiError(404, f"There is no file {id}.", code="not_found", param="file_id")
-
-
-def file_json(file: StoredFile) -> dict[str, Any]:
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.bytes,
-        "created_at": int(file.created),
-        "expires_at": None if file.expires is None else int(file.expires),
-        "filename": file.name,
-        "purpose": file.purpose,
-        "status": "processed",
-        "status_details": None,
+@router.get("/v1/files/{file_id}/content", response_class=StreamingResponse)
+def content(file_id: str, owner: Owner, server: Shared) -> StreamingResponse:
+    """A file as it was uploaded."""
+    found = found_file(server, owner, file_id)
+    try:
+        opened = open(server.documents.store.file_path(found.id), "rb")  # noqa: SIM115 (_blocks closes it)
+    except FileNotFoundError:
+        raise _missing(file_id) from None
+    headers = {
+        "Content-Length": str(found.bytes),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(found.name, safe='')}",
     }
+    return StreamingResponse(_blocks(opened), media_type="application/octet-stream", headers=headers)
 
 
-async def _found(server: Server, owner: str, id: str) -> StoredFile:
-    found = await asyncio.to_thread(server.documents.store.file, owner, id)
+@router.delete("/v1/files/{file_id}")
+async def delete(file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> Deleted:
+    """Remove a file, and what was read of it, from here and from every vector store."""
+    if not await indexing.call(server.documents.store.remove_file, owner, file_id):
+        raise _missing(file_id)
+    indexing.stop(file=file_id)
+    return Deleted(id=file_id, object="file")
+
+
+def found_file(server: Server, owner: str, id: str) -> StoredFile:
+    """An owner's file. Raises `ApiError` 404."""
+    found = server.documents.store.file(owner, id)
     if found is None:
-        raise missing(id)
+        raise _missing(id)
     return found
 
 
-async def _written(file: UploadFile, path: Path, most: int) -> None:
-    """Write an upload to a path, block by block. Raises `ApiError` 413 beyond `most` bytes."""
-    written = 0
-    with path.open("wb") as target:
-        while block := await file.read(BLOCK):
-            written += len(block)
-            if written > most:
-                raise ApiError(413, f"The file is larger than {most:,} bytes, the most that is taken here.")
-            await asyncio.to_thread(target.write, block)
+def _missing(id: str) -> ApiError:
+    return ApiError(404, f"No such File object: {id[:100]}", code="not_found", param="file_id")
+
+
+def _name(given: str | None) -> str:
+    """The last part of what a client calls its file."""
+    return printable(PurePosixPath((given or "").replace("\\", "/")).name)
+
+
+def _copy(source: IO[bytes], target: Path, most: int) -> None:
+    """Raises `ApiError` for a file that is empty or larger than `most` bytes."""
+    read = 0
+    with open(target, "xb") as file:
+        while block := source.read(BLOCK):
+            read += len(block)
+            if read > most:
+                message = f"The file is too large: this server takes {most:,} bytes at most."
+                raise ApiError(413, message, code="request_too_large", param="file")
+            file.write(block)
+    if not read:
+        raise ApiError(400, "The file is empty.", code="invalid_value", param="file")
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while block := file.read(BLOCK):
+            yield block

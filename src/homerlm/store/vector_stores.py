@@ -159,14 +159,13 @@ class VectorStores:
             done = connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
             return done.rowcount > 0
 
-    def add_batch(self, id: str, files: Iterable[str], **given: Any) -> Batch:
-        """`add` of several files, that are asked about together."""
+    def add_batch(self, id: str) -> Batch:
+        """A new batch, for files to be added with (`add`)."""
         name = f"vsfb_{secrets.token_hex(12)}"
         with self._database.write() as connection:
             connection.execute(
                 "INSERT INTO batches (id, vector_store, created) VALUES (?, ?, ?)", (name, id, time.time())
             )
-        self.add(id, files, batch=name, **given)
         made = self.batch(id, name)
         assert made is not None
         return made

@@ -54,7 +54,7 @@ export class Api {
   }
 
   kept(id) {
-    return this.json(`v1/documents/${encodeURIComponent(id)}/kept`, { headers: { Accept: "application/json" } });
+    return this.json(`v1/answers/${encodeURIComponent(id)}/kept`, { headers: { Accept: "application/json" } });
   }
 
   // Objects of an answer as they come: chunks with progress, text and, last, usage.

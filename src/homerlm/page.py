@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homerlm.context import CompactContext
 from homerlm.storage import replacing
-from homerlm.trace import READ, Fates, LevelTrace, Passage, passages
+from homerlm.trace import READ, Fates, LevelTrace, Passage, passages, passages_at
 
 NEAR = 8  # tokens: passages read for the answer that are nearer to each other are one in the page's list
 _SNIPPET = 90  # characters of a passage in the list
@@ -41,7 +43,28 @@ def write_page(path: Path, text: str) -> None:
 def render(tokenizer: Any, document: str, names: list[str], question: str, answer: Any, trace: LevelTrace) -> str:
     """The page, as HTML, of an `Answer` about a document (text, put together from files of these names)."""
     fates = Fates.of(trace, answer.context)
-    pieces, stops = _pieces(list(passages(tokenizer, document, fates.levels)), len(fates.levels))
+    return _rendered(list(passages(tokenizer, document, fates.levels)), names, question, answer, fates)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands on the page of a document of an index, instead of an `Answer`: seconds that finding took; text: of
+    the answer, empty where none was written."""
+
+    context: CompactContext
+    compress_seconds: float
+    model_limit: int
+    text: str = ""
+
+
+def render_index(starts: Sequence[int], document: str, name: str, question: str, kept: Kept, trace: LevelTrace) -> str:
+    """The page of a document that was read before. starts: the first character of each of its tokens."""
+    fates = Fates.of(trace, kept.context)
+    return _rendered(list(passages_at(starts, document, fates.levels)), [name], question, kept, fates)
+
+
+def _rendered(found: list[Passage], names: list[str], question: str, answer: Any, fates: Fates) -> str:
+    pieces, stops = _pieces(found, len(fates.levels))
     return _template().render(
         question=question,
         answer=answer,
@@ -83,7 +106,7 @@ def _snippet(text: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("homerlm.cli", "templates")
+    loader = PackageLoader("homerlm", "templates")
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template("page.html")

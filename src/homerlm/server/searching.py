@@ -1,0 +1,74 @@
+"""A vector store searched: its files read with the query, and what was found ranked by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from homerlm.config import SELECT_TOKENS
+from homerlm.index.index import Index
+from homerlm.index.joined import join
+from homerlm.selection import Excerpt, Selection
+from homerlm.server.file_search import text_of
+from homerlm.server.objects import Content, Result
+from homerlm.server.state import Server
+from homerlm.store.records import Member
+
+TOKENS_OF_RESULT = 100  # that are chosen for each result which is asked for
+NEAR = 200  # characters: passages that are not further apart are one result
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Neighbouring passages of one file."""
+
+    file: str
+    passages: tuple[Excerpt, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(passage.text for passage in self.passages)
+
+
+async def search(server: Server, members: Sequence[Member], query: str, most: int, least: float) -> list[Result]:
+    """At most so many results, the best first, of a score of at least `least`. Files whose index gave way to others are
+    read again. Raises what the engine does."""
+    if not members:
+        return []
+    index = join([await _index(server, member) for member in members], [member.id for member in members])
+    homer = server.engine.homer
+    tokens = min(max(most * TOKENS_OF_RESULT, SELECT_TOKENS), homer.limit // 2)
+    found = await server.engine.run(homer.finding(index, query, tokens=tokens))
+    clusters = list(clustered(found, members[0].id))
+    scores = await server.engine.run(homer.ranking(query, [cluster.text for cluster in clusters]))
+    by_id = {member.id: member for member in members}
+    ranked = sorted(zip(scores, clusters, strict=True), key=lambda pair: -pair[0])
+    return [_result(by_id[cluster.file], cluster, score) for score, cluster in ranked[:most] if score >= least]
+
+
+def clustered(found: Selection, only: str) -> Iterator[Cluster]:
+    """The passages that were found, neighbours together. only: the file where there is but one, whose name the passages
+    do not carry."""
+    group: list[Excerpt] = []
+    for passage in found.passages:
+        if group and (passage.document != group[-1].document or passage.start - group[-1].end > NEAR):
+            yield Cluster(group[0].document or only, tuple(group))
+            group = []
+        group.append(passage)
+    if group:
+        yield Cluster(group[0].document or only, tuple(group))
+
+
+async def _index(server: Server, member: Member) -> Index:
+    known = None
+    if member.sha256 is not None:
+        known = await server.documents.known(member.owner, member.sha256)
+    if known is not None:
+        return known
+    name, text = await text_of(server, member.owner, member.id)
+    return (await server.documents.index(member.owner, name, text))[0]
+
+
+def _result(member: Member, cluster: Cluster, score: float) -> Result:
+    content = [Content(text=one.text, start=one.start, end=one.end) for one in cluster.passages]
+    return Result(file_id=member.id, filename=member.name, score=score, attributes=member.attributes, content=content)

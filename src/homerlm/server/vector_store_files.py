@@ -1,0 +1,218 @@
+"""`/v1/vector_stores/{id}/files` and `/file_batches`: the files of a vector store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field, StringConstraints
+
+from homerlm.server.errors import ApiError
+from homerlm.server.file_search import text_of
+from homerlm.server.files import found_file
+from homerlm.server.indexing import Indexed, Indexing
+from homerlm.server.objects import Content, Deleted, FileBatch, FileContent, Order, Page, VectorStoreFile
+from homerlm.server.state import Owner, Server, Shared
+from homerlm.store.records import Member, VectorStore
+
+router = APIRouter(tags=["Vector stores"])
+Key = Annotated[str, StringConstraints(max_length=64)]
+Text = Annotated[str, StringConstraints(max_length=512)]
+Attributes = Annotated[dict[Key, Text | bool | int | float], Field(max_length=16)]
+FileIds = Annotated[list[str], Field(max_length=500)]
+Status = Literal["in_progress", "completed", "failed", "cancelled"]
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+class NewFile(BaseModel):
+    """A file to add."""
+
+    file_id: str
+    attributes: Attributes | None = None
+    chunking_strategy: dict[str, Any] | None = None
+
+
+class NewBatch(BaseModel):
+    """Files to add together: alike, or each with attributes of its own."""
+
+    file_ids: FileIds | None = None
+    files: Annotated[list[NewFile], Field(max_length=500)] | None = None
+    attributes: Attributes | None = None
+    chunking_strategy: dict[str, Any] | None = None
+
+
+class NewAttributes(BaseModel):
+    """What the attributes are to be."""
+
+    attributes: Attributes | None
+
+
+@router.post("/v1/vector_stores/{vector_store_id}/files")
+async def create(
+    vector_store_id: str, new: NewFile, owner: Owner, server: Shared, indexing: Indexed
+) -> VectorStoreFile:
+    """Add a file, which is read in the background."""
+    await indexing.call(found_store, server, owner, vector_store_id)
+    await check_files(server, indexing, owner, [new.file_id])
+    await add_files(
+        *(server, indexing, vector_store_id, [new.file_id]), attributes=new.attributes, chunking=new.chunking_strategy
+    )
+    return VectorStoreFile.of(await indexing.call(_member, server, owner, vector_store_id, new.file_id))
+
+
+@router.get("/v1/vector_stores/{vector_store_id}/files")
+def files(
+    vector_store_id: str,
+    owner: Owner,
+    server: Shared,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: str | None = None,
+    before: str | None = None,
+    filter: Status | None = None,
+) -> Page[VectorStoreFile]:
+    """The files of a vector store."""
+    found_store(server, owner, vector_store_id)
+    return _page(server, vector_store_id, limit, order, after=after, before=before, status=filter)
+
+
+@router.get("/v1/vector_stores/{vector_store_id}/files/{file_id}")
+def file(vector_store_id: str, file_id: str, owner: Owner, server: Shared) -> VectorStoreFile:
+    """What became of a file."""
+    return VectorStoreFile.of(_member(server, owner, vector_store_id, file_id))
+
+
+@router.post("/v1/vector_stores/{vector_store_id}/files/{file_id}")
+def update(vector_store_id: str, file_id: str, new: NewAttributes, owner: Owner, server: Shared) -> VectorStoreFile:
+    """Change a file's attributes."""
+    _member(server, owner, vector_store_id, file_id)
+    stores = server.documents.store.vector_stores
+    changed = stores.set_attributes(vector_store_id, file_id, new.attributes or {})
+    return VectorStoreFile.of(changed or _member(server, owner, vector_store_id, file_id))
+
+
+@router.get("/v1/vector_stores/{vector_store_id}/files/{file_id}/content")
+async def content(vector_store_id: str, file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> FileContent:
+    """A file's text, as it was read."""
+    member = await indexing.call(_member, server, owner, vector_store_id, file_id)
+    index = None if member.sha256 is None else await server.documents.known(owner, member.sha256)
+    if index is not None:
+        text = index.text_of(index.parts[0])
+    else:
+        _, text = await text_of(server, owner, file_id)
+    return FileContent(data=[Content(text=text)])
+
+
+@router.delete("/v1/vector_stores/{vector_store_id}/files/{file_id}")
+async def delete(vector_store_id: str, file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> Deleted:
+    """Take a file out of a vector store. The file itself stays."""
+    await indexing.call(_member, server, owner, vector_store_id, file_id)
+    await indexing.call(server.documents.store.vector_stores.remove_member, vector_store_id, file_id)
+    indexing.stop(vector_store_id, file_id)
+    return Deleted(id=file_id, object="vector_store.file.deleted")
+
+
+@router.post("/v1/vector_stores/{vector_store_id}/file_batches")
+async def create_batch(
+    vector_store_id: str, new: NewBatch, owner: Owner, server: Shared, indexing: Indexed
+) -> FileBatch:
+    """Add several files, which are read in the background."""
+    await indexing.call(found_store, server, owner, vector_store_id)
+    if (new.file_ids is None) == (new.files is None):
+        raise ApiError(400, "Give either file_ids or files.", code="invalid_value", param="file_ids")
+    ids = new.file_ids or [one.file_id for one in new.files or []]
+    await check_files(server, indexing, owner, ids)
+    stores = server.documents.store.vector_stores
+    batch = await indexing.call(stores.add_batch, vector_store_id)
+    if new.files is None:
+        alike = {"attributes": new.attributes, "chunking": new.chunking_strategy, "batch": batch.id}
+        await add_files(server, indexing, vector_store_id, ids, **alike)
+    for one in new.files or []:
+        own = {"attributes": one.attributes, "chunking": one.chunking_strategy, "batch": batch.id}
+        await add_files(server, indexing, vector_store_id, [one.file_id], **own)
+    return await indexing.call(_batch, server, owner, vector_store_id, batch.id)
+
+
+@router.get("/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}")
+def batch(vector_store_id: str, batch_id: str, owner: Owner, server: Shared) -> FileBatch:
+    """What became of files that were added together."""
+    return _batch(server, owner, vector_store_id, batch_id)
+
+
+@router.post("/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel")
+async def cancel(vector_store_id: str, batch_id: str, owner: Owner, server: Shared, indexing: Indexed) -> FileBatch:
+    """Do not read what is still to be read of them."""
+    await indexing.call(_batch, server, owner, vector_store_id, batch_id)
+    stores = server.documents.store.vector_stores
+    await indexing.call(stores.cancel_batch, vector_store_id, batch_id)
+    cancelled, _ = await indexing.call(stores.members, vector_store_id, batch=batch_id, status="cancelled")
+    for one in cancelled:
+        indexing.stop(vector_store_id, one.id)
+    return await indexing.call(_batch, server, owner, vector_store_id, batch_id)
+
+
+@router.get("/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files")
+def batch_files(
+    vector_store_id: str,
+    batch_id: str,
+    owner: Owner,
+    server: Shared,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: str | None = None,
+    before: str | None = None,
+    filter: Status | None = None,
+) -> Page[VectorStoreFile]:
+    """The files that were added together."""
+    _batch(server, owner, vector_store_id, batch_id)
+    return _page(server, vector_store_id, limit, order, after=after, before=before, status=filter, batch=batch_id)
+
+
+def found_store(server: Server, owner: str, id: str) -> VectorStore:
+    """An owner's vector store. Raises `ApiError` 404."""
+    found = server.documents.store.vector_stores.get(owner, id)
+    if found is None:
+        raise missing(id)
+    return found
+
+
+def missing(id: str) -> ApiError:
+    """The error for a vector store that the caller has not."""
+    return ApiError(404, f"Vector store with id '{id[:100]}' not found.", code="not_found", param="vector_store_id")
+
+
+async def check_files(server: Server, indexing: Indexing, owner: str, ids: Sequence[str]) -> None:
+    """Raise `ApiError` 404 for a file that the owner has not."""
+    for id in ids:
+        await indexing.call(found_file, server, owner, id)
+
+
+async def add_files(server: Server, indexing: Indexing, id: str, files: Sequence[str], **given: Any) -> None:
+    """Put an owner's files into a vector store of the same owner, and begin to read them."""
+    stores = server.documents.store.vector_stores
+    await indexing.call(stores.add, id, files, **given)
+    members = [await indexing.call(stores.member, id, file) for file in files]
+    indexing.start([member for member in members if member is not None])
+
+
+def _member(server: Server, owner: str, id: str, file: str) -> Member:
+    found_store(server, owner, id)
+    found = server.documents.store.vector_stores.member(id, file)
+    if found is None:
+        message = f"No file with id '{file[:100]}' found in vector store '{id}'."
+        raise ApiError(404, message, code="not_found", param="file_id")
+    return found
+
+
+def _batch(server: Server, owner: str, id: str, batch: str) -> FileBatch:
+    found_store(server, owner, id)
+    found = server.documents.store.vector_stores.batch(id, batch)
+    if found is None:
+        raise ApiError(404, f"No file batch found with id '{batch[:100]}'.", code="not_found", param="batch_id")
+    return FileBatch.of(found)
+
+
+def _page(server: Server, id: str, limit: int, order: str, **which: Any) -> Page[VectorStoreFile]:
+    found, more = server.documents.store.vector_stores.members(id, limit=limit, descending=order == "desc", **which)
+    return Page[VectorStoreFile].of([VectorStoreFile.of(one) for one in found], more)
