@@ -109,7 +109,7 @@ def test_older_turns_are_documents_that_stay_what_they_are():
     assert longer.documents[: len(shorter.documents)] == shorter.documents
     assert shorter.documents[0][1].startswith("User: w0 w0")
     assert "Assistant: w1 w1" in shorter.documents[0][1]
-    assert all(words(text) <= 2 * ROOM for _, text in shorter.documents)
+    assert all(words(text) <= ROOM for _, text in shorter.documents)
 
 
 def test_many_middling_parts_do_not_stay_verbatim():
