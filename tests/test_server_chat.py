@@ -81,16 +81,19 @@ def test_what_is_said_before_the_document_is_read_before_it(api, server):
 
 
 def test_another_prefix_changes_what_is_read_and_not_what_is_found():
-    homer = tiny_homer(rerank="never")
-    index = homer.read(WORDS)
-    suffix, neutral = prompt.Text("w1 w2"), prompt.neutral(homer.tokenizer)
+    homer = tiny_homer(rerank="never", unit="neighbours", pooling=1, target_len=100)
+    index, tokenizer = homer.read(WORDS), homer.tokenizer
+    neutral = prompt.neutral(tokenizer)
     other = prompt.Text(" ".join(f"w{n}" for n in range(len(index.frame.prefix))))
-    usual, changed = (
-        run_steps(homer.preparing(index, (other, suffix), neutral, other_prefix=flag)).context for flag in (False, True)
-    )
-    assert usual.token_indices.tolist() == changed.token_indices.tolist()
-    assert usual.input_ids[0, : usual.prefix_len].tolist() == list(index.frame.prefix)
-    assert changed.input_ids[0, : usual.prefix_len].tolist() == prompt.token_ids(homer.tokenizer, other)[0].tolist()
+    for question in ("w1 w2", "w50", "w9 w8 w7 w6"):
+        steps = [
+            homer.preparing(index, (other, prompt.Text(question)), neutral, other_prefix=flag) for flag in (False, True)
+        ]
+        usual, changed = (run_steps(one).context for one in steps)
+        assert usual.token_indices.tolist() == changed.token_indices.tolist()
+        first = slice(0, usual.prefix_len)
+        assert usual.input_ids[0, first].tolist() == list(index.frame.prefix)
+        assert changed.input_ids[0, first].tolist() == prompt.token_ids(tokenizer, other)[0].tolist()
 
 
 def test_a_stream_says_the_same_and_ends(api):

@@ -62,7 +62,8 @@ def serve(
         Path | None, typer.Option(help="Folder for documents that were read; default the user's own.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with these and all other settings (docs/server.md).")
+        Path | None,
+        typer.Option(help="TOML file with these and all other settings, by their names in the environment."),
     ] = None,
     rope: Rope = None,
     device: Device = None,
