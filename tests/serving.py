@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import httpx
 
 from homerlm import Homer, HomerConfig
+from homerlm.cli.serve import ANY_NUMBER
 from homerlm.engine import Engine
 from homerlm.server.app import create_app
 from homerlm.server.running import Running
@@ -21,8 +22,8 @@ WORDS = " ".join(f"w{i % 80}" for i in range(400))
 QUESTION = "w1 w2 ?"
 
 
-def tiny_homer(tokenizer=None) -> Homer:
-    return Homer(llama(), tokenizer or tokenizer_of(VOCAB, chat=True), HomerConfig(**SIZES))
+def tiny_homer(tokenizer=None, **changes) -> Homer:
+    return Homer(llama(), tokenizer or tokenizer_of(VOCAB, chat=True), HomerConfig(**(SIZES | changes)))
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def serving(folder, homer: Homer | None = None, **settings):
     """Yields the running server; `address` is where it answers."""
     homer = homer or tiny_homer()
     given = Settings(**({"port": 0, "name": "tiny", "max_new_tokens": 20, "closing_seconds": 2} | settings))
-    engine = Engine(homer, waiting=given.waiting, streams=given.streams)
+    engine = Engine(homer, waiting=ANY_NUMBER, streams=given.streams)
     store = Store(folder, max_bytes=given.store_bytes, owner_bytes=given.owner_bytes)
     documents = Documents(homer, engine, store)
     running = Running(create_app(given, engine, documents), given, engine)

@@ -7,6 +7,7 @@ import pytest
 
 from homerlm import prompt
 from homerlm.engine import Writing
+from homerlm.passes import run_steps
 from serving import QUESTION, WORDS, client, serving, tiny_homer, until
 
 
@@ -31,8 +32,6 @@ def ask(api, messages, **more):
 
 def alone(homer, turns, document=None, place=None, most=7):
     """What the library answers."""
-    from homerlm.passes import run_steps
-
     tokenizer = homer.tokenizer
     steps = homer.preparing(document, prompt.conversation(tokenizer, turns, place), prompt.neutral(tokenizer))
     prepared = run_steps(steps)
@@ -64,6 +63,35 @@ def test_a_long_message_is_read_as_a_document_once(api, server):
     later = ask(api, said("w1", "w2", f"{WORDS}\n\nw5 ?"))
     assert later.usage.prompt_tokens_details.cached_tokens > 300
     assert later.usage.homer["read"] < 100
+
+
+def test_what_is_said_before_the_document_is_read_before_it(api, server):
+    messages = [{"role": "system", "content": "w9 w8 w7"}, *said("w6", "w5", f"{WORDS}\n\n{QUESTION}")]
+    made = ask(api, messages)
+    turns = [("system", "w9 w8 w7"), ("user", "w6"), ("assistant", "w5")]
+    turns.append(("user", f"{prompt.INSTRUCTION}\n\n\n\n{QUESTION}"))
+    place = (3, len(prompt.INSTRUCTION) + 2)
+    text, prepared = alone(server.homer, turns, server.homer.read(WORDS), place)
+    assert made.choices[0].message.content == text
+    assert made.usage.prompt_tokens == prepared.prompt_len
+    ids = prepared.context.input_ids[0].tolist()
+    assert server.homer.tokenizer.decode(ids).startswith("<unk> w9 w8 w7 <end> <user> w6 <end> <assistant> w5")
+
+
+def test_another_prefix_changes_what_is_read_and_not_what_is_found():
+    homer = tiny_homer(rerank="never", unit="neighbours", pooling=1, target_len=100)
+    index, tokenizer = homer.read(WORDS), homer.tokenizer
+    neutral = prompt.neutral(tokenizer)
+    other = prompt.Text(" ".join(f"w{n}" for n in range(len(index.frame.prefix))))
+    for question in ("w1 w2", "w50", "w9 w8 w7 w6"):
+        steps = [
+            homer.preparing(index, (other, prompt.Text(question)), neutral, other_prefix=flag) for flag in (False, True)
+        ]
+        usual, changed = (run_steps(one).context for one in steps)
+        assert usual.token_indices.tolist() == changed.token_indices.tolist()
+        first = slice(0, usual.prefix_len)
+        assert usual.input_ids[0, first].tolist() == list(index.frame.prefix)
+        assert changed.input_ids[0, first].tolist() == prompt.token_ids(tokenizer, other)[0].tolist()
 
 
 def test_a_stream_says_the_same_and_ends(api):

@@ -1,6 +1,8 @@
 """Files, vector stores, reranking and what was kept, as OpenAI's own client and plain HTTP see them."""
 
 import asyncio
+import errno
+import os
 import time
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 
 from homerlm.passes import run_steps
 from homerlm.selection import Excerpt, Selection
+from homerlm.server import files
 from homerlm.server.filters import Comparison, Compound
 from homerlm.server.searching import clustered
 from homerlm.store.documents import sha256_of
@@ -177,10 +180,10 @@ def test_the_files_of_a_vector_store(api, collection):
 
 
 def test_a_search_finds_what_selecting_finds(api, collection, server):
-    store, files = collection
+    store, ids = collection
     page = api.vector_stores.search(store, query="w5 w6", max_num_results=50)
     homer = tiny_homer()
-    whole = homer.read_all(zip(files, (WORDS, OTHER), strict=True))
+    whole = homer.read_all(zip(ids, (WORDS, OTHER), strict=True))
     chosen = homer.select(whole, "w5 w6", tokens=min(50 * 100, homer.limit // 2))
     assert page.search_query == ["w5 w6"]
     parts = {(result.file_id, part.text) for result in page.data for part in result.content}
@@ -189,9 +192,9 @@ def test_a_search_finds_what_selecting_finds(api, collection, server):
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == 1.0
     assert all(0 <= score <= 1 for score in scores)
-    texts = dict(zip(files, (WORDS, OTHER), strict=True))
+    texts = dict(zip(ids, (WORDS, OTHER), strict=True))
     for result in page.data:
-        assert result.filename == {files[0]: "a.txt", files[1]: "b.txt"}[result.file_id]
+        assert result.filename == {ids[0]: "a.txt", ids[1]: "b.txt"}[result.file_id]
         for part in result.content:
             assert texts[result.file_id][part.start : part.end] == part.text
 
@@ -371,6 +374,25 @@ def test_no_room_is_the_clients_error(tmp_path):
         with pytest.raises(openai.APIStatusError, match="limit of one owner") as error:
             _upload(api, text="w1 " * 20_000)
         assert (error.value.status_code, error.value.code) == (413, "quota_exceeded")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(api, server, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = len(api.files.list().data)
+    monkeypatch.setattr(files, "_copy", full)
+    with pytest.raises(openai.APIStatusError, match="disk") as error:
+        _upload(api)
+    assert error.value.status_code == 507
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(openai.APIStatusError, match="No space left") as error:
+        _upload(api)
+    assert error.value.status_code == 413
+    monkeypatch.undo()
+    assert len(api.files.list().data) == before
+    assert not list(server.documents.store.folder.glob("incoming/*/*"))
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_older_turns_are_documents_that_stay_what_they_are():
     assert longer.documents[: len(shorter.documents)] == shorter.documents
     assert shorter.documents[0][1].startswith("User: w0 w0")
     assert "Assistant: w1 w1" in shorter.documents[0][1]
-    assert all(words(text) <= 2 * ROOM for _, text in shorter.documents)
+    assert all(words(text) <= ROOM for _, text in shorter.documents)
 
 
 def test_many_middling_parts_do_not_stay_verbatim():
@@ -164,3 +164,37 @@ def test_no_text_takes_long_to_split(text):
     started = time.perf_counter()
     split(text, words, 600)
     assert time.perf_counter() - started < 5
+
+
+TURNS = [("system", "w1"), ("user", "w2"), ("assistant", "w3"), ("user", "w4 w5")]
+
+
+def test_a_template_without_a_system_role_gets_its_text_in_the_turn_after():
+    tokenizer = tokenizer_of(VOCAB, chat=True)
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}" + (
+        tokenizer.chat_template
+    )
+    before, after = prompt.conversation(tokenizer, TURNS, (3, 2))
+    assert before.text == "<user> w1\n\nw2 <end> <assistant> w3 <end> <user> w4"
+    assert after.text == " w5 <end> <assistant> "
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(InputError, match="template"):
+        prompt.conversation(tokenizer, TURNS)
+
+
+def test_a_model_without_a_template_gets_the_roles_names():
+    before, after = prompt.conversation(tokenizer_of(VOCAB), TURNS, (3, 2))
+    assert before.text + after.text == "w1\n\nUser: w2\n\nAssistant: w3\n\nUser: w4 w5\n\nAssistant:"
+    assert after.text.startswith(" w5")
+
+
+def test_a_last_turn_of_the_assistant_is_what_the_answer_begins_with():
+    _, whole = prompt.conversation(TOKENIZER, TURNS[:3])
+    assert whole.text == "<system> w1 <end> <user> w2 <end> <assistant> w3"
+    assert READER.read([user("w2"), Message("assistant", ("w3",))]).turns[-1] == ("assistant", "w3")
+
+
+def test_a_place_that_is_nowhere_is_refused():
+    for place in ((4, 0), (3, 99), (-1, 0)):
+        with pytest.raises(InputError, match="place"):
+            prompt.conversation(TOKENIZER, TURNS, place)

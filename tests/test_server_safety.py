@@ -176,18 +176,23 @@ def test_time_has_a_limit(tmp_path):
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
-def test_who_comes_to_a_full_server_is_told_to_come_later(tmp_path):
-    with serving(tmp_path, waiting=1) as running, client(running) as http:
-        steps = slow(running.homer)
-        reader = threading.Thread(target=post_and_forget, args=(running, said(f"{SHORTER}\n\nw1 ?")))
-        reader.start()
-        until(lambda: len(steps) > 2)
+def test_who_comes_to_a_full_server_is_told_to_come_later_and_who_is_in_is_served(tmp_path):
+    with serving(tmp_path, waiting=1, streams=1) as running, client(running) as http:
+        steps, found = slow(running.homer), []
+        bodies = [said(f"{SHORTER} w{number}\n\nw1 ?") for number in (1, 2)]
+        readers = [threading.Thread(target=lambda body=body: found.append(asked(running, body))) for body in bodies]
+        for reader in readers:
+            reader.start()
+        until(lambda: len(set(steps)) == 2)
         for stream in (False, True):
             answer = http.post(CHAT, json=said("w1", stream=stream))
             assert answer.status_code == 429
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.json()["error"]["type"] == "rate_limit_error"
-        reader.join()
+        assert http.get("/health").status_code == 200
+        for reader in readers:
+            reader.join()
+        assert [answer.status_code for answer in found] == [200, 200]
         http.post(CHAT, json=said("w1")).raise_for_status()
 
 
@@ -252,17 +257,17 @@ def test_a_server_that_ends_tells_those_who_wait(tmp_path):
 
 
 def slow(homer, seconds=0.03):
-    """Let every step of reading take a while; the list grows with each."""
+    """Let every step of reading take a while; the list grows with each, by the names of what is read."""
     steps, reading = [], homer.reading
 
     def slowly(documents, **more):
-        generator = reading(documents, **more)
+        generator, names = reading(documents, **more), tuple(name for name, _ in documents)
         while True:
             try:
                 event = next(generator)
+                steps.append(names)
             except StopIteration as done:
                 return done.value
-            steps.append(event)
             time.sleep(seconds)
             yield event
 
@@ -270,8 +275,8 @@ def slow(homer, seconds=0.03):
     return steps
 
 
-def post_and_forget(running, body):
-    httpx.post(f"{running.address}{CHAT}", json=body, timeout=60)
+def asked(running, body):
+    return httpx.post(f"{running.address}{CHAT}", json=body, timeout=60)
 
 
 def leave(running, body, when):

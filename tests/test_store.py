@@ -1,5 +1,6 @@
 """The store: what is listed is complete, owners see their own, and a kill at any moment leaves nothing half visible."""
 
+import errno
 import hashlib
 import os
 import random
@@ -207,6 +208,42 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="choose another folder"):
         Store(tmp_path / "file", max_bytes=LARGE, owner_bytes=LARGE)
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_disk_that_is_full_leaves_everything_as_it_was(store, monkeypatch, call):
+    kept = _document(store)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(QuotaError, match="No space left"):
+            _document(store, "another")
+        with pytest.raises(QuotaError, match="No space left"):
+            _file(store)
+    assert store.documents() == [kept]
+    assert store.files("ann") == ([], False)
+    assert not list(store.folder.glob("incoming/*/*"))
+    again = _again(store)
+    assert _there(again, "documents") == {kept.id}
+    again.close()
+    assert _document(store, "another")
+
+
+def test_a_database_that_is_full_says_so_without_its_place(store):
+    with store._database.write() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    store._database.row(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(QuotaError, match="full") as error:  # noqa: PT012
+        for number in range(1000):
+            _document(store, f"document {number}")
+    assert str(store.folder) not in str(error.value)
+    listed = {one.id for one in store.documents()}
+    again = _again(store)
+    assert {one.id for one in again.documents()} == listed == _there(again, "documents")
+    again.close()
 
 
 def test_files_of_a_vector_store(store):

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from homerlm import __version__
-from homerlm.cli import ask, bench, calibrate, demo, eval, index, plan, profile, select, serve
+from homerlm.cli import ask, bench, calibrate, demo, eval, index, plan, profile, select, serve, store
 from homerlm.cli.errors import ParseError, exit_code, report
 from homerlm.errors import HomerError
 
@@ -30,6 +30,7 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=profile.EXAMPLES)(profile.profile)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
+app.add_typer(store.app, name="store")
 app.add_typer(eval.app, name="eval")
 app.add_typer(bench.app, name="bench")
 

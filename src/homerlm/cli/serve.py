@@ -30,6 +30,7 @@ Examples:
 
   HOMER_SERVE_MAX_NEW_TOKENS=500 homer serve --config server.toml
 """
+ANY_NUMBER = 1 << 30  # the server's door counts who comes in
 NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "pydantic_settings", "platformdirs", "multipart")
 
 
@@ -61,7 +62,8 @@ def serve(
         Path | None, typer.Option(help="Folder for documents that were read; default the user's own.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with these and all other settings (docs/server.md).")
+        Path | None,
+        typer.Option(help="TOML file with these and all other settings, by their names in the environment."),
     ] = None,
     rope: Rope = None,
     device: Device = None,
@@ -100,8 +102,6 @@ def check_installed() -> None:
 
 def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
     """Serve until a signal ends it."""
-    import platformdirs
-
     from homerlm.engine import Engine
     from homerlm.server.app import create_app
     from homerlm.server.running import Running
@@ -110,15 +110,14 @@ def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    folder = settings.store or platformdirs.user_data_path("homerlm") / "store"
-    store = Store(folder, max_bytes=settings.store_bytes, owner_bytes=settings.owner_bytes)
-    engine = Engine(homer, waiting=settings.waiting, streams=settings.streams)
+    store = Store(settings.folder, max_bytes=settings.store_bytes, owner_bytes=settings.owner_bytes)
+    engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
     lifetime = None if settings.document_days is None else settings.document_days * 24 * 3600
     documents = Documents(homer, engine, store, lifetime=lifetime)
 
     def say(address: str) -> None:
         if not quiet:
-            err.print(f"Listening at {address}/v1 (documents in {folder}); Ctrl+C ends it.", soft_wrap=True)
+            err.print(f"Listening at {address}/v1 (documents in {settings.folder}); Ctrl+C ends it.", soft_wrap=True)
 
     Running(create_app(settings, engine, documents), settings, engine, on_start=say).run()
     store.close()

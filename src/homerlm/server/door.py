@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from homerlm.errors import Busy
 from homerlm.server.errors import ApiError, logged, response
 from homerlm.server.keys import Keys
 from homerlm.server.metrics import Metrics
@@ -23,26 +24,33 @@ _log = logging.getLogger("homerlm.server")
 
 
 class Door:
-    """The outermost part of the server. Nothing that a request holds is written to the log."""
+    """The outermost part of the server. Who is let in is served to the end: requests that need the model are refused
+    here, where `streams` and `waiting` are taken, and never in their middle. Nothing that a request holds is written to
+    the log."""
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self._local_only = is_loopback(settings.host) and not keys
+        self._inside, self._most = 0, settings.streams + settings.waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(scope, send)
+        visit, counts = _Visit(scope, send), _needs_model(scope)
+        self._inside += counts
         self.metrics.running.inc()
         try:
             self._check(Headers(scope=scope))
+            if counts and self._inside > self._most:
+                raise Busy(f"{self._most} requests are being answered or wait already: try again later")
             await self.app(scope, self._limited(scope, receive), visit.send)
         except Exception as error:
             told = logged(error)
             if not visit.status:
                 await response(told)(scope, receive, visit.send)
         finally:
+            self._inside -= counts
             self.metrics.running.dec()
             visit.note(self.metrics)
 
@@ -102,6 +110,11 @@ class _Visit:
         metrics.requests.labels(route, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)
         _log.info("%s %s %s %d %.3f s", self.id, method, route, status, seconds)
+
+
+def _needs_model(scope: Scope) -> bool:
+    """Whether a request may need the model, or a parser of files."""
+    return bool(scope["method"] == "POST" or scope["path"].endswith("/kept"))
 
 
 def _host(header: str) -> str:

@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import platformdirs
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
@@ -43,7 +44,7 @@ class Settings(BaseSettings):
     max_prompt_tokens: int = Field(4 << 20, ge=1, description="Longest prompt in tokens, documents included.")
     max_new_tokens: int = Field(2048, ge=1, description="Longest answer in tokens, and its limit where none is asked.")
     streams: int = Field(32, ge=1, description="Most answers that are written at once.")
-    waiting: int = Field(64, ge=1, description="Most pieces of work that wait before clients are told to come later.")
+    waiting: int = Field(64, ge=1, description="Most requests beyond those before clients are told to come later.")
     request_seconds: float = Field(3600, gt=0, description="Longest time for one answer.")
     ping_seconds: float = Field(10, gt=0, description="Time between signs of life while a document is read.")
     response_seconds: float = Field(24 * 3600, gt=0, description="How long responses can be gone on from.")
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
                 "key_file (--key-file), or without_key (--without-key) if everybody may use this server"
             )
         return self
+
+    @property
+    def folder(self) -> Path:
+        """Where documents are kept."""
+        return self.store or platformdirs.user_data_path("homerlm") / "store"
 
     def keys(self) -> Keys:
         """Those of the settings and of the key file."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from homerlm.errors import CorruptFileError, InputError, MismatchError
+from homerlm.errors import CorruptFileError, InputError, MismatchError, QuotaError
 
 VERSION = 1
 WAIT_SECONDS = 30.0  # for another process that writes
@@ -80,7 +80,7 @@ CREATE INDEX members_batch ON members (batch);
 
 class Database:
     """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
-    one of a newer homerlm, `InputError` for one that cannot be opened."""
+    one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,6 +93,9 @@ class Database:
             raise InputError(f"{path} cannot be opened: {error}; check the folder and its permissions") from error
         try:
             self._prepare()
+        except QuotaError as error:
+            self._connection.close()
+            raise InputError(f"{path} cannot be opened: {error}") from error
         except BaseException:
             self._connection.close()
             raise
@@ -148,11 +151,11 @@ class Database:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What SQLite raises, as an error of ours that names the file."""
+        """What SQLite raises, as an error of ours. Clients are told of one that can pass, and so not of the folder."""
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise InputError(f"{self._path} cannot be used: {error}; free space, or check its permissions") from error
+            raise QuotaError(f"the store cannot be written to: {error}; free space, or try again later") from error
         except sqlite3.IntegrityError:
             raise
         except sqlite3.DatabaseError as error:

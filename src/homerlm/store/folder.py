@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from homerlm.errors import InputError
+from homerlm.errors import InputError, QuotaError
 
 KINDS = ("documents", "files")
 
@@ -37,15 +37,20 @@ class Folder:
 
     def temporary(self) -> Path:
         """A new name for a file that is being written."""
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)  # another store of this process may have ended
         return self._incoming / secrets.token_hex(12)
 
     def place(self, temporary: Path, kind: str, id: str) -> None:
-        """Put a complete file in its place; it is on the disk, and its name too, when this returns."""
+        """Put a complete file in its place; it is on the disk, and its name too, when this returns. Raises `QuotaError`
+        where the disk does not take it."""
         target = self.of(kind, id)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync(target.parent)
+        try:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _sync(target.parent)
+        except OSError as error:
+            raise QuotaError(f"the store's disk does not take it: {error.strerror}; free space") from error
 
     def remove(self, kind: str, id: str) -> None:
         self.of(kind, id).unlink(missing_ok=True)

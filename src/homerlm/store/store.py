@@ -167,6 +167,11 @@ class Store:
         rows = self._database.rows(sql, *given)
         return [StoredFile.of(row) for row in rows[:limit]], len(rows) > limit
 
+    def all_files(self) -> list[StoredFile]:
+        """Everybody's files, in the order in which they came."""
+        sql = f"SELECT * FROM files WHERE {_ALIVE} ORDER BY number"
+        return [StoredFile.of(row) for row in self._database.rows(sql, time.time())]
+
     def file_path(self, id: str) -> Path:
         return self._files.of("files", id)
 

@@ -63,6 +63,10 @@ class VectorStores:
         rows = self._database.rows(sql, *values)
         return [self._of(row) for row in rows[:limit]], len(rows) > limit
 
+    def all(self) -> list[VectorStore]:
+        """Everybody's, in the order in which they were made."""
+        return [self._of(row) for row in self._database.rows("SELECT * FROM vector_stores ORDER BY number")]
+
     def update(self, owner: str, id: str, changes: Mapping[str, Any]) -> VectorStore | None:
         """Change name, metadata or days; None where there is no such vector store."""
         values = {name: json.dumps(value) if name == "metadata" else value for name, value in changes.items()}
@@ -75,10 +79,11 @@ class VectorStores:
             )
         return self.get(owner, id)
 
-    def remove(self, owner: str, id: str) -> bool:
-        """Whether there was one. Its files stay."""
+    def remove(self, owner: str | None, id: str) -> bool:
+        """Whether there was one of the owner, or, for None, of anybody. Its files stay."""
         with self._database.write() as connection:
-            done = connection.execute("DELETE FROM vector_stores WHERE owner = ? AND id = ?", (owner, id))
+            values = id, owner, owner
+            done = connection.execute("DELETE FROM vector_stores WHERE id = ? AND (? IS NULL OR owner = ?)", values)
             return done.rowcount > 0
 
     def remove_expired(self) -> None:
