@@ -1,7 +1,9 @@
 """Answers written side by side: one forward of the model gives the next token of each.
 
 Rows have contexts of any length, join and leave between two steps, and each keeps its own keys and values
-(`homerlm.model.rows`). Greedy answers are those of `homerlm.generation` (docs/experiments.md says how exactly).
+(`homerlm.model.rows`). An answer is the same whoever is written beside it. In float32 a greedy one has the tokens of
+`homerlm.generation`; in half precision a product with several rows may round otherwise than one with a single row, so
+that a near tie between two tokens can fall the other way.
 """
 
 from __future__ import annotations

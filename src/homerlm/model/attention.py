@@ -188,9 +188,7 @@ def _own(module: nn.Module) -> Callable[..., Any]:
     return ALL_ATTENTION_FUNCTIONS.get_interface(_loans.own(module.config), _eager_of(module))
 
 
-def _by_rows(
-    rows: Sequence[tuple[Tensor, Tensor]], module: nn.Module, query: Tensor, kwargs: dict[str, Any]
-) -> Tensor:
+def _by_rows(rows: Sequence[tuple[Tensor, Tensor]], module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """(B, 1, H, D): each row of queries (B, H, 1, D) over its own keys and values; those beyond the rows as the last
     one, since nobody reads them."""
     own, outputs = _own(module), []
