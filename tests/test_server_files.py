@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import time
 
@@ -446,6 +447,19 @@ def test_filters_within_filters_end_somewhere(api, collection):
         deep = {"type": "and", "filters": [deep]}
     with pytest.raises(openai.BadRequestError, match="filters"):
         api.vector_stores.search(collection[0], query="w1", filters=deep)
+
+
+@pytest.mark.parametrize("id", ["\ud800", "\0", "../../etc/passwd", "x" * 10_000, ""])
+def test_ids_that_are_none_are_the_clients_error(server, collection, id):
+    tries = [
+        ("/v1/vector_stores", {"file_ids": [id]}),
+        (f"/v1/vector_stores/{collection[0]}/files", {"file_id": id}),
+        (f"/v1/vector_stores/{collection[0]}/file_batches", {"files": [{"file_id": id}]}),
+    ]
+    with _http(server) as http:
+        for path, given in tries:
+            answer = http.post(path, content=json.dumps(given), headers={"Content-Type": "application/json"})
+            assert answer.status_code in (400, 404), path
 
 
 def test_neighbouring_passages_are_one_result():
