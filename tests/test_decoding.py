@@ -275,6 +275,13 @@ def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(homer, contexts):
     assert len(ids) <= 6
 
 
+def test_a_stop_text_in_the_last_token_allowed_is_a_stop(homer, contexts):
+    expected = homer.tokenizer.decode(alone(homer, contexts[2], 4))
+    _, text, finish = written(homer, contexts[2], Writing(4, stop=(" ".join(expected.split()[2:]),)))
+    assert finish == "stop"
+    assert expected.startswith(text)
+
+
 def test_no_beginning_of_a_stop_text_is_handed_on_before_it_is_certain(byte_tokenizer):
     certain = CertainText(byte_tokenizer, ("STOP", "OPEN"))
     given = [certain.add(token) for token in byte_tokenizer("aSTObSTOPEN").input_ids]

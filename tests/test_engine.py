@@ -258,19 +258,25 @@ def test_an_error_ends_its_own_work_alone(homer, context):
 
 
 def test_a_fault_of_the_engine_ends_what_runs_and_nothing_after_it(homer, context, monkeypatch):
-    async def work(engine):
-        stream = engine.write(context, LONG)
-        await anext(stream)
-        decoding = engine._work._decoding
-        with monkeypatch.context() as patch:
-            patch.setattr(decoding, "step", lambda: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                async for _ in stream:
-                    pass
-        assert not decoding.rows
-        return await tokens_of(engine, context, Writing(max_new_tokens=5))
+    async def run(engine):
+        decoding, faulty = engine._work._decoding, asyncio.Event()
+        step = decoding.step
+        monkeypatch.setattr(decoding, "step", lambda: 1 / 0 if faulty.is_set() else step())
+        tasks = [
+            asyncio.create_task(engine.run(counted([], "a", 10_000, 0.001))),
+            *(asyncio.create_task(tokens_of(engine, context, LONG)) for _ in range(3)),
+        ]
+        await until(lambda: decoding.rows and engine._work.waiting == 3)
+        faulty.set()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        faulty.clear()
+        left = len(decoding.rows) + engine._work.waiting
+        return errors, left, await tokens_of(engine, context, Writing(max_new_tokens=5))
 
-    assert len(on_engine(homer, work)) == 5
+    errors, left, after = on_engine(homer, run, streams=1)
+    assert [type(error) for error in errors] == [ZeroDivisionError] * 4
+    assert left == 0
+    assert len(after) == 5
 
 
 def test_an_answer_that_cannot_begin_is_refused_by_itself(homer, context):
