@@ -3,6 +3,9 @@
 import asyncio
 import gc
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from contextvars import ContextVar
@@ -436,6 +439,27 @@ def test_an_engine_that_nobody_holds_ends_its_thread(homer):
     gc.collect()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_program_that_ends_while_the_model_works_ends_in_order():
+    program = f"""
+import asyncio, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from homerlm import Homer, HomerConfig
+from tiny import VOCAB, llama, prompt
+from words import tokenizer_of
+
+homer = Homer(llama(), tokenizer_of(VOCAB), HomerConfig(max_chunk_len=48, target_len=40, pooling=3))
+
+async def main():
+    asyncio.create_task(homer.aask("w1 " * 9000, "w2"))
+    asyncio.create_task(homer.aask("", "w2", max_new_tokens=10**6))
+    await asyncio.sleep(0.2)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_homers_of_one_model_share_an_engine():
