@@ -117,17 +117,19 @@ class Decoding:
         return results
 
     def _read(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
-        """Let the model read the last token of each of the rows: all at once, or, where that fails, one by one. Those
-        that fail alone, with their errors."""
+        """Let the model read the last token of each of the rows: all at once, or one by one where that fails, or where
+        rows would change each other's RoPE. Those that fail alone, with their errors."""
         if not rows:
             return []
-        try:
-            self._forward(rows)
-        except Exception as error:
-            if len(rows) == 1:
-                return [(rows[0], error)]
-            return [failed for row in rows for failed in self._read([row])]
-        return []
+        if len(rows) == 1 or not self._decoder.rope_follows_length:
+            try:
+                self._forward(rows)
+            except Exception as error:
+                if len(rows) == 1:
+                    return [(rows[0], error)]
+            else:
+                return []
+        return [failed for row in rows for failed in self._read([row])]
 
     def _forward(self, rows: Sequence[Row]) -> None:
         decoder = self._decoder
