@@ -8,8 +8,6 @@ that a near tie between two tokens can fall the other way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -116,7 +114,7 @@ class Decoding:
                 self.remove(row)
         return results
 
-    def _read(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
+    def _read(self, rows: list[Row]) -> list[tuple[Row, Exception]]:
         """Let the model read the last token of each of the rows: all at once, or one by one where that fails, or where
         rows would change each other's RoPE. Those that fail alone, with their errors."""
         if not rows:
@@ -131,7 +129,7 @@ class Decoding:
                 return []
         return [failed for row in rows for failed in self._read([row])]
 
-    def _forward(self, rows: Sequence[Row]) -> None:
+    def _forward(self, rows: list[Row]) -> None:
         decoder = self._decoder
         filled = [*rows, *rows[-1:] * (self._fewest - len(rows))]
         ids = torch.tensor([[row.written[-1]] for row in filled], device=decoder.device)
