@@ -119,6 +119,23 @@ def test_every_family_decodes_side_by_side(family):
             assert ids_of(pieces[row]) == alone(homer, context)
 
 
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_rope_that_follows_the_longest_row_is_each_rows_own(rope_type):
+    rope = {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 2.0}
+    if rope_type == "longrope":
+        rope |= {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6, "original_max_position_embeddings": 40}
+    model = llama(rope_parameters=rope, max_position_embeddings=64 if rope_type == "longrope" else 40)
+    model.generation_config.eos_token_id = None
+    homer = Homer(model, tokenizer_of(VOCAB), CONFIG)
+    contexts = [homer.compress(*prompt(context=length, seed=length)) for length in (20, 5)]
+    decoding = Decoding(model, homer.tokenizer)
+    rows = [decoding.add(context, Writing(max_new_tokens=NEW)) for context in contexts]
+    assert len(contexts[0]) + NEW > 40 > len(contexts[1]) + NEW
+    pieces = finish(decoding)
+    for row, context in zip(rows, contexts, strict=True):
+        assert ids_of(pieces[row]) == alone(homer, context)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text"])
 def test_buffers_grow_as_often_as_an_answer_needs(name, monkeypatch):
     monkeypatch.setattr(model_rows, "ROOM", 4)
@@ -273,6 +290,13 @@ def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(homer, contexts):
     assert finish == "stop"
     assert text == expected[: expected.index(stop)]
     assert len(ids) <= 6
+
+
+def test_a_stop_text_in_the_last_token_allowed_is_a_stop(homer, contexts):
+    expected = homer.tokenizer.decode(alone(homer, contexts[2], 4))
+    _, text, finish = written(homer, contexts[2], Writing(4, stop=(" ".join(expected.split()[2:]),)))
+    assert finish == "stop"
+    assert expected.startswith(text)
 
 
 def test_no_beginning_of_a_stop_text_is_handed_on_before_it_is_certain(byte_tokenizer):

@@ -2,6 +2,10 @@
 
 import asyncio
 import gc
+import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from contextvars import ContextVar
@@ -9,7 +13,7 @@ from contextvars import ContextVar
 import pytest
 import torch
 
-from homerlm import Calibration, Homer, HomerConfig, compressor
+from homerlm import Calibration, Homer, HomerConfig, compressor, work
 from homerlm.engine import Engine, Writing, shared
 from homerlm.errors import Busy, ConfigError, InputError, Stopped
 from homerlm.passes import Event, run_steps
@@ -30,6 +34,11 @@ def homer(request):
     model = llama(attn_implementation=request.param)
     model.generation_config.eos_token_id = None
     return Homer(model, tokenizer_of(VOCAB, chat=True), SELECT)
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_a_turn(monkeypatch):
+    monkeypatch.setattr(work, "TURN_S", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +105,65 @@ def test_readers_take_turns(homer):
     log = []
 
     async def work(engine):
-        return await asyncio.gather(*(engine.run(counted(log, name, 5, 0.002)) for name in "abc"))
+        return await asyncio.gather(*(engine.run(counted(log, name, 12, 0.002)) for name in "abc"))
 
     assert on_engine(homer, work) == ["a", "b", "c"]
     turns = [entry for entry in log if isinstance(entry, str)]
-    assert turns[-9:] == ["a", "b", "c"] * 3
+    assert set(turns[12:15]) == {"a", "b", "c"}
+    assert turns[12:24] == turns[12:15] * 4
+
+
+def test_steps_that_take_no_time_are_one_turn(homer, monkeypatch):
+    monkeypatch.setattr(work, "TURN_S", 0.05)
+    log = []
+
+    async def both(engine):
+        return await asyncio.gather(engine.run(counted(log, "a", 40)), engine.run(counted(log, "b", 5, 0.06)))
+
+    on_engine(homer, both)
+    turns = [entry for entry in log if isinstance(entry, str)]
+    assert turns == ["a"] * 40 + ["b"] * 5
+
+
+def test_who_is_new_waits_for_one_step_however_many_are_being_read(homer):
+    log = []
+
+    async def some(engine):
+        long = [asyncio.create_task(engine.run(counted(log, name, 60, 0.005))) for name in "abcdef"]
+        await until(lambda: len(log) > 12)
+        before = len(log)
+        short = [engine.run(counted(log, number, 1)) for number in range(5)]
+        await asyncio.gather(*short)
+        for task in long:
+            task.cancel()
+        return [entry for entry in log[before:] if not isinstance(entry, tuple)]
+
+    turns = on_engine(homer, some)
+    places = [turns.index(number) for number in range(5)]
+    assert places[0] <= 2
+    between = [later - earlier for earlier, later in itertools.pairwise(places)]
+    assert between == [2] * 4  # a step of one of the long ones
+
+
+def test_the_first_token_of_who_has_read_comes_before_another_step(homer, context):
+    """Between the end of the steps and the first token, the event loop has had its turn."""
+    log = []
+
+    async def ask(engine):
+        long = asyncio.create_task(engine.run(counted(log, "long", 1000, 0.02)))
+        await until(lambda: len(log) > 2)
+        steps = []
+        for _ in range(5):
+            await engine.run(counted([], "short", 1))
+            before = len(log)
+            stream = engine.write(context, LONG)
+            await anext(stream)
+            steps.append(len(log) - before)
+            await stream.aclose()
+        long.cancel()
+        return steps
+
+    assert sum(on_engine(homer, ask)) <= 1  # where the machine is busy, the loop may be late
 
 
 def test_every_answer_gets_a_token_between_two_steps_of_reading(homer, context, monkeypatch):
@@ -198,19 +261,25 @@ def test_an_error_ends_its_own_work_alone(homer, context):
 
 
 def test_a_fault_of_the_engine_ends_what_runs_and_nothing_after_it(homer, context, monkeypatch):
-    async def work(engine):
-        stream = engine.write(context, LONG)
-        await anext(stream)
-        decoding = engine._work._decoding
-        with monkeypatch.context() as patch:
-            patch.setattr(decoding, "step", lambda: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                async for _ in stream:
-                    pass
-        assert not decoding.rows
-        return await tokens_of(engine, context, Writing(max_new_tokens=5))
+    async def run(engine):
+        decoding, faulty = engine._work._decoding, asyncio.Event()
+        step = decoding.step
+        monkeypatch.setattr(decoding, "step", lambda: 1 / 0 if faulty.is_set() else step())
+        tasks = [
+            asyncio.create_task(engine.run(counted([], "a", 10_000, 0.001))),
+            *(asyncio.create_task(tokens_of(engine, context, LONG)) for _ in range(3)),
+        ]
+        await until(lambda: decoding.rows and engine._work.waiting == 3)
+        faulty.set()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        faulty.clear()
+        left = len(decoding.rows) + engine._work.waiting
+        return errors, left, await tokens_of(engine, context, Writing(max_new_tokens=5))
 
-    assert len(on_engine(homer, work)) == 5
+    errors, left, after = on_engine(homer, run, streams=1)
+    assert [type(error) for error in errors] == [ZeroDivisionError] * 4
+    assert left == 0
+    assert len(after) == 5
 
 
 def test_an_answer_that_cannot_begin_is_refused_by_itself(homer, context):
@@ -288,13 +357,13 @@ def test_too_much_work_is_refused_at_once(homer, context):
         await anext(running)
         tasks = [asyncio.create_task(engine.run(counted([], "a", 10_000, 0.001))) for _ in range(2)]
         waiting = asyncio.create_task(anext(engine.write(context, LONG)))
-        await until(lambda: len(engine._work._jobs) + len(engine._work._queued) == 3)
+        await until(lambda: engine._work.waiting == 3)
         with pytest.raises(Busy, match="3 pieces of work"):
             engine.write(context, LONG)
         with pytest.raises(Busy):
             await engine.run(counted([], "b", 1))
         tasks[0].cancel()
-        await until(lambda: len(engine._work._jobs) == 1)
+        await until(lambda: engine._work.waiting == 2)
         result = await engine.run(counted([], "b", 1))
         for task in (tasks[1], waiting):
             task.cancel()
@@ -370,6 +439,27 @@ def test_an_engine_that_nobody_holds_ends_its_thread(homer):
     gc.collect()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_program_that_ends_while_the_model_works_ends_in_order():
+    program = f"""
+import asyncio, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from homerlm import Homer, HomerConfig
+from tiny import VOCAB, llama, prompt
+from words import tokenizer_of
+
+homer = Homer(llama(), tokenizer_of(VOCAB), HomerConfig(max_chunk_len=48, target_len=40, pooling=3))
+
+async def main():
+    asyncio.create_task(homer.aask("w1 " * 9000, "w2"))
+    asyncio.create_task(homer.aask("", "w2", max_new_tokens=10**6))
+    await asyncio.sleep(0.2)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_homers_of_one_model_share_an_engine():
@@ -471,7 +561,7 @@ class TestAsking:
             await until(lambda: events)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await until(lambda: not homer._engine._work._jobs)
+            await until(lambda: not homer._engine._work.waiting)
             return events[-1].read, events[-1].total
 
         read, total = asyncio.run(work())

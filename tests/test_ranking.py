@@ -83,6 +83,7 @@ def test_the_best_part_of_each_of_the_best_passages_leads():
     scored = list(zip((1.0, 9.0, 5.0, 2.0, 7.0), parts, strict=True))
     assert _leading(scored, 65) == [parts[1], parts[2], parts[4]]
     assert _leading(scored, 20) == [parts[1]]
+    assert _leading(scored, 200) == parts[1:]
 
 
 def test_a_passage_longer_than_a_chunk_counts_as_its_best_part(homer):

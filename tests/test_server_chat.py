@@ -84,9 +84,7 @@ def test_another_prefix_changes_what_is_read_and_not_what_is_found():
     neutral = prompt.neutral(tokenizer)
     other = prompt.Text(" ".join(f"w{n}" for n in range(len(index.frame.prefix))))
     for question in ("w1 w2", "w50", "w9 w8 w7 w6"):
-        steps = [
-            homer.preparing(index, (other, prompt.Text(question)), neutral, other_prefix=flag) for flag in (False, True)
-        ]
+        steps = [homer.preparing(index, (first, prompt.Text(question)), neutral) for first in (None, other)]
         usual, changed = (run_steps(one).context for one in steps)
         assert usual.token_indices.tolist() == changed.token_indices.tolist()
         first = slice(0, usual.prefix_len)

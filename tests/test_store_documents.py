@@ -113,11 +113,13 @@ def test_who_stops_waiting_leaves_the_others_alone_and_the_last_one_stops_the_re
         alone.cancel()
         await asyncio.wait([alone])
         assert len(documents.store.documents()) == 1
+        while read[1:] != [["c"], "closed"]:
+            await asyncio.sleep(0.01)
         _, known = await documents.index("ann", "c", TEXTS["c.txt"] * 20)
         assert alone.cancelled()
         assert not list(documents.store.folder.glob("incoming/*/*"))
         assert not known
-        assert read == [["a"], ["c"], ["c"]]
+        assert read == [["a"], ["c"], "closed", ["c"]]
         assert len(documents.store.documents()) == 2
 
     with_documents(work)
@@ -254,14 +256,18 @@ def test_indexes_of_different_making_are_not_joined(text_homer, words):
 
 
 def _counted(documents, monkeypatch):
-    """A list that gets the names of every reading."""
+    """A list that gets the names of every reading, and that it was closed."""
     read, reading = [], type(documents.homer).reading
 
     def counting(homer, texts, **more):
         texts = list(texts)
         if texts:
             read.append([name for name, _ in texts])
-        return reading(homer, texts, **more)
+        try:
+            return (yield from reading(homer, texts, **more))
+        except GeneratorExit:
+            read.append("closed")
+            raise
 
     monkeypatch.setattr(type(documents.homer), "reading", counting)
     return read

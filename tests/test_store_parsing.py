@@ -70,10 +70,12 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path):
         _text(Parser(), path)
 
 
-def test_a_child_that_hangs_is_ended(path):
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_child_that_hangs_is_ended(path, deaf):
     started = time.monotonic()
+    parser = Parser(Limits(seconds=1), (sys.executable, "-c", "import time; time.sleep(60)"))
     with pytest.raises(DocumentError, match=r"report.pdf: was not read within 1 seconds"):
-        _text(_reading("time.sleep(60)", seconds=1), path)
+        _text(parser if deaf else _reading("time.sleep(60)", seconds=1), path)
     assert time.monotonic() - started < 10
     assert _children() == []
 

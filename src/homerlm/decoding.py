@@ -1,12 +1,12 @@
 """Answers written side by side: one forward of the model gives the next token of each.
 
 Rows have contexts of any length, join and leave between two steps, and each keeps its own keys and values
-(`homerlm.model.rows`). Greedy answers are those of `homerlm.generation` (docs/experiments.md says how exactly).
+(`homerlm.model.rows`). An answer is the same whoever is written beside it. In float32 a greedy one has the tokens of
+`homerlm.generation`; in half precision a product with several rows may round otherwise than one with a single row, so
+that a near tie between two tokens can fall the other way.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -114,20 +114,22 @@ class Decoding:
                 self.remove(row)
         return results
 
-    def _read(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
-        """Let the model read the last token of each of the rows: all at once, or, where that fails, one by one. Those
-        that fail alone, with their errors."""
+    def _read(self, rows: list[Row]) -> list[tuple[Row, Exception]]:
+        """Let the model read the last token of each of the rows: all at once, or one by one where that fails, or where
+        rows would change each other's RoPE. Those that fail alone, with their errors."""
         if not rows:
             return []
-        try:
-            self._forward(rows)
-        except Exception as error:
-            if len(rows) == 1:
-                return [(rows[0], error)]
-            return [failed for row in rows for failed in self._read([row])]
-        return []
+        if len(rows) == 1 or not self._decoder.rope_follows_length:
+            try:
+                self._forward(rows)
+            except Exception as error:
+                if len(rows) == 1:
+                    return [(rows[0], error)]
+            else:
+                return []
+        return [failed for row in rows for failed in self._read([row])]
 
-    def _forward(self, rows: Sequence[Row]) -> None:
+    def _forward(self, rows: list[Row]) -> None:
         decoder = self._decoder
         filled = [*rows, *[rows[-1]] * (self._fewest - len(rows))]
         ids = torch.tensor([[row.written[-1]] for row in filled], device=decoder.device)

@@ -7,6 +7,7 @@ that are being written share the forwards of the model.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Piece", "Writing", "shared"]
 
 T = TypeVar("T")
+_threads: weakref.WeakKeyDictionary[Work, threading.Thread] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Let every thread come to the end of its step: one that the interpreter's end meets inside of torch aborts the
+    process."""
+    for work in list(_threads):
+        work.close(stop=True)
+    for thread in list(_threads.values()):
+        thread.join()
 
 
 class Engine:
@@ -40,8 +52,9 @@ class Engine:
         self.homer = homer
         self._work = Work(Decoding(homer.model, homer.tokenizer), waiting, streams)
         self._thread = threading.Thread(target=self._work.run, name="homerlm-model", daemon=True)
+        _threads[self._work] = self._thread
         self._thread.start()
-        weakref.finalize(self, self._work.close, stop=True)
+        weakref.finalize(self, self._work.close, stop=True).atexit = False  # `_end_threads` does more
 
     async def run(self, steps: Generator[Event, None, T], on_event: Callable[[Event], None] | None = None) -> T:
         """The value of steps, which run on the model's thread; every event is shown to `on_event` in the event loop.

@@ -1,14 +1,18 @@
-"""The thread that uses a model for all callers: a step of one reader, then a step of all answers, and so on."""
+"""The thread that uses a model for all callers: a turn of one reader, then a step of all answers, and so on.
+
+A turn is a chunk of a document, or several steps where they take no time. Who is new gets a turn before those who had
+one, every other time, so that a short question waits for one chunk, however many long documents are being read.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from homerlm.context import CompactContext
@@ -18,6 +22,8 @@ from homerlm.passes import Event
 from homerlm.writing import Piece, Writing
 
 T = TypeVar("T")
+TURN_S = 0.02  # steps that together take less are one turn
+NEXT_S = 0.01  # that a caller whose steps have ended is given to ask for what comes next, before another one's turn
 
 
 class _Caller:
@@ -32,10 +38,6 @@ class _Caller:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def end(self, error: BaseException) -> None:
-        """Tell the one who waits that nothing more will come."""
-        raise NotImplementedError
-
 
 class Job(_Caller, Generic[T]):
     """Steps whose value is awaited. They run in a copy of the context variables of the one who made the job, of its own
@@ -47,17 +49,19 @@ class Job(_Caller, Generic[T]):
         self._variables = contextvars.copy_context()
         self.result: asyncio.Future[T] = self._loop.create_future()
 
-    def step(self) -> Callable[[], None] | None:
-        """Take a step; after the last one, what tells the caller the value or the error."""
+    def step(self) -> bool:
+        """Take a step; whether another one is to come."""
         try:
             event = self._variables.run(next, self._steps)
         except StopIteration as done:
-            return partial(self.call, self._settle, done.value, None)
+            self.call(self._settle, done.value, None)
+            return False
         except BaseException as error:
-            return partial(self.call, self._settle, None, error)
+            self.call(self._settle, None, error)
+            return False
         if self._on_event is not None:
             self.call(self._show, event)
-        return None
+        return True
 
     def end(self, error: BaseException) -> None:
         """Close the steps before the next one is taken; `error` is what the caller gets, if it still waits."""
@@ -103,7 +107,9 @@ class Work:
         self._decoding = decoding
         self._waiting, self._most_streams = waiting, streams
         self._changed = threading.Condition()
-        self._jobs: deque[Job[Any]] = deque()  # the first is next
+        self._new: deque[Job[Any]] = deque()  # that had no turn; the first is next
+        self._jobs: deque[Job[Any]] = deque()  # the same of the others
+        self._had_new = False  # whether the last turn was that of a new one
         self._queued: deque[Stream] = deque()
         self._streams: list[Stream] = []
         self._closing = self._stopping = False
@@ -112,15 +118,20 @@ class Work:
         """Raise `Stopped` or `Busy` where no work is accepted."""
         if self._closing:
             raise Stopped("the engine is closed: no new work is accepted")
-        if len(self._jobs) + len(self._queued) >= self._waiting:
+        if self.waiting >= self._waiting:
             raise Busy(f"{self._waiting} pieces of work wait already: try again later")
+
+    @property
+    def waiting(self) -> int:
+        """Readers, and answers that wait for their turn."""
+        return len(self._new) + len(self._jobs) + len(self._queued)
 
     def add(self, work: Job[Any] | Stream) -> None:
         """Raises `Stopped` or `Busy`."""
         with self._changed:
             self.check()
             if isinstance(work, Job):
-                self._jobs.append(work)
+                self._new.append(work)
             else:
                 self._queued.append(work)
             self._changed.notify()
@@ -152,15 +163,15 @@ class Work:
     def _await_work(self) -> bool:
         """Wait for something to do; False once it is over."""
         with self._changed:
-            while not (self._jobs or self._queued or self._streams or self._closing):
+            while not (self.waiting or self._streams or self._closing):
                 self._changed.wait()
-            return not self._stopping and bool(self._jobs or self._queued or self._streams)
+            return not self._stopping and bool(self.waiting or self._streams)
 
     def _end_all(self, error: BaseException) -> None:
         with self._changed:
-            every = [*self._jobs, *self._queued, *self._streams]
-            self._jobs.clear()
-            self._queued.clear()
+            every: list[Job[Any] | Stream] = [*self._new, *self._jobs, *self._queued, *self._streams]
+            for queue in (self._new, self._jobs, self._queued):
+                queue.clear()
         for stream in list(self._streams):
             self._leave(stream)
         for work in every:
@@ -168,7 +179,8 @@ class Work:
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            jobs = [job for job in self._jobs if job.cancelled]
+            jobs = [job for job in (*self._new, *self._jobs) if job.cancelled]
+            self._new = deque(job for job in self._new if not job.cancelled)
             self._jobs = deque(job for job in self._jobs if not job.cancelled)
             self._queued = deque(stream for stream in self._queued if not stream.cancelled)
         for job in jobs:
@@ -177,18 +189,28 @@ class Work:
             self._leave(stream)
 
     def _step_reader(self) -> None:
-        """A step of the reader whose turn it is."""
+        """The turn of one reader."""
         with self._changed:
-            job = self._jobs[0] if self._jobs else None
-        if job is None:
-            return
-        tell = job.step()
+            if not (self._new or self._jobs):
+                return
+            self._had_new = bool(self._new) and not (self._had_new and self._jobs)
+            queue = self._new if self._had_new else self._jobs
+            job = queue[0]
+        more = self._turn(job)
         with self._changed:
-            self._jobs.popleft()
-            if tell is None:
+            queue.popleft()
+            if more:
                 self._jobs.append(job)
-        if tell is not None:  # now that it is out: the caller may have more work at once, which finds its place
-            tell()
+            elif self._new or self._jobs:
+                self._changed.wait(NEXT_S)
+
+    def _turn(self, job: Job[Any]) -> bool:
+        """Whether another turn is to come."""
+        end = time.perf_counter() + TURN_S
+        while job.step():
+            if time.perf_counter() >= end or job.cancelled or self._stopping:
+                return True
+        return False
 
     def _begin_streams(self) -> None:
         """Let those whose turn has come join the running answers."""

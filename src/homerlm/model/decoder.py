@@ -59,6 +59,13 @@ class Decoder:
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
 
+    @property
+    def rope_follows_length(self) -> bool:
+        """Whether the frequencies of RoPE depend on the highest position of a forward, that of another row included."""
+        kinds = getattr(self.base.rotary_emb, "rope_type", "default")
+        each = kinds.values() if isinstance(kinds, dict) else [kinds]
+        return any("dynamic" in kind or kind == "longrope" for kind in each)
+
     @cached_property
     def shape(self) -> DecoderShape:
         return DecoderShape.of(self.config, self.model.dtype)

@@ -156,6 +156,8 @@ class Database:
             yield
         except sqlite3.OperationalError as error:
             raise QuotaError(f"the store cannot be written to: {error}; free space, or try again later") from error
+        except UnicodeEncodeError as error:
+            raise InputError(f"a name or id holds characters that are none (lone surrogates): {error.reason}") from None
         except sqlite3.IntegrityError:
             raise
         except sqlite3.DatabaseError as error:
