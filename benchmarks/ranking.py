@@ -92,7 +92,7 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
         else:
             kept = tournament(method, reading, scores, count)
         with homer.decoder.session():
-            (chosen,) = method._rerank(reading, kept)
+            (chosen,) = method._rerank(reading, [method._document(ids.context[0])], kept)
             context = method._read(reading, 0, chosen)
         answer = homer.generate(context, max_new_tokens=task.max_new_tokens, do_sample=False)
         yield {

@@ -128,7 +128,7 @@ def test_of_scores_below_zero_the_best_stay():
     places = torch.arange(4)
     for share, expected in ((1.0, [1]), (0.9, [1]), (0.0, [1, 2])):
         ranking = Ranking(HomerConfig(pooling=1, min_share=share), None)
-        assert ranking.best(scores, places, places, 2).tolist() == expected
+        assert ranking.kept(ranking.reranked(scores, places, places), 2).tolist() == expected
 
 
 def test_rows_of_a_batch_keep_what_each_of_them_needs(model):

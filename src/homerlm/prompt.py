@@ -270,8 +270,8 @@ def _cuts(text: Text, names: re.Pattern[str] | None) -> Iterator[int]:
             at = found.end()
 
 
-_names: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, re.Pattern[str] | None]]
-_names = weakref.WeakKeyDictionary()
+_Names = tuple[object, re.Pattern[str] | None]
+_names: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, _Names] = weakref.WeakKeyDictionary()
 
 
 def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:

@@ -7,7 +7,7 @@ replaces by a ranking (docs/how-it-works.md, docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,9 +85,11 @@ class Select:
         """Chunks are read and scored, the best tokens are reranked, what is left is read as one short prompt."""
         plan = self.plan(*prompt.lengths)
         reading = Reading(self.decoder, plan, prompt)
+        looked_at = plan.reranks or plan.read_len < plan.context_len
         with self.decoder.session():
-            kept = yield from self._candidates(reading, self._worth_reading(reading))
-            chosen = self._rerank(reading, kept) if plan.reranks else list(kept)
+            documents = [self._document(ids) for ids in prompt.context] if looked_at else []
+            kept = yield from self._candidates(reading, self._worth_reading(reading, documents))
+            chosen = self._rerank(reading, documents, kept) if plan.reranks else list(kept)
             if plan.reranks:
                 yield Event(plan.context_len, plan.context_len, 2, in_prompt(plan, chosen[0])[None])
             rows = [self._read(reading, row, places) for row, places in enumerate(chosen)]
@@ -122,7 +124,7 @@ class Select:
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
         return self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan)
 
-    def _worth_reading(self, reading: Reading) -> Tensor:
+    def _worth_reading(self, reading: Reading, documents: Sequence[Document]) -> Tensor:
         """(B, read_len) context indices of what is read: all, or the best passages by the question's words."""
         plan, prompt = reading.plan, reading.prompt
         if plan.read_len == plan.context_len:
@@ -131,8 +133,8 @@ class Select:
             raise ConfigError("prefilter compares words, which needs a tokenizer: pass one, or leave it out")
         neutral = [None] * len(prompt.context) if prompt.neutral is None else prompt.neutral
         rows = [
-            worth_reading(self._document(ids), self.tokenizer, suffix, usual, plan.read_len)
-            for ids, suffix, usual in zip(prompt.context, prompt.suffix, neutral, strict=True)
+            worth_reading(document, self.tokenizer, suffix, usual, plan.read_len)
+            for document, suffix, usual in zip(documents, prompt.suffix, neutral, strict=True)
         ]
         return torch.stack(rows).to(prompt.context.device)
 
@@ -154,14 +156,12 @@ class Select:
         yield Event(total, total, 1, in_prompt(plan, kept))
         return kept
 
-    def _rerank(self, reading: Reading, candidates: Tensor) -> list[Tensor]:
+    def _rerank(self, reading: Reading, documents: Sequence[Document], candidates: Tensor) -> list[Tensor]:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
-        prompt, chosen = reading.prompt, []
+        suffixes, room = reading.prompt.suffix, reading.plan.room
         scores = reading.score(reading.context_ids.gather(1, candidates), reading.plan.reranking)
-        for row, ids in enumerate(reading.context_ids):
-            document = self._document(ids)
-            chosen.append(self._chosen(document, prompt.suffix[row], scores[row], candidates[row], reading.plan.room))
-        return chosen
+        rows = zip(documents, suffixes, scores, candidates, strict=True)
+        return [self._chosen(document, suffix, own, places, room) for document, suffix, own, places in rows]
 
     def _chosen(self, document: Document, suffix_ids: Tensor, scores: Tensor, places: Tensor, room: int) -> Tensor:
         """Context indices of what is read of one document, in order: the best of its candidates at `places` (C,), with
@@ -170,10 +170,14 @@ class Select:
         apart = document.apart(places)
         ranked = self.ranking.reranked(scores, document.at(places), apart)
         linked = self._linked(document, suffix_ids, ranked, places, room - again).to(places.device)
-        best = self.ranking.kept(ranked, room - again - len(linked))
-        kept = places[best]
-        repeated = kept[recap(scores[best].tolist(), apart[best].tolist(), again)]
-        return torch.cat([torch.cat([kept, linked]).unique(), repeated])
+        kept, repeated = self._kept(ranked, scores, apart, room - again - len(linked), again)
+        return torch.cat([torch.cat([places[kept], linked]).unique(), places[repeated]])
+
+    def _kept(self, ranked: Tensor, scores: Tensor, places: Tensor, room: int, again: int) -> tuple[Tensor, Tensor]:
+        """Indices of the candidates, of significance and scores (C,), that are read, at most `room` of them in order,
+        and of those that the recap of at most `again` repeats."""
+        kept = self.ranking.kept(ranked, room)
+        return kept, kept[recap(scores[kept].tolist(), places[kept].tolist(), again)]
 
     def _linked(self, document: Document, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int) -> Tensor:
         """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
@@ -198,9 +202,8 @@ class Select:
     def _best(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> Tensor:
         """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""
         again = min(self.config.recap_len, room // 2)
-        kept = self.ranking.best(scores, ids, places, room - again)
-        repeated = recap(scores[kept].tolist(), places[kept].tolist(), again)
-        return torch.cat([kept, kept[repeated]])
+        ranked = self.ranking.reranked(scores, ids, places)
+        return torch.cat(self._kept(ranked, scores, places, room - again, again))
 
     def _read(self, reading: Reading, row: int, places: Tensor) -> CompactContext:
         """One row's chosen context tokens, indices (n,), between its affixes, run through all layers as a fresh prompt

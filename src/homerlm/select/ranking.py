@@ -26,13 +26,9 @@ class Ranking:
             scores = self._significance(scores, ids, places, self.config.candidate_pooling)
         return top_tokens(scores, count)
 
-    def best(self, scores: Tensor, candidate_ids: Tensor, places: Tensor, room: int) -> Tensor:
-        """`kept` of candidates with scores (C,) of their reranking; candidate_ids, places: (C,) ids, and where in the
-        document they are."""
-        return self.kept(self.reranked(scores, candidate_ids, places), room)
-
     def reranked(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
-        """Significance (C,) of the candidates, arguments as of `best`.
+        """Significance (C,) of the candidates, with scores (C,) of their reranking. candidate_ids, places: (C,) ids,
+        and where in the document they are.
 
         In a chunk of its own a fact competes with what happens to be beside it; here it competes with the best of the
         whole document, which tells the fact that is asked for from others like it. Not in the paper
