@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import openai
 
 from homerlm import Homer, HomerConfig
 from homerlm.cli.serve import ANY_NUMBER
@@ -57,3 +58,7 @@ def until(happened, seconds: float = 20) -> None:
 
 def client(server, **more) -> httpx.Client:
     return httpx.Client(base_url=server.address, timeout=60, **more)
+
+
+def openai_client(server, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0)

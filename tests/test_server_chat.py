@@ -8,7 +8,7 @@ import pytest
 from homerlm import prompt
 from homerlm.engine import Writing
 from homerlm.passes import run_steps
-from serving import QUESTION, WORDS, client, serving, tiny_homer, until
+from serving import QUESTION, WORDS, client, openai_client, serving, tiny_homer, until
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def api(server):
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+    return openai_client(server)
 
 
 def said(*texts):
@@ -279,3 +279,18 @@ def test_an_error_in_the_model_fails_its_request_alone(tmp_path):
         assert "Traceback" not in failed.text
         assert http.post("/v1/chat/completions", json={"messages": said("w1")}).status_code == 200
         until(lambda: b'status="500"' in http.get("/metrics").content)
+
+
+def test_what_an_answer_was_written_from_is_told_without_holding_its_keys(api, server):
+    made = ask(api, said(f"{WORDS} w3\n\n{QUESTION}"))
+    with client(server) as http:
+        kept = http.get(f"/v1/answers/{made.id}/kept").raise_for_status().json()
+        assert kept["tokens"] == sum(len(one["text"].split()) for one in kept["documents"][0]["passages"]) > 0
+        (document,) = kept["documents"]
+        for one in document["passages"]:
+            assert document["text"][one["start"] : one["end"]] == one["text"]
+        assert "text" not in http.get(f"/v1/answers/{made.id}/kept?text=false").json()["documents"][0]
+        assert http.get("/v1/answers/unknown/kept").status_code == 404
+    remembered = server.config.app.state.server.kept.get("local", made.id)
+    assert remembered is not None
+    assert all(isinstance(place, int) for place in remembered[1])

@@ -17,7 +17,7 @@ from homerlm.server.filters import Comparison, Compound
 from homerlm.server.searching import clustered
 from homerlm.store.documents import sha256_of
 from homerlm.trace import kept_indices
-from serving import WORDS, client, serving, tiny_homer, until
+from serving import WORDS, client, openai_client, serving, tiny_homer, until
 
 OTHER = " ".join(f"w{(7 * i * i) % 77}" for i in range(3000))
 KEYS = {"ann": "key-of-ann", "bob": "key-of-bob"}
@@ -32,7 +32,7 @@ def server(tmp_path_factory):
 
 
 def _api(server, who="ann"):
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key=KEYS[who], max_retries=0)
+    return openai_client(server, KEYS[who])
 
 
 def _http(server, who="ann"):
@@ -288,13 +288,13 @@ def test_a_deleted_file_leaves_nothing_of_its_text(api, server):
 def test_what_was_left_undone_is_read_after_the_next_start(tmp_path):
     text = " ".join(f"w{i % 60}" for i in range(40_000))
     with serving(tmp_path, closing_seconds=0) as server:
-        api = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+        api = openai_client(server)
         store = api.vector_stores.create(file_ids=[_upload(api, "long.txt", text).id])
         assert store.status == "in_progress"
         assert api.vector_stores.search(store.id, query="w1").data == []
     with serving(tmp_path) as server:
         assert server.documents.store.vector_stores.unfinished() or server.documents.store.documents()
-        api = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+        api = openai_client(server)
         until(lambda: api.vector_stores.retrieve(store.id).status == "completed", 60)
         assert api.vector_stores.retrieve(store.id).file_counts.completed == 1
 
@@ -378,7 +378,7 @@ def test_another_models_document_is_listed_and_refused_by_name(tmp_path):
 
 def test_no_room_is_the_clients_error(tmp_path):
     with serving(tmp_path, owner_bytes=100_000) as server:
-        api = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+        api = openai_client(server)
         _upload(api, text="w1 " * 20_000)
         with pytest.raises(openai.APIStatusError, match="limit of one owner") as error:
             _upload(api, text="w1 " * 20_000)

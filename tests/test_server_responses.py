@@ -10,7 +10,7 @@ from openai.types.responses import Response
 from homerlm.server.messages import Message
 from homerlm.server.remembered import Memory, Remembered
 from homerlm.store.documents import sha256_of
-from serving import WORDS, client, serving
+from serving import WORDS, client, openai_client, serving
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def api(server):
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+    return openai_client(server)
 
 
 def respond(api, given, **more):

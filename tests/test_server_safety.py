@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from homerlm.errors import ConfigError
 from homerlm.server.keys import Keys, hash_of
 from homerlm.server.settings import Settings
-from serving import WORDS, client, serving, until
+from serving import WORDS, client, openai_client, serving, until
 
 CHAT = "/v1/chat/completions"
 LONG, SHORTER = " ".join([WORDS] * 20), " ".join([WORDS] * 5)
@@ -116,9 +116,7 @@ def test_nothing_is_answered_without_a_key(locked):
 
 
 def test_another_keys_things_are_not_there(locked):
-    first, second = (
-        openai.OpenAI(base_url=f"{locked.address}/v1", api_key=key, max_retries=0) for key in ("first", "second")
-    )
+    first, second = (openai_client(locked, key) for key in ("first", "second"))
     made = first.responses.create(model="tiny", input="w1", max_output_tokens=2)
     assert first.responses.retrieve(made.id).id == made.id
     with pytest.raises(openai.NotFoundError):

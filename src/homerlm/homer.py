@@ -28,6 +28,7 @@ from homerlm.passes import Event, Observer, run_steps
 from homerlm.select.passages import ranking
 from homerlm.selection import Selection, config_for
 from homerlm.streaming import AsyncAnswerStream
+from homerlm.trace import kept_indices
 from homerlm.writing import Writing
 
 
@@ -201,7 +202,7 @@ class Homer(Compressor):
         text = read_document(document) if isinstance(document, Path) else document
         if isinstance(text, Index):
             prepared = yield from self.preparing(text, (None, affixes[1]), neutral)
-            return Selection.of_index(text, question, prepared.context, prepared.tokens_read)
+            return Selection.of_index(text, question, kept_indices(prepared.context), prepared.tokens_read)
         assert self.tokenizer is not None
         prepared = yield from self.preparing(text, affixes, neutral)
         return Selection.of(

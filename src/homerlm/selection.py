@@ -52,9 +52,10 @@ class Selection:
         return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)), len(spans) - unread)
 
     @classmethod
-    def of_index(cls, index: Index, question: str, context: CompactContext, tokens_read: int) -> Selection:
-        """What of an index's documents a question was given. Raises `InputError` for an index without text."""
-        kept = torch.tensor(kept_indices(context), dtype=torch.long)
+    def of_index(cls, index: Index, question: str, kept_tokens: Sequence[int], tokens_read: int) -> Selection:
+        """What of an index's documents a question was given, tokens in ascending order (`kept_indices`). Raises
+        `InputError` for an index without text."""
+        kept = torch.tensor(kept_tokens, dtype=torch.long)
         passages: list[Excerpt] = []
         for number in index.part_of(kept).unique().tolist():
             part = index.parts[number]

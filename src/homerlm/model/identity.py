@@ -37,7 +37,7 @@ class ModelIdentity:
         config: Any = model.config
         return cls(
             architecture=type(model).__name__,
-            name=str(getattr(config, "_name_or_path", None) or ""),
+            name=model_name(model),
             revision=getattr(config, "_commit_hash", None),
             weights=weights_fingerprint(model),
             rope=_rope(config),
@@ -66,6 +66,11 @@ class ModelIdentity:
 
     def _origin(self) -> str:
         return f" ({self.name}, revision {self.revision or 'unknown'})" if self.name else ""
+
+
+def model_name(model: nn.Module) -> str:
+    """What a model was loaded by: a hub name, or a path; empty where it was not loaded."""
+    return str(getattr(model.config, "_name_or_path", None) or "")
 
 
 def weights_fingerprint(model: nn.Module) -> str:

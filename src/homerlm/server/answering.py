@@ -109,10 +109,7 @@ class _Work:
         lengths = await asyncio.to_thread(self._lengths)
         self._known = sum(map(len, asked.indexes))
         self._total = sum(lengths) + self._known
-        if self._total > server.settings.max_prompt_tokens:
-            most = server.settings.max_prompt_tokens
-            message = f"The prompt has {self._total:,} tokens; this server takes {most:,} at most."
-            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+        server.check_tokens(self._total, "prompt", "messages")
         indexes = list(asked.indexes)
         for name, text in asked.documents:
             indexes.append(await self._index(name, text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -41,8 +41,8 @@ async def kept(owner: Owner, server: Shared, id: str, text: bool = True) -> dict
     return {"id": id, "object": "answer.kept", **await asyncio.to_thread(_documents, *found, text)}
 
 
-def _documents(index: Index, prepared: Prepared, with_text: bool) -> dict[str, Any]:
-    selection = Selection.of_index(index, "", prepared.context, prepared.tokens_read)
+def _documents(index: Index, kept_tokens: Sequence[int], with_text: bool) -> dict[str, Any]:
+    selection = Selection.of_index(index, "", kept_tokens, 0)
     documents = []
     for part in index.parts:
         own = [one for one in selection.passages if one.document in (part.name, None)]

@@ -22,10 +22,8 @@ from homerlm.server.writing_out import Frame, Whole, chunks, token_probabilities
 from homerlm.writing import Piece, Writing
 
 router = APIRouter(prefix="/v1", tags=["Completions"])
-TAIL_TOKENS, TAIL_SHARE = (
-    128,
-    8,
-)  # that stay verbatim where a text's end is no paragraph, line or sentence of its own, and of the room
+TAIL_TOKENS = 128  # that stay verbatim where a text's end is no paragraph, line or sentence of its own
+TAIL_SHARE = 8  # of the room, one part in so many is for them at most
 USUAL_TOKENS = 16  # of an answer, as OpenAI has it
 
 

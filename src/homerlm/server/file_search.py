@@ -13,9 +13,10 @@ from homerlm.answer import Prepared
 from homerlm.index.index import Index
 from homerlm.index.joined import join
 from homerlm.selection import Excerpt, Selection
-from homerlm.server.errors import ApiError
+from homerlm.server.found import known_index, missing_store, text_of
 from homerlm.server.state import Server
 from homerlm.store.records import Member
+from homerlm.trace import kept_indices
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ class Searched:
         members = [member for id in ids for member in await _members(server, owner, id)]
         indexes, documents = [], []
         for member in {member.id: member for member in members}.values():
-            known = None
-            if member.sha256 is not None:
-                known = await server.documents.known(owner, member.sha256)
+            known = await known_index(server, member)
             if known is None:
                 documents.append((member.id, (await text_of(server, owner, member.id))[1]))
             else:
@@ -48,7 +47,7 @@ class Searched:
         """What of the files an answer was given: a file's id and a passage each."""
         if not isinstance(prepared.source, Index):
             return []
-        found = Selection.of_index(prepared.source, "", prepared.context, 0).passages
+        found = Selection.of_index(prepared.source, "", kept_indices(prepared.context), 0).passages
         first = prepared.source.names[0]
         named = [(passage.document or first, passage) for passage in found]
         return [(id, passage) for id, passage in named if id in self.files]
@@ -89,20 +88,10 @@ class Searched:
         return {**facts, "homer": {"start": passage.start, "end": passage.end}}
 
 
-async def text_of(server: Server, owner: str, id: str) -> tuple[str, str]:
-    """Name and text of an uploaded file. Raises `ApiError` 404 for one that the owner has not, `DocumentError` for one
-    that cannot be read."""
-    store = server.documents.store
-    file = await asyncio.to_thread(store.file, owner, id)
-    if file is None:
-        raise ApiError(404, f"No such File object: {id[:100]}", code="not_found", param="file_id")
-    return file.name, await server.parser.text(store.file_path(id), file.name)
-
-
 async def _members(server: Server, owner: str, id: str) -> list[Member]:
     """A vector store's files that were read."""
     stores = server.documents.store.vector_stores
     found = await asyncio.to_thread(stores.get, owner, id)
     if found is None or found.has_expired(time.time()):
-        raise ApiError(404, f"Vector store with id '{id[:100]}' not found.", code="not_found", param="vector_store_ids")
+        raise missing_store(id, "vector_store_ids")
     return (await asyncio.to_thread(lambda: stores.members(id, status="completed")))[0]

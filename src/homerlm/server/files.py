@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Literal
@@ -11,11 +12,11 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
 from homerlm.server.errors import ApiError
+from homerlm.server.found import found_file, missing_file
 from homerlm.server.indexing import Indexed
 from homerlm.server.objects import Deleted, FileObject, Order, Page
-from homerlm.server.state import Owner, Server, Shared
+from homerlm.server.state import Owner, Shared
 from homerlm.store.parsing import printable
-from homerlm.store.records import StoredFile
 
 router = APIRouter(tags=["Files"])
 BLOCK = 1 << 20
@@ -82,7 +83,7 @@ def content(file_id: str, owner: Owner, server: Shared) -> StreamingResponse:
     try:
         opened = open(server.documents.store.file_path(found.id), "rb")  # noqa: SIM115 (_blocks closes it)
     except FileNotFoundError:
-        raise _missing(file_id) from None
+        raise missing_file(file_id) from None
     headers = {
         "Content-Length": str(found.bytes),
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(found.name, safe='')}",
@@ -93,22 +94,10 @@ def content(file_id: str, owner: Owner, server: Shared) -> StreamingResponse:
 @router.delete("/v1/files/{file_id}")
 async def delete(file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> Deleted:
     """Remove a file, and what was read of it, from here and from every vector store."""
-    if not await indexing.call(server.documents.store.remove_file, owner, file_id):
-        raise _missing(file_id)
+    if not await asyncio.to_thread(server.documents.store.remove_file, owner, file_id):
+        raise missing_file(file_id)
     indexing.stop(file=file_id)
     return Deleted(id=file_id, object="file")
-
-
-def found_file(server: Server, owner: str, id: str) -> StoredFile:
-    """An owner's file. Raises `ApiError` 404."""
-    found = server.documents.store.file(owner, id)
-    if found is None:
-        raise _missing(id)
-    return found
-
-
-def _missing(id: str) -> ApiError:
-    return ApiError(404, f"No such File object: {id[:100]}", code="not_found", param="file_id")
 
 
 def _name(given: str | None) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
 from homerlm.errors import Busy, DocumentError, HomerError, Stopped
 from homerlm.server.errors import logged
-from homerlm.server.file_search import text_of
+from homerlm.server.found import text_of
 from homerlm.server.state import Server
 from homerlm.store.documents import sha256_of
 from homerlm.store.records import Member
@@ -21,7 +21,6 @@ from homerlm.store.records import Member
 AT_ONCE = 2  # files that are read beside the answers
 BUSY_SECONDS, CLEARING_SECONDS = 2.0, 600.0
 _log = logging.getLogger("homerlm.server")
-T = TypeVar("T")
 
 
 class Indexing:
@@ -31,10 +30,6 @@ class Indexing:
         self._server = server
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
-
-    async def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """What a function of the store returns, which may wait for the disk."""
-        return await asyncio.to_thread(function, *arguments, **named)
 
     def start(self, members: list[Member]) -> None:
         """Read files that were added to vector stores."""
@@ -52,7 +47,7 @@ class Indexing:
 
     async def resume(self) -> None:
         """Go on with what an earlier server has not finished."""
-        unfinished = await self.call(self._server.documents.store.vector_stores.unfinished)
+        unfinished = await asyncio.to_thread(self._server.documents.store.vector_stores.unfinished)
         self.start([member for member in unfinished if (member.vector_store, member.id) not in self._tasks])
 
     async def clear(self) -> None:
@@ -60,7 +55,7 @@ class Indexing:
         while True:
             await asyncio.sleep(CLEARING_SECONDS)
             documents = self._server.documents
-            await self.call(documents.store.gc, documents.in_use)
+            await asyncio.to_thread(documents.store.gc, documents.in_use)
 
     async def close(self) -> None:
         """End all of it; files that were not read stay as they are."""
@@ -75,14 +70,14 @@ class Indexing:
                 name, text = await text_of(self._server, member.owner, member.id)
                 index = await self._index(member, name, text)
             facts: dict[str, Any] = {"sha256": sha256_of(text), "bytes": index.nbytes}
-            await self.call(documents.store.vector_stores.finish, member, "completed", **facts)
+            await asyncio.to_thread(documents.store.vector_stores.finish, member, "completed", **facts)
         except (Stopped, asyncio.CancelledError):
             raise
         except Exception as error:
             known = isinstance(error, HomerError)
             message = str(error) if known else logged(error).message
             code = "invalid_file" if isinstance(error, DocumentError) else "server_error"
-            await self.call(
+            await asyncio.to_thread(
                 documents.store.vector_stores.finish, member, "failed", error_code=code, error=message[:1000]
             )
 

@@ -19,7 +19,7 @@ from homerlm.server.objects import Deleted, Listed, Order, Page
 from homerlm.server.sse import until_gone
 from homerlm.server.state import Owner, Server, Shared
 from homerlm.store.records import StoredDocument
-from homerlm.trace import LevelTrace
+from homerlm.trace import LevelTrace, kept_indices
 
 router = APIRouter(tags=["Documents"])
 POLICY = (
@@ -154,7 +154,7 @@ async def _prepared(server: Server, index: Index, question: str, trace: LevelTra
 
 
 def _json(index: Index, stored: StoredDocument, question: str, prepared: Prepared) -> KeptObject:
-    found = Selection.of_index(index, question, prepared.context, prepared.tokens_read)
+    found = Selection.of_index(index, question, kept_indices(prepared.context), prepared.tokens_read)
     return KeptObject(
         document=stored.id,
         name=stored.name,

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 
 from homerlm.answer import Prepared
 from homerlm.index.index import Index
+from homerlm.trace import kept_indices
 
 MOST = 256  # answers that are remembered; each holds its documents' indexes open
 
 
 @dataclass
 class KeptAnswers:
-    """What the last answers of all owners were written from, in memory."""
+    """The documents that the last answers of all owners were written from, and which of their tokens, by the answers'
+    ids. The context with its keys and values, some megabytes, is not held."""
 
     most: int = MOST
-    _kept: OrderedDict[tuple[str, str], tuple[Index, Prepared]] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[tuple[str, str], tuple[Index, list[int]]] = field(default_factory=OrderedDict)
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, owner: str, id: str, prepared: Prepared) -> None:
@@ -25,10 +27,10 @@ class KeptAnswers:
         if not isinstance(prepared.source, Index):
             return
         with self._changing:
-            self._kept[owner, id] = prepared.source, prepared
+            self._kept[owner, id] = prepared.source, kept_indices(prepared.context)
             while len(self._kept) > self.most:
                 self._kept.popitem(last=False)
 
-    def get(self, owner: str, id: str) -> tuple[Index, Prepared] | None:
+    def get(self, owner: str, id: str) -> tuple[Index, list[int]] | None:
         with self._changing:
             return self._kept.get((owner, id))

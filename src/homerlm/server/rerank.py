@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from homerlm import prompt
 from homerlm.server.errors import ApiError
 from homerlm.server.sse import until_gone
 from homerlm.server.state import Owner, Server, Shared
@@ -80,11 +79,8 @@ async def _ranking(server: Server, given: Rerank) -> Ranking:
     model, texts = server.check_model(given.model), given.texts
     if not given.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_value", param="query")
-    tokens = await asyncio.to_thread(_tokens, server, [given.query, *texts])
-    if tokens > server.settings.max_prompt_tokens:
-        most = server.settings.max_prompt_tokens
-        message = f"The request has {tokens:,} tokens; this server takes {most:,} at most."
-        raise ApiError(400, message, code="context_length_exceeded", param="documents")
+    tokens = await asyncio.to_thread(lambda: sum(map(server.reader.count, [given.query, *texts])))
+    server.check_tokens(tokens, "request", "documents")
     scores = await server.engine.run(server.engine.homer.ranking(given.query, texts))
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: given.top_n]
     results = [
@@ -95,7 +91,3 @@ async def _ranking(server: Server, given: Rerank) -> Ranking:
     ]
     usage = Tokens(prompt_tokens=tokens, total_tokens=tokens)
     return Ranking(id=f"rerank-{secrets.token_hex(12)}", model=model, results=results, usage=usage)
-
-
-def _tokens(server: Server, texts: list[str]) -> int:
-    return sum(prompt.token_ids(server.reader.tokenizer, text).shape[1] for text in texts)

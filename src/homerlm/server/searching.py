@@ -9,7 +9,7 @@ from homerlm.config import SELECT_TOKENS
 from homerlm.index.index import Index
 from homerlm.index.joined import join
 from homerlm.selection import Excerpt, Selection
-from homerlm.server.file_search import text_of
+from homerlm.server.found import known_index, text_of
 from homerlm.server.objects import Content, Result
 from homerlm.server.state import Server
 from homerlm.store.records import Member
@@ -38,7 +38,7 @@ async def search(server: Server, members: Sequence[Member], query: str, most: in
     index = join([await _index(server, member) for member in members], [member.id for member in members])
     homer = server.engine.homer
     tokens = min(max(most * TOKENS_OF_RESULT, SELECT_TOKENS), homer.limit // 2)
-    found = await server.engine.run(homer.finding(index, query, tokens=tokens))
+    found = await server.documents.search([index], query, tokens)
     clusters = list(clustered(found, members[0].id))
     scores = await server.engine.run(homer.ranking(query, [cluster.text for cluster in clusters]))
     by_id = {member.id: member for member in members}
@@ -60,9 +60,7 @@ def clustered(found: Selection, only: str) -> Iterator[Cluster]:
 
 
 async def _index(server: Server, member: Member) -> Index:
-    known = None
-    if member.sha256 is not None:
-        known = await server.documents.known(member.owner, member.sha256)
+    known = await known_index(server, member)
     if known is not None:
         return known
     name, text = await text_of(server, member.owner, member.id)

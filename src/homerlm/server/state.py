@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from homerlm.engine import Engine
-from homerlm.model.identity import ModelIdentity
+from homerlm.model.identity import model_name
 from homerlm.server.errors import ApiError
 from homerlm.server.kept_answers import KeptAnswers
 from homerlm.server.keys import owner
@@ -52,9 +52,16 @@ class Server:
         """What clients call the model."""
         if self.settings.name is not None:
             return self.settings.name
-        identity = ModelIdentity.of(self.engine.homer.model)
-        known = identity.name or identity.architecture
+        model = self.engine.homer.model
+        known = model_name(model) or type(model).__name__
         return Path(known).name if Path(known).exists() or Path(known).is_absolute() else known
+
+    def check_tokens(self, tokens: int, what: str, param: str) -> None:
+        """Raise `ApiError` where `what` has more tokens than this server takes."""
+        most = self.settings.max_prompt_tokens
+        if tokens > most:
+            message = f"The {what} has {tokens:,} tokens; this server takes {most:,} at most."
+            raise ApiError(400, message, code="context_length_exceeded", param=param)
 
     def check_model(self, given: str | None) -> str:
         """The model's name. Raises `ApiError` 404 for a request to another one."""

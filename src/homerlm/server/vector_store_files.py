@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, StringConstraints
 
 from homerlm.server.errors import ApiError
-from homerlm.server.file_search import text_of
-from homerlm.server.files import found_file
+from homerlm.server.found import found_file, found_store, known_index, text_of
 from homerlm.server.indexing import Indexed, Indexing
 from homerlm.server.objects import Content, Deleted, FileBatch, FileContent, Order, Page, VectorStoreFile
 from homerlm.server.state import Owner, Server, Shared
-from homerlm.store.records import Member, VectorStore
+from homerlm.store.records import Member
 
 router = APIRouter(tags=["Vector stores"])
 Key = Annotated[str, StringConstraints(max_length=64)]
@@ -22,7 +23,20 @@ Text = Annotated[str, StringConstraints(max_length=512)]
 Attributes = Annotated[dict[Key, Text | bool | int | float], Field(max_length=16)]
 FileIds = Annotated[list[str], Field(max_length=500)]
 Status = Literal["in_progress", "completed", "failed", "cancelled"]
-Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which part of a list of files is asked for."""
+
+    limit: Annotated[int, Query(ge=1, le=100)] = 20
+    order: Order = "desc"
+    after: str | None = None
+    before: str | None = None
+    filter: Status | None = None
+
+
+Asked = Annotated[Listing, Depends()]
 
 
 class NewFile(BaseModel):
@@ -53,28 +67,19 @@ async def create(
     vector_store_id: str, new: NewFile, owner: Owner, server: Shared, indexing: Indexed
 ) -> VectorStoreFile:
     """Add a file, which is read in the background."""
-    await indexing.call(found_store, server, owner, vector_store_id)
-    await check_files(server, indexing, owner, [new.file_id])
+    await asyncio.to_thread(found_store, server, owner, vector_store_id)
+    await check_files(server, owner, [new.file_id])
     await add_files(
         *(server, indexing, vector_store_id, [new.file_id]), attributes=new.attributes, chunking=new.chunking_strategy
     )
-    return VectorStoreFile.of(await indexing.call(_member, server, owner, vector_store_id, new.file_id))
+    return VectorStoreFile.of(await asyncio.to_thread(_member, server, owner, vector_store_id, new.file_id))
 
 
 @router.get("/v1/vector_stores/{vector_store_id}/files")
-def files(
-    vector_store_id: str,
-    owner: Owner,
-    server: Shared,
-    limit: Limit = 20,
-    order: Order = "desc",
-    after: str | None = None,
-    before: str | None = None,
-    filter: Status | None = None,
-) -> Page[VectorStoreFile]:
+def files(vector_store_id: str, owner: Owner, server: Shared, asked: Asked) -> Page[VectorStoreFile]:
     """The files of a vector store."""
     found_store(server, owner, vector_store_id)
-    return _page(server, vector_store_id, limit, order, after=after, before=before, status=filter)
+    return _page(server, vector_store_id, asked)
 
 
 @router.get("/v1/vector_stores/{vector_store_id}/files/{file_id}")
@@ -93,10 +98,10 @@ def update(vector_store_id: str, file_id: str, new: NewAttributes, owner: Owner,
 
 
 @router.get("/v1/vector_stores/{vector_store_id}/files/{file_id}/content")
-async def content(vector_store_id: str, file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> FileContent:
+async def content(vector_store_id: str, file_id: str, owner: Owner, server: Shared) -> FileContent:
     """A file's text, as it was read."""
-    member = await indexing.call(_member, server, owner, vector_store_id, file_id)
-    index = None if member.sha256 is None else await server.documents.known(owner, member.sha256)
+    member = await asyncio.to_thread(_member, server, owner, vector_store_id, file_id)
+    index = await known_index(server, member)
     if index is not None:
         text = index.text_of(index.parts[0])
     else:
@@ -107,8 +112,8 @@ async def content(vector_store_id: str, file_id: str, owner: Owner, server: Shar
 @router.delete("/v1/vector_stores/{vector_store_id}/files/{file_id}")
 async def delete(vector_store_id: str, file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> Deleted:
     """Take a file out of a vector store. The file itself stays."""
-    await indexing.call(_member, server, owner, vector_store_id, file_id)
-    await indexing.call(server.documents.store.vector_stores.remove_member, vector_store_id, file_id)
+    await asyncio.to_thread(_member, server, owner, vector_store_id, file_id)
+    await asyncio.to_thread(server.documents.store.vector_stores.remove_member, vector_store_id, file_id)
     indexing.stop(vector_store_id, file_id)
     return Deleted(id=file_id, object="vector_store.file.deleted")
 
@@ -118,20 +123,20 @@ async def create_batch(
     vector_store_id: str, new: NewBatch, owner: Owner, server: Shared, indexing: Indexed
 ) -> FileBatch:
     """Add several files, which are read in the background."""
-    await indexing.call(found_store, server, owner, vector_store_id)
+    await asyncio.to_thread(found_store, server, owner, vector_store_id)
     if (new.file_ids is None) == (new.files is None):
         raise ApiError(400, "Give either file_ids or files.", code="invalid_value", param="file_ids")
     ids = new.file_ids or [one.file_id for one in new.files or []]
-    await check_files(server, indexing, owner, ids)
+    await check_files(server, owner, ids)
     stores = server.documents.store.vector_stores
-    batch = await indexing.call(stores.add_batch, vector_store_id)
+    batch = await asyncio.to_thread(stores.add_batch, vector_store_id)
     if new.files is None:
         alike = {"attributes": new.attributes, "chunking": new.chunking_strategy, "batch": batch.id}
         await add_files(server, indexing, vector_store_id, ids, **alike)
     for one in new.files or []:
         own = {"attributes": one.attributes, "chunking": one.chunking_strategy, "batch": batch.id}
         await add_files(server, indexing, vector_store_id, [one.file_id], **own)
-    return await indexing.call(_batch, server, owner, vector_store_id, batch.id)
+    return await asyncio.to_thread(_batch, server, owner, vector_store_id, batch.id)
 
 
 @router.get("/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}")
@@ -143,56 +148,35 @@ def batch(vector_store_id: str, batch_id: str, owner: Owner, server: Shared) -> 
 @router.post("/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel")
 async def cancel(vector_store_id: str, batch_id: str, owner: Owner, server: Shared, indexing: Indexed) -> FileBatch:
     """Do not read what is still to be read of them."""
-    await indexing.call(_batch, server, owner, vector_store_id, batch_id)
+    await asyncio.to_thread(_batch, server, owner, vector_store_id, batch_id)
     stores = server.documents.store.vector_stores
-    await indexing.call(stores.cancel_batch, vector_store_id, batch_id)
-    cancelled, _ = await indexing.call(stores.members, vector_store_id, batch=batch_id, status="cancelled")
+    await asyncio.to_thread(stores.cancel_batch, vector_store_id, batch_id)
+    cancelled, _ = await asyncio.to_thread(stores.members, vector_store_id, batch=batch_id, status="cancelled")
     for one in cancelled:
         indexing.stop(vector_store_id, one.id)
-    return await indexing.call(_batch, server, owner, vector_store_id, batch_id)
+    return await asyncio.to_thread(_batch, server, owner, vector_store_id, batch_id)
 
 
 @router.get("/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files")
 def batch_files(
-    vector_store_id: str,
-    batch_id: str,
-    owner: Owner,
-    server: Shared,
-    limit: Limit = 20,
-    order: Order = "desc",
-    after: str | None = None,
-    before: str | None = None,
-    filter: Status | None = None,
+    vector_store_id: str, batch_id: str, owner: Owner, server: Shared, asked: Asked
 ) -> Page[VectorStoreFile]:
     """The files that were added together."""
     _batch(server, owner, vector_store_id, batch_id)
-    return _page(server, vector_store_id, limit, order, after=after, before=before, status=filter, batch=batch_id)
+    return _page(server, vector_store_id, asked, batch_id)
 
 
-def found_store(server: Server, owner: str, id: str) -> VectorStore:
-    """An owner's vector store. Raises `ApiError` 404."""
-    found = server.documents.store.vector_stores.get(owner, id)
-    if found is None:
-        raise missing(id)
-    return found
-
-
-def missing(id: str) -> ApiError:
-    """The error for a vector store that the caller has not."""
-    return ApiError(404, f"Vector store with id '{id[:100]}' not found.", code="not_found", param="vector_store_id")
-
-
-async def check_files(server: Server, indexing: Indexing, owner: str, ids: Sequence[str]) -> None:
+async def check_files(server: Server, owner: str, ids: Sequence[str]) -> None:
     """Raise `ApiError` 404 for a file that the owner has not."""
     for id in ids:
-        await indexing.call(found_file, server, owner, id)
+        await asyncio.to_thread(found_file, server, owner, id)
 
 
 async def add_files(server: Server, indexing: Indexing, id: str, files: Sequence[str], **given: Any) -> None:
     """Put an owner's files into a vector store of the same owner, and begin to read them."""
     stores = server.documents.store.vector_stores
-    await indexing.call(stores.add, id, files, **given)
-    members = [await indexing.call(stores.member, id, file) for file in files]
+    await asyncio.to_thread(stores.add, id, files, **given)
+    members = [await asyncio.to_thread(stores.member, id, file) for file in files]
     indexing.start([member for member in members if member is not None])
 
 
@@ -213,6 +197,14 @@ def _batch(server: Server, owner: str, id: str, batch: str) -> FileBatch:
     return FileBatch.of(found)
 
 
-def _page(server: Server, id: str, limit: int, order: str, **which: Any) -> Page[VectorStoreFile]:
-    found, more = server.documents.store.vector_stores.members(id, limit=limit, descending=order == "desc", **which)
+def _page(server: Server, id: str, asked: Listing, batch: str | None = None) -> Page[VectorStoreFile]:
+    found, more = server.documents.store.vector_stores.members(
+        id,
+        limit=asked.limit,
+        descending=asked.order == "desc",
+        after=asked.after,
+        before=asked.before,
+        status=asked.filter,
+        batch=batch,
+    )
     return Page[VectorStoreFile].of([VectorStoreFile.of(one) for one in found], more)

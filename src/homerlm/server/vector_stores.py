@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 
@@ -11,12 +12,14 @@ from pydantic import BaseModel, Field, StringConstraints
 from homerlm.server import vector_store_files
 from homerlm.server.errors import ApiError
 from homerlm.server.filters import DEEPEST, Filter, depth
-from homerlm.server.indexing import Indexed, Indexing, lifespan
+from homerlm.server.found import found_store, missing_store
+from homerlm.server.indexing import Indexed, lifespan
 from homerlm.server.objects import Deleted, ExpiresAfter, Order, Page, Results, VectorStoreObject
 from homerlm.server.searching import search
 from homerlm.server.sse import until_gone
 from homerlm.server.state import Owner, Shared
-from homerlm.server.vector_store_files import FileIds, add_files, found_store
+from homerlm.server.vector_store_files import FileIds, add_files, check_files
+from homerlm.store.vector_stores import VectorStores
 
 router = APIRouter(tags=["Vector stores"], lifespan=lifespan)
 Metadata = Annotated[
@@ -66,8 +69,8 @@ class Search(BaseModel):
 async def create(new: NewVectorStore, owner: Owner, server: Shared, indexing: Indexed) -> VectorStoreObject:
     """Make a vector store, and read the files that it is given."""
     stores = server.documents.store.vector_stores
-    await vector_store_files.check_files(server, indexing, owner, new.file_ids)
-    made = await indexing.call(
+    await check_files(server, owner, new.file_ids)
+    made = await asyncio.to_thread(
         stores.create,
         owner,
         name=new.name or "",
@@ -76,7 +79,7 @@ async def create(new: NewVectorStore, owner: Owner, server: Shared, indexing: In
         days=None if new.expires_after is None else new.expires_after.days,
     )
     await add_files(server, indexing, made.id, new.file_ids, chunking=new.chunking_strategy)
-    return await _shown(server.documents.store.vector_stores, indexing, owner, made.id)
+    return await _shown(stores, owner, made.id)
 
 
 @router.get("/v1/vector_stores")
@@ -103,9 +106,7 @@ def vector_store(vector_store_id: str, owner: Owner, server: Shared) -> VectorSt
 
 
 @router.post("/v1/vector_stores/{vector_store_id}")
-async def update(
-    vector_store_id: str, changes: Changes, owner: Owner, server: Shared, indexing: Indexed
-) -> VectorStoreObject:
+async def update(vector_store_id: str, changes: Changes, owner: Owner, server: Shared) -> VectorStoreObject:
     """Change a vector store's name, lifetime or metadata."""
     given = changes.model_fields_set
     values: dict[str, Any] = {}
@@ -116,22 +117,22 @@ async def update(
     if "expires_after" in given:
         values["days"] = None if changes.expires_after is None else changes.expires_after.days
     stores = server.documents.store.vector_stores
-    await indexing.call(stores.update, owner, vector_store_id, values)
-    return await _shown(stores, indexing, owner, vector_store_id)
+    await asyncio.to_thread(stores.update, owner, vector_store_id, values)
+    return await _shown(stores, owner, vector_store_id)
 
 
 @router.delete("/v1/vector_stores/{vector_store_id}")
 async def delete(vector_store_id: str, owner: Owner, server: Shared, indexing: Indexed) -> Deleted:
     """Remove a vector store. Its files stay."""
-    if not await indexing.call(server.documents.store.vector_stores.remove, owner, vector_store_id):
-        raise vector_store_files.missing(vector_store_id)
+    if not await asyncio.to_thread(server.documents.store.vector_stores.remove, owner, vector_store_id):
+        raise missing_store(vector_store_id)
     indexing.stop(vector_store_id)
     return Deleted(id=vector_store_id, object="vector_store.deleted")
 
 
 @router.post("/v1/vector_stores/{vector_store_id}/search", response_model=Results)
 async def search_store(
-    request: Request, vector_store_id: str, given: Search, owner: Owner, server: Shared, indexing: Indexed
+    request: Request, vector_store_id: str, given: Search, owner: Owner, server: Shared
 ) -> Results | Response:
     """Read a vector store with a query: the passages that it needs, the best first, with their places."""
     queries = [given.query] if isinstance(given.query, str) else given.query
@@ -141,23 +142,23 @@ async def search_store(
     if given.filters is not None and depth(given.filters) > DEEPEST:
         raise ApiError(400, f"More than {DEEPEST} filters within each other.", code="invalid_value", param="filters")
     stores = server.documents.store.vector_stores
-    found = await indexing.call(found_store, server, owner, vector_store_id)
+    found = await asyncio.to_thread(found_store, server, owner, vector_store_id)
     if found.has_expired(time.time()):
         raise ApiError(400, f"The vector store {vector_store_id} has expired.", code="vector_store_expired")
-    members, _ = await indexing.call(stores.members, vector_store_id, status="completed")
+    members, _ = await asyncio.to_thread(stores.members, vector_store_id, status="completed")
     asked = [one for one in members if given.filters is None or given.filters.matches(one.attributes)]
     least = 0.0 if given.ranking_options is None else given.ranking_options.score_threshold
     results = await until_gone(request, search(server, asked, query, given.max_num_results, least))
     if isinstance(results, Response):
         return results
-    await indexing.call(stores.update, owner, vector_store_id, {})
+    await asyncio.to_thread(stores.update, owner, vector_store_id, {})
     return Results(search_query=queries, data=results)
 
 
-async def _shown(stores: Any, indexing: Indexing, owner: str, id: str) -> VectorStoreObject:
-    found = await indexing.call(stores.get, owner, id)
+async def _shown(stores: VectorStores, owner: str, id: str) -> VectorStoreObject:
+    found = await asyncio.to_thread(stores.get, owner, id)
     if found is None:
-        raise vector_store_files.missing(id)
+        raise missing_store(id)
     return VectorStoreObject.of(found, time.time())
 
 

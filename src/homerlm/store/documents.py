@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.index.index import Frame, Index
 from homerlm.index.joined import join
-from homerlm.model.identity import ModelIdentity
+from homerlm.model.identity import model_name
 from homerlm.passes import Event
 from homerlm.selection import Selection
 from homerlm.store.opened import OpenIndexes
@@ -45,8 +45,7 @@ class Documents:
     @property
     def model(self) -> str:
         """The model's name, as the store lists it."""
-        identity = ModelIdentity.of(self.homer.model)
-        name = identity.name or identity.architecture
+        name = model_name(self.homer.model) or type(self.homer.model).__name__
         return Path(name).name if Path(name).is_absolute() else name
 
     async def index(self, owner: str, name: str, text: str, on_event: OnEvent | None = None) -> tuple[Index, bool]:

@@ -95,16 +95,8 @@ class Store:
         new = StoredDocument(
             _id("doc"), owner, name, sha256, model, maker, number, tokens, now, now, _end(now, lifetime)
         )
-        try:
-            with self._database.write() as connection:
-                before = "owner = ? AND sha256 = ? AND maker = ?"
-                gone = space.delete_documents(connection, before, owner, sha256, maker)
-                gone += self._space.make_room(connection, owner, number, in_use)
-                self._files.place(temporary, "documents", new.id)
-                _insert(connection, "documents", asdict(new))
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._remove("documents", gone)
+        replaced = "owner = ? AND sha256 = ? AND maker = ?", owner, sha256, maker
+        self._add("documents", temporary, new, in_use, replaced)
         return new
 
     def touch(self, id: str, lifetime: float | None = None) -> None:
@@ -134,14 +126,7 @@ class Store:
         """Keep an uploaded file; arguments as of `add_document`."""
         now, number = time.time(), temporary.stat().st_size
         new = StoredFile(_id("file"), owner, name, purpose, number, now, _end(now, lifetime))
-        try:
-            with self._database.write() as connection:
-                gone = self._space.make_room(connection, owner, number, in_use)
-                self._files.place(temporary, "files", new.id)
-                _insert(connection, "files", asdict(new))
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._remove("documents", gone)
+        self._add("files", temporary, new, in_use)
         return new
 
     def file(self, owner: str, id: str) -> StoredFile | None:
@@ -213,6 +198,26 @@ class Store:
                 there = self._files.ids(kind)
                 connection.executemany(f"DELETE FROM {kind} WHERE id = ?", [(id,) for id in listed - there])
                 self._remove(kind, list(there - listed))
+
+    def _add(
+        self,
+        kind: str,
+        temporary: Path,
+        new: StoredDocument | StoredFile,
+        in_use: InUse,
+        replaced: tuple[str, ...] | None = None,
+    ) -> None:
+        """Put a file in its place and its row into the table of its kind, instead of the `replaced` documents, if any
+        (a condition and its values)."""
+        try:
+            with self._database.write() as connection:
+                gone = [] if replaced is None else space.delete_documents(connection, *replaced)
+                gone += self._space.make_room(connection, new.owner, new.bytes, in_use)
+                self._files.place(temporary, kind, new.id)
+                _insert(connection, kind, asdict(new))
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._remove("documents", gone)
 
     def _document(self, where: str, *values: Any) -> StoredDocument | None:
         row = self._database.row(f"SELECT * FROM documents WHERE {where}", *values)
