@@ -19,6 +19,7 @@ from transformers import Cache, PreTrainedModel, StoppingCriteria
 from homerlm.context import CompactContext
 from homerlm.errors import Cancelled, ConfigError
 from homerlm.model.decoder import Decoder, hooked
+from homerlm.model.one_token import one_token_forwards
 
 Cancel = threading.Event
 
@@ -51,7 +52,7 @@ def generate(model: PreTrainedModel, context: CompactContext, *, cancel: Cancel 
     device = model.get_input_embeddings().weight.device
     if cancel is not None:
         settings["stopping_criteria"] = [*(settings.get("stopping_criteria") or ()), _Cancelling(cancel)]
-    with _first_step_from(model, context, copies), _masks_that_fit(model, context):
+    with _first_step_from(model, context, copies), _steps(model, context, copies, settings):
         output = model.generate(
             input_ids=context.input_ids.to(device),
             attention_mask=context.attention_mask.to(device),
@@ -109,15 +110,29 @@ class _Cancelling(StoppingCriteria):
 
 def _copies(model: PreTrainedModel, settings: dict[str, Any]) -> int:
     """Number of cache rows that `generate` needs for each row of the context."""
-    config = settings.get("generation_config") or model.generation_config
-    wanted = (settings.get(name) or getattr(config, name, None) or 1 for name in ("num_beams", "num_return_sequences"))
-    return max(wanted)
+    return max(_setting(model, settings, name) or 1 for name in ("num_beams", "num_return_sequences"))
 
 
 def _masks_that_fit(model: PreTrainedModel, context: CompactContext) -> AbstractContextManager[None]:
     """A model makes one mask for layers of all lengths. Uneven ones are read one token at a time, which needs none:
     it attends to all that its layer's cache holds, and our attention is given no mask."""
     return Decoder(model).watched(masks=False) if context.uneven else nullcontext()
+
+
+def _steps(
+    model: PreTrainedModel, context: CompactContext, copies: int, settings: dict[str, Any]
+) -> AbstractContextManager[Any]:
+    """For the forwards of one `generate` call: of one token in each row, unless a guess of several is looked at."""
+    if context.uneven:
+        return _masks_that_fit(model, context)
+    guesses = any(_setting(model, settings, name) for name in ("prompt_lookup_num_tokens", "assistant_model"))
+    return nullcontext() if guesses else one_token_forwards(Decoder(model), context.batch_size * copies)
+
+
+def _setting(model: PreTrainedModel, settings: dict[str, Any], name: str) -> Any:
+    """What `generate` takes for a setting, None for nothing."""
+    config = settings.get("generation_config") or model.generation_config
+    return settings.get(name) or getattr(config, name, None)
 
 
 class _FirstStep:

@@ -50,8 +50,10 @@ def main(
     if _asks_for_help():
         return
     from homerlm.model.memory import keep_freed_memory  # imports torch
+    from homerlm.model.one_token import let_onednn_be_switched
 
     keep_freed_memory()
+    let_onednn_be_switched()
 
 
 def run() -> int:

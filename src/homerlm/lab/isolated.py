@@ -80,10 +80,12 @@ def run_isolated(
 def _work(work: Callable[[Case], dict[str, Any]], case: Case, sender: Connection) -> None:
     """Where memory runs out, the kernel is to end this process and no other (Linux)."""
     from homerlm.model.memory import keep_freed_memory
+    from homerlm.model.one_token import let_onednn_be_switched
 
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     keep_freed_memory()
+    let_onednn_be_switched()
     try:
         sender.send(work(case))
     except Exception as error:

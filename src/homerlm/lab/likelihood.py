@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from homerlm.context import CompactContext
+from homerlm.model.decoder import Decoder
+from homerlm.model.one_token import one_token_forwards
 
 SLICE = 1024  # tokens scored at once: their logits over a vocabulary of 150k take 600 MB in float32
 
@@ -30,13 +33,15 @@ class Likelihood:
 @dataclass
 class Prefill:
     """A prompt read into a cache: logits (B, V) of the next token, which stands at `position`. Text is run after it
-    with at most `width` rows of logits at once; that changes the cache."""
+    with at most `width` rows of logits at once; that changes the cache. compact: whether it was compressed, so that
+    new tokens are made as homerlm makes them."""
 
     model: PreTrainedModel
     cache: Any
     logits: Tensor
     position: int
     width: int = SLICE
+    compact: bool = False
 
     @classmethod
     @torch.no_grad()
@@ -50,7 +55,7 @@ class Prefill:
     def after(cls, context: CompactContext, model: PreTrainedModel) -> Prefill:
         """A copy of a compressed prompt; an uneven one takes one token at a time."""
         width = 1 if context.uneven else SLICE
-        return cls(model, context.to_cache(), context.logits, context.next_position, width)
+        return cls(model, context.to_cache(), context.logits, context.next_position, width, compact=not context.uneven)
 
     @property
     def kv_bytes(self) -> int:
@@ -76,10 +81,12 @@ class Prefill:
         when one is known."""
         tokens = [self.logits.argmax(-1, keepdim=True)]
         step_done()
-        for _ in range(count - 1):
-            self.read(tokens[-1])
-            tokens.append(self.logits.argmax(-1, keepdim=True))
-            step_done()
+        rows = len(self.logits)
+        with one_token_forwards(Decoder(self.model), rows) if self.compact else nullcontext():
+            for _ in range(count - 1):
+                self.read(tokens[-1])
+                tokens.append(self.logits.argmax(-1, keepdim=True))
+                step_done()
         return torch.cat(tokens, dim=1)
 
     @torch.no_grad()

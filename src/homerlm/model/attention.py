@@ -77,6 +77,7 @@ class _Caller:
     masks: bool = True
     fork: Fork | None = None
     rows: Rows | None = None
+    as_own: bool = False
 
 
 _caller: ContextVar[_Caller | None] = ContextVar("homerlm_caller", default=None)
@@ -100,6 +101,14 @@ def attending_by_rows(rows: Rows) -> Iterator[None]:
     the model's own attention that computes, without a mask. There may be fewer keys than rows in the batch: the last
     rows only fill it up."""
     with _calling(_Caller(masks=False, rows=rows)):
+        yield
+
+
+@contextmanager
+def attending_as_own() -> Iterator[None]:
+    """Inside the block, this context's forwards get the attention and the masks that they would have without us, but a
+    token that sees everything the fast kernel, on a CPU in half precision."""
+    with _calling(_Caller(as_own=True)):
         yield
 
 
@@ -168,6 +177,10 @@ def _attention(
     caller = _caller.get()
     if caller is None:
         return _own(module)(module, query, key, value, attention_mask, **kwargs)
+    if caller.as_own:
+        own = _own(module)
+        alone = query.shape[2] == 1 and attention_mask is None and own is sdpa_attention_forward
+        return (_one_query if alone else own)(module, query, key, value, attention_mask, **kwargs)
     if caller.rows is not None:
         return _by_rows(caller.rows(module.layer_idx), module, query, kwargs), None  # type: ignore[arg-type]
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
@@ -192,7 +205,7 @@ def _by_rows(rows: Sequence[tuple[Tensor, Tensor]], module: nn.Module, query: Te
     """(B, 1, H, D): each row of queries (B, H, 1, D) over its own keys and values; those beyond the rows as the last
     one, since nobody reads them."""
     own, outputs = _own(module), []
-    attend = _grouped if own is sdpa_attention_forward else own
+    attend = _one_query if own is sdpa_attention_forward else own
     for row, (keys, values) in enumerate(rows):
         one = slice(row, row + 1)
         placed = {name: kwargs[name][one] for name in ("position_ids",) if kwargs.get(name) is not None}
@@ -200,15 +213,17 @@ def _by_rows(rows: Sequence[tuple[Tensor, Tensor]], module: nn.Module, query: Te
     return torch.cat([*outputs, *outputs[-1:] * (len(query) - len(rows))])
 
 
-def _grouped(module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: None, **kwargs: Any) -> Any:
-    """`sdpa_attention_forward` for one token that sees everything, its query heads (1, H, 1, D) as so many tokens of
-    their key-value head: the same numbers, several times as fast in half precision on a CPU."""
-    groups, size = query.shape[1] // keys.shape[1], query.shape[3]
-    if groups == 1 or kwargs.get("position_bias") is not None:
+def _one_query(module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, mask: None, **kwargs: Any) -> Any:
+    """`sdpa_attention_forward` for one token that sees everything. A CPU's kernel is several times as fast in half
+    precision when it gets more than one query, with the same numbers: the query heads (B, H, 1, D) of a key-value head
+    as so many tokens of it, or, where each has its own, the token twice."""
+    groups, (batch, _, _, size) = query.shape[1] // keys.shape[1], query.shape
+    if kwargs.get("position_bias") is not None or (groups == 1 and query.element_size() > 2):
         return sdpa_attention_forward(module, query, keys, values, mask, **kwargs)
-    packed = query.reshape(1, keys.shape[1], groups, size)
+    packed = query.reshape(batch, keys.shape[1], groups, size)
+    packed = packed.expand(-1, -1, 2, -1) if groups == 1 else packed
     output, _ = sdpa_attention_forward(module, packed, keys, values, mask, **(kwargs | {"is_causal": False}))
-    return output.transpose(1, 2).reshape(1, 1, -1, values.shape[3]), None
+    return output[:, :groups].transpose(1, 2).reshape(batch, 1, -1, values.shape[3]), None
 
 
 @dataclass(frozen=True)
@@ -276,7 +291,7 @@ def _eager_of(module: nn.Module) -> Callable[..., Any]:
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """The mask for whoever asks: ours is a boolean one, everybody else's the one of their own attention."""
-    if (caller := _caller.get()) is not None:
+    if (caller := _caller.get()) is not None and not caller.as_own:
         return sdpa_mask(*args, **kwargs) if caller.masks else None
     own = _loans.own(kwargs["config"]) if "config" in kwargs else "sdpa"
     return ALL_MASK_ATTENTION_FUNCTIONS[own](*args, **kwargs)

@@ -60,6 +60,11 @@ class Decoder:
         return self.model.get_input_embeddings().weight.device
 
     @property
+    def compiled(self) -> bool:
+        """Whether `torch.compile` has the layers."""
+        return any(layer._compiled_call_impl is not None for layer in self.layers)
+
+    @property
     def rope_follows_length(self) -> bool:
         """Whether the frequencies of RoPE depend on the highest position of a forward, that of another row included."""
         kinds = getattr(self.base.rotary_emb, "rope_type", "default")
@@ -189,8 +194,7 @@ class Decoder:
     def eager(self) -> AbstractContextManager[None]:
         """For a forward with our hooks in it, which `torch.compile` would otherwise compile by itself. Acts on the
         whole process, so only where the model is compiled."""
-        compiled = any(layer._compiled_call_impl is not None for layer in self.layers)
-        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
 
 class _FirstLayerReached(Exception):
