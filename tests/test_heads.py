@@ -68,7 +68,7 @@ class TestScores:
         neutral = prompt(suffix=N, seed=3)[2]
         homer = Homer(model, None, HomerConfig(**SIZES, profile=profile_of(model, heads)))
         ids = PromptIds(prefix, context, suffix, neutral)
-        reading = Reading(homer.decoder, homer.method.plan(*ids.lengths), ids)
+        reading = Reading(homer.decoder, homer.method.plan(*ids.lengths), ids, homer.method.ranking)
         with torch.no_grad(), homer.decoder.session():
             got = reading.score(context, Scoring.by_heads(heads, range(10)))
 

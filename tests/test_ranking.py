@@ -35,7 +35,7 @@ def _literal(homer, texts, question):
     whole = prompt.encode(tokenizer, affixes[0], "\n\n".join(texts), affixes[1], neutral)
     plan = homer.method.plan(*whole.lengths)
     with homer.decoder.session(), torch.no_grad():
-        scores = Reading(homer.decoder, plan, whole).score(whole.context, plan.reading)
+        scores = Reading(homer.decoder, plan, whole, homer.method.ranking).score(whole.context, plan.reading)
     found, start = [], 0
     for own in ids:
         count = own.shape[1]

@@ -96,6 +96,12 @@ class HomerConfig(_Settings):
         "chunk never score; without a profile the middle does.",
         choices=("profile", "middle", "upper_half", "all"),
     )
+    early_drop: str = _setting(
+        "profile",
+        "Whether tokens that the profile's early heads do not find leave a chunk before its last layers: as the "
+        "profile says, which has measured what that loses, or never.",
+        choices=("profile", "never"),
+    )
     contrast: str = _setting(
         "neutral",
         "What is taken off a token's score: what a neutral question gives it, or nothing. Needs a tokenizer.",

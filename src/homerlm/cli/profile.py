@@ -59,6 +59,12 @@ def profile(
         print_json({"output": str(output), **measured.to_dict()})
         return
     out.print(_table(measured))
+    if (early := measured.early) is not None:
+        heads = ", ".join(map(str, early.heads))
+        out.print(
+            f"Above layer {early.layer} only the {early.share:.0%} of a chunk that heads {heads} find goes on; "
+            f"{early.lost:.1%} of the facts are lost by that."
+        )
     out.print(f"Kept in {output}", style="dim", soft_wrap=True)
 
 

@@ -10,12 +10,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from homerlm.score.heads import Head
+from homerlm.score.heads import Early, Head
 
 CANDIDATES = 32  # heads that are looked at together: those that find most by themselves
 MOST_HEADS = 8
 COUNTS = (1, 2, 4, MOST_HEADS)
 SHALLOW = 0.08  # of the loss: what a choice may lose for running fewer layers
+EARLY_SHARES = (0.2, 0.3, 0.5)  # of a chunk's tokens that go on above the early heads
+MOST_LOST = 0.015  # share of the facts that may be lost by that: one of 84
+LEAST_SAVED = 0.1  # of a chunk's layers and tokens
 SMALLEST_SHARE = 0.003  # of a text: a sentence of one in 300 tokens
 
 
@@ -64,11 +67,25 @@ def loss(shares: Tensor) -> Tensor:
     return (shares + SMALLEST_SHARE).log10().mean(0) + 2 * shares.mean(0)
 
 
+def choose_early(found: Found, reading: Choice, per_layer: int) -> Early | None:
+    """What lets the most tokens leave a chunk before its last reading head, and loses few facts that the reading would
+    have among as many tokens: tried at every depth, graded on texts that did not choose. None where nothing does."""
+    last = max(head.layer for head in reading.heads)
+    ways: list[tuple[float, float, Early]] = []
+    for depth in sorted({int(layer) for layer in found.layers.unique() if layer < last}):
+        for _, choice in _graded(found, _halves(found), depth, per_layer):
+            for share in EARLY_SHARES:
+                lost = float(((choice.shares > share) & (reading.shares <= share)).float().mean())
+                run = depth + 1 + share * (last - depth)
+                ways.append((run, choice.loss, Early(choice.heads, share, round(lost, 4))))
+    fitting = [way for way in ways if way[2].lost <= MOST_LOST and way[0] <= (1 - LEAST_SAVED) * (last + 1)]
+    return min(fitting, key=lambda way: way[:2])[2] if fitting else None
+
+
 def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:
     """The heads for reading and for reranking. Every depth and number of heads is tried on half of the texts and
     graded on the other; for the reranking the best one counts, for reading the shallowest that is not much worse."""
-    halves = [[i for i in range(len(found.scores)) if i // 2 % 2 == half] for half in (0, 1)]
-    parts = [(found.of(own), found.of(other), other) for own, other in (halves, halves[::-1])]
+    parts = _halves(found)
     tried = {
         (depth, count): choice
         for depth in sorted({int(layer) for layer in found.layers.unique()})
@@ -79,6 +96,12 @@ def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:
         (depth, choice.loss, count) for (depth, count), choice in tried.items() if choice.loss <= best.loss + SHALLOW
     )
     return tried[shallow[0], shallow[2]], best
+
+
+def _halves(found: Found) -> list[tuple[Found, Found, list[int]]]:
+    """Twice: texts to choose on, others to grade on, and which these are."""
+    halves = [[i for i in range(len(found.scores)) if i // 2 % 2 == half] for half in (0, 1)]
+    return [(found.of(own), found.of(other), other) for own, other in (halves, halves[::-1])]
 
 
 def _graded(

@@ -16,7 +16,7 @@ from homerlm.index.question import Question, stand_in
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
 from homerlm.passes import run_steps
-from homerlm.profiling.choice import Choice, Found, choose
+from homerlm.profiling.choice import Choice, Found, choose, choose_early
 from homerlm.profiling.probes import Probe, kinds, probes, sources
 from homerlm.score.heads import Scoring
 from homerlm.score.neighbours import unit_scores
@@ -66,13 +66,21 @@ def measuring(
         spent = time.perf_counter() - started
         yield Progress(read, read * count // number, number, spent / number * (count - number))
     heads = decoder.shape.heads
-    reading, reranking = choose(together(rows, bench.layers_of_heads), heads)
+    found = together(rows, bench.layers_of_heads)
+    reading, reranking = choose(found, heads)
     indexing, _ = choose(together([row.alone for row in rows], bench.layers_of_heads), heads)
     choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
     notes = _notes(texts, choices) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
-    lists = {name: choice.heads for name, choice in choices.items()}
-    return Profile(**lists, share_above=round(share, 4), model=ModelIdentity.of(model), notes=notes)
+    return Profile(
+        reading.heads,
+        reranking.heads,
+        indexing.heads,
+        round(share, 4),
+        ModelIdentity.of(model),
+        early=choose_early(found, reading, heads),
+        notes=notes,
+    )
 
 
 @dataclass(frozen=True)

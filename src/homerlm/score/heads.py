@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +43,16 @@ class Scoring:
     heads: tuple[Head, ...] = ()
 
     @classmethod
+    def of(cls, heads: Iterable[Head]) -> Scoring:
+        """By these heads."""
+        chosen = tuple(sorted(heads))
+        return cls(tuple(dict.fromkeys(head.layer for head in chosen)), chosen)
+
+    @classmethod
     def by_heads(cls, heads: Iterable[Head], layers: Sequence[int]) -> Scoring | None:
         """By those of the heads that are in `layers`; None without any."""
-        chosen = tuple(sorted(head for head in heads if head.layer in layers))
-        return cls(tuple(dict.fromkeys(head.layer for head in chosen)), chosen) if chosen else None
+        chosen = [head for head in heads if head.layer in layers]
+        return cls.of(chosen) if chosen else None
 
     @property
     def last(self) -> int:
@@ -58,6 +65,39 @@ class Scoring:
         if self.heads:
             return f"heads {', '.join(map(str, self.heads))}"
         return f"layers {', '.join(map(str, self.layers))}"
+
+
+@dataclass(frozen=True)
+class Early:
+    """What lets tokens leave a chunk part of the way up its layers. Above `layer`, the last of these heads', only the
+    `share` of a chunk's context tokens runs whose sentences score best by them; lost: share of facts that the reading
+    heads would have found and this drops, on texts that chose nothing."""
+
+    heads: tuple[Head, ...]
+    share: float
+    lost: float
+
+    @property
+    def layer(self) -> int:
+        return max(head.layer for head in self.heads)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Early:
+        """The inverse of `to_json`; raises `CorruptFileError`."""
+        try:
+            heads = tuple(map(Head.from_json, value["heads"]))
+            return cls(heads, float(value["share"]), float(value["lost"]))
+        except (KeyError, TypeError, ValueError):
+            raise CorruptFileError(f"early is {str(value)[:100]}; it must have heads, share and lost") from None
+
+    def to_json(self) -> dict[str, Any]:
+        heads = [[head.layer, head.index, head.weight] for head in self.heads]
+        return {"heads": heads, "share": self.share, "lost": self.lost}
+
+
+def early_len(context_len: int, share: float) -> int:
+    """Context tokens of a chunk that go on where a share of them does."""
+    return math.ceil(context_len * share)
 
 
 def joined(scores: Tensor, heads: Sequence[Head]) -> Tensor:

@@ -16,7 +16,7 @@ from homerlm import storage
 from homerlm.errors import CorruptFileError, HomerError, InputError, MismatchError
 from homerlm.model.filecache import cache_folder
 from homerlm.model.identity import ModelIdentity
-from homerlm.score.heads import Head
+from homerlm.score.heads import Early, Head
 
 KIND = "homerlm profile"
 VERSION = 2
@@ -29,13 +29,15 @@ class Profile:
     """reading: heads that score the chunks of a document; reranking: those that score the candidates, deeper ones
     among them, since these are few tokens; indexing: those that find tokens by the keys that an index keeps, without
     having read them with the question; share_above: mean share of a text that scored above the fact asked for, on
-    facts that the heads were not chosen by (0 is best, noise gives about 0.5); `notes` how it was measured."""
+    facts that the heads were not chosen by (0 is best, noise gives about 0.5); early: which tokens of a chunk need not
+    run to the last reading head, or None where no head below it knows; `notes` how it was measured."""
 
     reading: tuple[Head, ...]
     reranking: tuple[Head, ...]
     indexing: tuple[Head, ...]
     share_above: float
     model: ModelIdentity
+    early: Early | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +69,7 @@ class Profile:
             "model": self.model.to_dict(),
             "share_above": self.share_above,
             **lists,
+            "early": None if self.early is None else self.early.to_json(),
             "notes": self.notes,
         }
 
@@ -81,7 +84,8 @@ class Profile:
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"the profile lacks {error}: make it again with `homer profile`") from error
         reading, reranking, indexing = (tuple(map(Head.from_json, one)) for one in listed)
-        return cls(reading, reranking, indexing, share, identity, dict(values.get("notes") or {}))
+        early = Early.from_json(values["early"]) if values.get("early") else None
+        return cls(reading, reranking, indexing, share, identity, early, dict(values.get("notes") or {}))
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise `MismatchError` if this profile was measured on another model. RoPE scaling may differ."""

@@ -35,6 +35,21 @@ class Chunk:
         positions = torch.cat([positions, torch.arange(neutral_ids.shape[1], device=ids.device) + common])
         return cls(ids, positions.expand(len(ids), -1), common, Fork(common, length))
 
+    def only(self, kept: Tensor) -> Chunk:
+        """The chunk with those of its common tokens that are among `kept` (B, n), ascending; positions stay."""
+        places, dropped = self._places(kept), self.common - kept.shape[1]
+        fork = None if self.fork is None else Fork(self.fork.first - dropped, self.fork.second - dropped)
+        return Chunk(self.input_ids.gather(1, places), self.position_ids.gather(1, places), kept.shape[1], fork)
+
+    def states_of(self, kept: Tensor, hidden: Tensor) -> Tensor:
+        """The states (B, S', E) of `only(kept)`, of those of the chunk, (B, S, E)."""
+        places = self._places(kept).to(hidden.device)
+        return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+    def _places(self, kept: Tensor) -> Tensor:
+        after = torch.arange(self.common, self.input_ids.shape[1], device=kept.device)
+        return torch.cat([kept, after.expand(len(kept), -1)], dim=1)
+
 
 class Scorer:
     """Sum over the scoring layers of what the last queries' attention gives to each token of a chunk, above what a

@@ -84,7 +84,7 @@ class Select:
     def compress(self, prompt: PromptIds) -> Compressing:
         """Chunks are read and scored, the best tokens are reranked, what is left is read as one short prompt."""
         plan = self.plan(*prompt.lengths)
-        reading = Reading(self.decoder, plan, prompt)
+        reading = Reading(self.decoder, plan, prompt, self.ranking)
         looked_at = plan.reranks or plan.read_len < plan.context_len
         with self.decoder.session():
             documents = [self._document(ids) for ids in prompt.context] if looked_at else []
@@ -118,7 +118,7 @@ class Select:
         prompt. places: (n,) where in the document, which the plan is about, they are. To be called inside the decoder's
         session."""
         if plan.reranks:
-            reading = Reading(self.decoder, plan, prompt)
+            reading = Reading(self.decoder, plan, prompt, self.ranking)
             scores = reading.score(prompt.context, plan.reranking)[0]
             places = self._chosen(document, prompt.suffix[0], scores, places.to(scores.device), plan.room)
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix

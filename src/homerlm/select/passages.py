@@ -120,7 +120,7 @@ def _scored(
     """The significance of each part's best unit, of parts that are read as one chunk."""
     sizes = [len(part.ids) for part in group]
     ids = torch.cat([part.ids for part in group])[None].to(select.decoder.device)
-    scores = Reading(select.decoder, plan, prompt).score(ids, scoring)
+    scores = Reading(select.decoder, plan, prompt, select.ranking).score(ids, scoring)
     for part, own, mine in zip(group, ids.split(sizes, dim=1), scores.split(sizes, dim=1), strict=True):
         yield max(float(_units(select, own, mine).amax()), 0.0), part
 

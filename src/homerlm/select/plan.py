@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
 from homerlm.passes import Pass, check_target, head_pass
-from homerlm.score.heads import Scoring
+from homerlm.score.heads import Early, Scoring, early_len
 
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
@@ -28,7 +28,7 @@ class SelectPlan:
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
     that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
     chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
-    reranking: what scores the chunks and the candidates.
+    reranking: what scores the chunks and the candidates; early: what lets tokens leave a chunk before its last layers.
     """
 
     config: HomerConfig
@@ -46,6 +46,7 @@ class SelectPlan:
     neutral_len: int
     reading: Scoring
     reranking: Scoring
+    early: Early | None
 
     @classmethod
     def of(
@@ -77,6 +78,7 @@ class SelectPlan:
         candidates = min(candidates, whole)
         lead = 0 if config.chosen_by == "attention" else min(LEAD, (chunk_len - affixes) // 2)
         spans = even_spans(read_len, chunk_len - affixes - lead) if candidates < whole else ()
+        reading = scoring(config, shape, min(chunk_len, prompt_len))
         reranks = config.rerank == "now" and target_len < whole  # what fits the target is read as it is
         return cls(
             config,
@@ -92,8 +94,9 @@ class SelectPlan:
             candidates,
             reranks,
             neutral_len,
-            scoring(config, shape, min(chunk_len, prompt_len)),
+            reading,
             scoring(config, shape, candidates if reranks else min(chunk_len, prompt_len), again=True),
+            early(config, shape, reading, chunk_len),
         )
 
     @property
@@ -132,7 +135,7 @@ class SelectPlan:
         """The chunks, the reranking and the reading of what is left, at its largest."""
         passes: list[Pass] = []
         for group in self.span_groups():
-            passes.append(self._chunk_pass(group))
+            passes.extend(self._chunk_passes(group))
             if self.config.chosen_by != "attention":  # is the head alone all that the model does to its logits?
                 passes.append(head_pass(self.shape.layers))
         if self.reranks:
@@ -150,28 +153,42 @@ class SelectPlan:
         if self.read_len < self.context_len:
             yield f"the {self.read_len:,} tokens of the document that BM25 ranks first are read"
         if self.spans:
-            first = self.passes[0]
+            chunks = [run for run in self.passes if run.kind == "chunk"]
             yield (
-                f"read in {len(self.spans):,} chunks of up to {max(p.tokens for p in self.passes[:-1]):,} tokens, "
-                f"layers [0, {first.last_layer}) of {self.shape.layers}"
-                + (f"; scored by {self.reading}" if first.scoring_layers else "; scored by surprisal")
+                f"read in {len(self.spans):,} chunks of up to {max(run.tokens for run in chunks):,} tokens, "
+                f"layers [0, {max(run.last_layer for run in chunks)}) of {self.shape.layers}"
+                + (f"; scored by {self.reading}" if self.by_attention else "; scored by surprisal")
             )
+            if self.early is not None:
+                yield (
+                    f"above layer {self.early.layer} only the {self.early.share:.0%} of a chunk that "
+                    f"{Scoring.of(self.early.heads)} find"
+                )
             yield f"the best {self.candidates - self.prefix_len - self.suffix_len:,} tokens of what was read stay"
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
         yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"
 
-    def _chunk_pass(self, group: list[tuple[int, int]]) -> Pass:
+    def _chunk_passes(self, group: list[tuple[int, int]]) -> list[Pass]:
         start, stop = group[0]
         if self.config.chosen_by == "attention":
             tokens = self.prefix_len + stop - start + self.suffix_len
-            return self._scoring_pass("chunk", tokens, self.reading, len(group))
+            whole = self._scoring_pass("chunk", tokens, self.reading, len(group))
+            return [whole] if self.early is None else list(self._with_fewer(whole, stop - start, self.early))
         tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len + self.neutral_len
         layers = self.reading.layers if self.by_attention else ()
         queries = self.queries + self.neutral_len
-        return Pass(
-            "chunk", tokens, 0, self.shape.layers, scoring_layers=layers, queries=queries, logits=stop - start + 1
-        )
+        logits = stop - start + 1
+        return [Pass("chunk", tokens, 0, self.shape.layers, scoring_layers=layers, queries=queries, logits=logits)]
+
+    def _with_fewer(self, whole: Pass, context_len: int, early: Early) -> Iterator[Pass]:
+        """A chunk's pass in two: up to the early layer, and above it with fewer tokens."""
+        below = {head.layer for head in (*early.heads, *self.reading.heads) if head.layer <= early.layer}
+        above = tuple(layer for layer in self.reading.layers if layer > early.layer)
+        dropped = context_len - early_len(context_len, early.share)
+        first, last = early.layer + 1, whole.last_layer
+        yield replace(whole, last_layer=first, finish=True, scoring_layers=tuple(sorted(below)))
+        yield replace(whole, tokens=whole.tokens - dropped, first_layer=first, last_layer=last, scoring_layers=above)
 
     def _scoring_pass(self, kind: str, tokens: int, scoring: Scoring, rows: int = 1) -> Pass:
         queries = self.queries + self.neutral_len
@@ -250,3 +267,13 @@ def scoring(config: HomerConfig, shape: DecoderShape, tokens: int, *, again: boo
     inside = tuple(layer for layer in seeing if start <= layer < stop)
     middle = (start + stop - 1) / 2
     return Scoring(inside or (min(seeing, key=lambda layer: (abs(layer - middle), layer)),))
+
+
+def early(config: HomerConfig, shape: DecoderShape, reading: Scoring, tokens: int) -> Early | None:
+    """What lets tokens leave a chunk of so many tokens before its last layers: the profile's early heads, where they
+    see all of it and some reading head is above them."""
+    profile = config.profile
+    if profile is None or profile.early is None or config.early_drop == "never" or config.chosen_by != "attention":
+        return None
+    known = reading.heads and {head.layer for head in profile.early.heads} <= set(shape.layers_seeing(tokens))
+    return profile.early if known and profile.early.layer < reading.last else None

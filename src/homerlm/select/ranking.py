@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from homerlm.config import HomerConfig
+from homerlm.score.heads import early_len
 from homerlm.score.neighbours import significance, top_tokens, unit_significance
 from homerlm.score.sentences import Sentences
 
@@ -18,6 +19,13 @@ class Ranking:
 
     config: HomerConfig
     sentences: Sentences | None
+
+    def going_on(self, scores: Tensor, ids: Tensor, share: float) -> Tensor:
+        """Ascending indices (B, n) of the share of a chunk's tokens, with early scores (B, C) and ids (B, C), that go
+        on through its layers: those in the best units."""
+        places = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+        ranked = self._significance(scores, ids, places, self.config.candidate_pooling)
+        return top_tokens(ranked, early_len(scores.shape[1], share))
 
     def candidates(self, scores: Tensor, ids: Tensor, places: Tensor, count: int) -> Tensor:
         """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C); ids, places: (B, C),

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from homerlm.model.decoder import Decoder
+from homerlm.model.decoder import Decoder, LayerStep
 from homerlm.prompt import PromptIds
-from homerlm.score.heads import Scoring
+from homerlm.score.heads import Early, Scoring
 from homerlm.score.neighbours import pool
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.surprisal import ranks, surprisal
 from homerlm.select.plan import SelectPlan
+from homerlm.select.ranking import Ranking
 
 Span = tuple[int, int]
 
@@ -27,6 +28,7 @@ class Reading:
     decoder: Decoder
     plan: SelectPlan
     prompt: PromptIds
+    ranking: Ranking
 
     @property
     def context_ids(self) -> Tensor:
@@ -44,18 +46,49 @@ class Reading:
             else:
                 yield group, self._by_surprisal(group[0])
 
-    def score(self, context_ids: Tensor, scoring: Scoring) -> Tensor:
-        """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row."""
+    def score(self, context_ids: Tensor, scoring: Scoring, early: Early | None = None) -> Tensor:
+        """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row.
+        Those that leave it `early` have the scores of the layers up to there."""
         chunk = self._chunk(context_ids)
-        scorer = self._scorer(chunk, scoring)
-        hidden = self.decoder.embed(chunk.input_ids)
-        for step in self.decoder.steps(hidden, chunk.position_ids, 0, scoring.last + 1, finish=False, fork=chunk.fork):
+        scorer, hidden = self._scorer(chunk, scoring), self.decoder.embed(chunk.input_ids)
+        if early is not None:
+            return self._score_fewer(chunk, scorer, hidden, scoring, early)[:, self.plan.prefix_len :]
+        for step in self._steps(chunk, hidden, 0, scoring.last + 1):
             scorer(step.attended)
         return scorer.total[:, self.plan.prefix_len :]
 
+    def _score_fewer(self, chunk: Chunk, scorer: Scorer, hidden: Tensor, scoring: Scoring, early: Early) -> Tensor:
+        """(B, common tokens) scores of a chunk, of which the better part by its early scores runs to the end."""
+        finder = self._scorer(chunk, Scoring.of(early.heads))
+        for step in self._steps(chunk, hidden, 0, early.layer + 1, finish=True):
+            assert step.hidden is not None
+            hidden = step.hidden
+            scorer(step.attended)
+            finder(step.attended)
+        kept = self._going_on(chunk, finder.total, early)
+        fewer = chunk.only(kept)
+        last = self._scorer(fewer, scoring)
+        for step in self._steps(fewer, chunk.states_of(kept, hidden), early.layer + 1, scoring.last + 1):
+            last(step.attended)
+        before = scorer.total if scorer.total.numel() else torch.zeros_like(finder.total)
+        return before.scatter_add(1, kept, last.total)
+
+    def _going_on(self, chunk: Chunk, scores: Tensor, early: Early) -> Tensor:
+        """Indices (B, n) in the chunk of the prefix and of the context tokens that go on, by early scores (B, common
+        tokens)."""
+        prefix = torch.arange(self.plan.prefix_len, device=scores.device).expand(len(scores), -1)
+        context = slice(self.plan.prefix_len, chunk.common)
+        best = self.ranking.going_on(scores[:, context], chunk.input_ids[:, context], early.share)
+        return torch.cat([prefix, best + self.plan.prefix_len], dim=1)
+
+    def _steps(
+        self, chunk: Chunk, hidden: Tensor, first: int, stop: int, *, finish: bool = False
+    ) -> Iterator[LayerStep]:
+        return self.decoder.steps(hidden, chunk.position_ids, first, stop, finish=finish, fork=chunk.fork)
+
     def _by_attention(self, group: list[Span]) -> Tensor:
         ids = torch.cat([self.context_ids[:, start:stop] for start, stop in group])
-        scores = self.score(ids, self.plan.reading)
+        scores = self.score(ids, self.plan.reading, self.plan.early)
         return torch.cat(scores.split(len(self.context_ids)), dim=1)
 
     def _by_surprisal(self, span: Span) -> Tensor:
@@ -66,7 +99,7 @@ class Reading:
         chunk = self._chunk(self.context_ids[:, first:stop])
         scorer = self._scorer(chunk, plan.reading)
         hidden = self.decoder.embed(chunk.input_ids)
-        for step in self.decoder.steps(hidden, chunk.position_ids, 0, len(self.decoder.layers), fork=chunk.fork):
+        for step in self._steps(chunk, hidden, 0, len(self.decoder.layers), finish=True):
             assert step.hidden is not None
             hidden = step.hidden
             if plan.by_attention:

@@ -35,7 +35,7 @@ class FusedRanks:
     def _by_heads(self, asked: Asked, spans: Sequence[Span]) -> np.ndarray:
         method = self._homer.method
         assert isinstance(method, Select)
-        reading = Reading(method.decoder, method.plan(*asked.lengths), asked)
+        reading = Reading(method.decoder, method.plan(*asked.lengths), asked, method.ranking)
         with method.decoder.session():
             scores = torch.cat([new for _, new in reading.chunks()], dim=1)[0].cpu().numpy()
         sums = np.concatenate([[0.0], scores.cumsum()])
