@@ -225,6 +225,7 @@ def test_a_number_of_results_limits_what_is_read(api, server, dated):
     place = results[0].homer
     for one in made.output[1].content[0].annotations:
         assert place["start"] <= one.homer["start"] < one.homer["end"] <= place["end"]
+    assert made.usage.input_tokens < len(results[0].text.split()) + 60, "nothing else of the files"
     more, _, several = searching(api, "w4 w5 ?", dated, max_num_results=50)
     assert len(several) > 1
     assert made.usage.input_tokens < more.usage.input_tokens
