@@ -2,13 +2,12 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 import time
 
 import openai
 import pytest
+from click.testing import CliRunner
 
 from homerlm.server import errors
 from serving import QUESTION, WORDS, client, openai_client, serving
@@ -103,43 +102,35 @@ def test_files_a_vector_store_and_an_answer_from_it(api):
 
 
 @pytest.fixture
-def llm(tmp_path, server):
-    """A function that runs llm with its own settings: the finished process."""
+def llm(tmp_path, server, monkeypatch):
+    """A function that runs llm's command with settings of its own."""
     model = f'- {{model_id: homer, model_name: tiny, api_base: "{server.address}/v1"}}\n'
     (tmp_path / "extra-openai-models.yaml").write_text(model)
-    settings = os.environ | {"LLM_USER_PATH": str(tmp_path), "LLM_LOAD_PLUGINS": ""}
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    monkeypatch.setenv("LLM_LOAD_PLUGINS", "")  # of those that are installed some need more than they have here
+    from llm.cli import cli
 
-    def run(*arguments, given=None):
-        return subprocess.run(
-            [sys.executable, "-m", "llm", *arguments],
-            input=given or "",
-            env=settings,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    return run
+    return lambda *arguments, given="": CliRunner().invoke(cli, list(arguments), input=given)
 
 
 def test_llm_asks_about_a_document_and_goes_on(llm, api, server):
     store = server.documents.store
     before = len(store.documents("local"))
     asked = llm("-m", "homer", "-s", QUESTION, given=f"{WORDS} w55")
-    assert asked.returncode == 0, asked.stderr
+    assert asked.exit_code == 0, asked.stderr
     messages = [{"role": "system", "content": QUESTION}, {"role": "user", "content": f"{WORDS} w55"}]
     assert (
         asked.stdout.strip() == api.chat.completions.create(model="tiny", messages=messages).choices[0].message.content
     )
     later = llm("-m", "homer", "-c", "--no-stream", "w5 ?")
-    assert later.returncode == 0, later.stderr
+    assert later.exit_code == 0, later.stderr
     assert later.stdout.strip()
     assert len(store.documents("local")) == before + 1, "what was said before is known"
 
 
 def test_llm_shows_what_the_server_refuses(llm):
     refused = llm("-m", "homer", "-o", "temperature", "1", "-o", "frequency_penalty", "1", "w5")
-    assert refused.returncode != 0
+    assert refused.exit_code != 0
     assert "frequency_penalty is not supported here" in refused.stderr
 
 
