@@ -1,6 +1,7 @@
 """The published subset of responses, as OpenAI's own client sees it."""
 
 import asyncio
+import base64
 import time
 
 import openai
@@ -269,6 +270,33 @@ def test_a_file_in_a_message(api, server):
     content[0] = {"type": "file", "file": {"file_id": "file-none"}}
     with pytest.raises(openai.NotFoundError):
         api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize("prefix", ["", "data:text/plain;base64,"])
+def test_a_file_that_stands_in_a_message(api, prefix):
+    data = prefix + base64.b64encode(f"{WORDS} w77".encode()).decode()
+    parts = [
+        {"type": "input_file", "filename": "d.txt", "file_data": data},
+        {"type": "input_text", "text": "w4 ?"},
+    ]
+    made = respond(api, [{"role": "user", "content": parts}])
+    assert made.usage.input_tokens > 400
+    chat = [{"type": "file", "file": {"filename": "d.txt", "file_data": data}}, {"type": "text", "text": "w4 ?"}]
+    again = api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": chat}], max_tokens=6)
+    assert again.choices[0].message.content == made.output_text
+    assert again.usage.prompt_tokens_details.cached_tokens > 300
+    parts[0]["file_data"] = "w w"
+    with pytest.raises(openai.BadRequestError, match="base64"):
+        respond(api, [{"role": "user", "content": parts}])
+
+
+def test_input_items_come_in_pages(api):
+    made = respond(api, [{"role": "user", "content": f"w{n}"} for n in range(5)])
+    listed = api.responses.input_items.list(made.id, order="asc", limit=2)
+    assert [len(page.data) for page in listed.iter_pages()] == [2, 2, 1]
+    assert [item.content[0].text for item in api.responses.input_items.list(made.id, limit=3)] == [
+        f"w{n}" for n in reversed(range(5))
+    ]
 
 
 @pytest.mark.parametrize(

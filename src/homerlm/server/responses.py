@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from homerlm import prompt
@@ -16,6 +16,7 @@ from homerlm.server.errors import ApiError
 from homerlm.server.file_search import Searched
 from homerlm.server.input_items import conversation, known, unknown
 from homerlm.server.messages import SYSTEM, Message
+from homerlm.server.objects import Order
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import ResponseBody, response_json
 from homerlm.server.response_events import Making
@@ -71,11 +72,23 @@ def delete_response(id: str, owner: Owner, server: Shared) -> dict[str, Any]:
 
 
 @router.get("/responses/{id}/input_items")
-def input_items(id: str, owner: Owner, server: Shared) -> dict[str, Any]:
+def input_items(
+    id: str,
+    owner: Owner,
+    server: Shared,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Order = "desc",
+    after: str | None = None,
+) -> dict[str, Any]:
     """What a response was an answer to, without what came before it."""
-    items = list(reversed(known(server, owner, id).items))
-    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": items, **ends, "has_more": False}
+    items = list(known(server, owner, id).items)
+    if order == "desc":
+        items.reverse()
+    ids = [item["id"] for item in items]
+    rest = items if after is None else items[ids.index(after) + 1 :] if after in ids else []
+    page = rest[:limit]
+    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    return {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": len(rest) > limit}
 
 
 def _asked(server: Server, body: ResponseBody, messages: list[Message], searched: Searched) -> tuple[Asked, str]:
