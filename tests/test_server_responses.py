@@ -1,6 +1,7 @@
 """The published subset of responses, as OpenAI's own client sees it."""
 
 import asyncio
+import base64
 import time
 
 import openai
@@ -22,6 +23,11 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def api(server):
     return openai_client(server)
+
+
+NESTED = {"type": "eq", "key": "a", "value": 1}
+for _ in range(9):
+    NESTED = {"type": "and", "filters": [NESTED]}
 
 
 def respond(api, given, **more):
@@ -164,6 +170,85 @@ def test_files_are_searched_and_cited(api, server, vector_store):
     ]
 
 
+@pytest.fixture(scope="module")
+def dated(server, vector_store):
+    """The same files with attributes; their names by number."""
+    stores = server.documents.store.vector_stores
+    for member in stores.members(vector_store)[0]:
+        stores.set_attributes(vector_store, member.id, {"year": 2020 if member.name == "a.txt" else 2024})
+    return vector_store
+
+
+def searching(api, question, store, **limits):
+    """The passages' files, and the results, of an answer."""
+    tools = [{"type": "file_search", "vector_store_ids": [store], **limits}]
+    made = respond(api, question, tools=tools, include=["file_search_call.results"])
+    return made, [one.filename for one in made.output[1].content[0].annotations], made.output[0].results
+
+
+@pytest.mark.parametrize(
+    ("filters", "files"),
+    [
+        ({"type": "gt", "key": "year", "value": 2021}, {"b.txt"}),
+        ({"type": "eq", "key": "year", "value": 2020}, {"a.txt"}),
+        (
+            {
+                "type": "or",
+                "filters": [
+                    {"type": "lt", "key": "year", "value": 2000},
+                    {"type": "in", "key": "year", "value": [2020]},
+                ],
+            },
+            {"a.txt"},
+        ),
+    ],
+)
+def test_filters_choose_the_files(api, dated, filters, files):
+    made, cited, results = searching(api, "w4 w5 ?", dated, filters=filters)
+    assert set(cited) == files
+    assert {one.filename for one in results} == files
+    assert all(one.attributes["year"] in (2020, 2024) for one in results)
+    assert 400 < made.usage.input_tokens < 500, "one file of two"
+    assert made.tools[0].filters.to_dict() == filters
+
+
+def test_filters_that_no_file_passes_leave_the_question(api, dated):
+    made, cited, results = searching(api, "w4 w5 ?", dated, filters={"type": "eq", "key": "year", "value": 1})
+    assert (cited, results) == ([], [])
+    assert made.output_text == respond(api, "w4 w5 ?").output_text
+
+
+def test_a_number_of_results_limits_what_is_read(api, server, dated):
+    made, cited, results = searching(api, "w4 w5 ?", dated, max_num_results=1)
+    assert len(results) == 1
+    assert results[0].score == 1
+    assert set(cited) == {results[0].filename}
+    place = results[0].homer
+    for one in made.output[1].content[0].annotations:
+        assert place["start"] <= one.homer["start"] < one.homer["end"] <= place["end"]
+    assert made.usage.input_tokens < len(results[0].text.split()) + 60, "nothing else of the files"
+    more, _, several = searching(api, "w4 w5 ?", dated, max_num_results=50)
+    assert len(several) > 1
+    assert made.usage.input_tokens < more.usage.input_tokens
+    with client(server) as http:
+        body = {"query": "w4 w5 ?", "max_num_results": 1}
+        (found,) = http.post(f"/v1/vector_stores/{dated}/search", json=body).json()["data"]
+        assert found["content"][0]["start"] == place["start"], "it is what a search of the store finds"
+        kept = http.get(f"/v1/answers/{made.id}/kept?text=false").json()
+    spans = [(one["start"], one["end"]) for one in kept["documents"][0]["passages"]]
+    assert spans == [(one.homer["start"], one.homer["end"]) for one in made.output[1].content[0].annotations]
+
+
+def test_a_least_score_limits_what_is_read(api, dated):
+    _, _, every = searching(api, "w4 w5 ?", dated, max_num_results=50)
+    scores = sorted((one.score for one in every), reverse=True)
+    least = (scores[0] + scores[-1]) / 2
+    _, cited, results = searching(api, "w4 w5 ?", dated, max_num_results=50, ranking_options={"score_threshold": least})
+    assert 0 < len(results) < len(every)
+    assert all(one.score >= least for one in results)
+    assert set(cited) <= {one.filename for one in results}
+
+
 def test_a_file_whose_index_has_gone_is_read_again(api, server, vector_store):
     tools = [{"type": "file_search", "vector_store_ids": [vector_store]}]
     before = respond(api, "w4 w5 ?", tools=tools)
@@ -187,6 +272,33 @@ def test_a_file_in_a_message(api, server):
         api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
 
 
+@pytest.mark.parametrize("prefix", ["", "data:text/plain;base64,"])
+def test_a_file_that_stands_in_a_message(api, prefix):
+    data = prefix + base64.b64encode(f"{WORDS} w77".encode()).decode()
+    parts = [
+        {"type": "input_file", "filename": "d.txt", "file_data": data},
+        {"type": "input_text", "text": "w4 ?"},
+    ]
+    made = respond(api, [{"role": "user", "content": parts}])
+    assert made.usage.input_tokens > 400
+    chat = [{"type": "file", "file": {"filename": "d.txt", "file_data": data}}, {"type": "text", "text": "w4 ?"}]
+    again = api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": chat}], max_tokens=6)
+    assert again.choices[0].message.content == made.output_text
+    assert again.usage.prompt_tokens_details.cached_tokens > 300
+    parts[0]["file_data"] = "w w"
+    with pytest.raises(openai.BadRequestError, match="base64"):
+        respond(api, [{"role": "user", "content": parts}])
+
+
+def test_input_items_come_in_pages(api):
+    made = respond(api, [{"role": "user", "content": f"w{n}"} for n in range(5)])
+    listed = api.responses.input_items.list(made.id, order="asc", limit=2)
+    assert [len(page.data) for page in listed.iter_pages()] == [2, 2, 1]
+    assert [item.content[0].text for item in api.responses.input_items.list(made.id, limit=3)] == [
+        f"w{n}" for n in reversed(range(5))
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -199,6 +311,12 @@ def test_a_file_in_a_message(api, server):
         ({"input": []}, "input"),
         ({"truncation": "some"}, "truncation"),
         ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_none"]}]}, "vector_store_ids"),
+        ({"tools": [{"type": "file_search", "max_num_results": 51}]}, "tools.0.file_search.max_num_results"),
+        (
+            {"tools": [{"type": "file_search", "ranking_options": {"score_threshold": 2}}]},
+            "tools.0.file_search.ranking_options.score_threshold",
+        ),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs"], "filters": NESTED}]}, "tools"),
     ],
 )
 def test_what_is_not_done_is_refused(server, change, param):
@@ -206,6 +324,11 @@ def test_what_is_not_done_is_refused(server, change, param):
         answer = http.post("/v1/responses", json={"input": "w1", **change})
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["param"] == param
+
+
+def test_other_tools_are_passed_over(api):
+    tools = [{"type": "web_search", "filters": {"allowed_domains": ["a.org"]}}]
+    assert respond(api, "w3", tools=tools).output_text == respond(api, "w3").output_text
 
 
 def test_a_stream_that_fails_ends_with_an_event(api, server, monkeypatch):

@@ -14,6 +14,7 @@ from homerlm.engine import Engine
 from homerlm.server import (
     answers,
     chat,
+    compaction,
     completions,
     errors,
     files,
@@ -41,7 +42,7 @@ def create_app(settings: Settings, engine: Engine, documents: Documents) -> Fast
     app.state.keys = settings.keys()
     app.state.server = Server.of(settings, engine, documents)
     errors.add_handlers(app)
-    for part in (page, models, chat, completions, responses, files, vector_stores, rerank, kept, answers):
+    for part in (page, models, chat, completions, responses, compaction, files, vector_stores, rerank, kept, answers):
         app.include_router(part.router)
     app.include_router(metrics.router, dependencies=[Depends(owner)])
     if settings.cors_origin:

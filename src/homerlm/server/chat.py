@@ -60,7 +60,7 @@ async def chat(request: Request, body: ChatBody, owner: Owner, server: Shared) -
         "chat.completion.chunk" if body.stream else "chat.completion", server.check_model(body.model), "chatcmpl"
     )
     asked = await _asked(server, owner, body)
-    steps = remembering(server, owner, f"{frame.prefix}-{frame.id}", answering(server, owner, asked, writing))
+    steps = remembering(server, owner, frame.name, answering(server, owner, asked, writing))
     if body.stream:
         settings = server.settings
         opening = [_choice({"role": "assistant", "content": ""}, None, None)]

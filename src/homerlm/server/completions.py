@@ -12,6 +12,7 @@ from pydantic import Field
 
 from homerlm import prompt
 from homerlm.server.answering import Asked, answering
+from homerlm.server.answers import remembering
 from homerlm.server.errors import ApiError
 from homerlm.server.messages import name_of
 from homerlm.server.parameters import MOST_LOGPROBS, Generation, Words, unsupported
@@ -64,7 +65,8 @@ async def complete(request: Request, body: CompletionBody, owner: Owner, server:
     """Go on with a text. What is longer than the model's target is read as a document, but for its ends."""
     writing, text = body.checked(), body.text
     frame = Frame("text_completion", server.check_model(body.model), "cmpl")
-    steps = answering(server, owner, await asyncio.to_thread(_asked, server, text), writing)
+    asked = await asyncio.to_thread(_asked, server, text)
+    steps = remembering(server, owner, frame.name, answering(server, owner, asked, writing))
     if body.stream:
         settings = server.settings
         events = chunks(body, frame, steps, lambda piece: _choices(server, body, piece), [])

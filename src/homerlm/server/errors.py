@@ -113,8 +113,11 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     return response(ApiError(400, message, code=str(first["type"]), param=param))
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if "route" not in request.scope and error.status_code == 404:
+        message = f"Unknown request URL: {request.method} {request.url.path[:200]}. /openapi.json lists what there is."
+        return response(ApiError(404, message, code="unknown_url"))
     code = "not_found" if error.status_code == 404 else _CODES.get(error.status_code)
     headers = error.headers or {}
     return response(ApiError(error.status_code, str(error.detail), code=code, headers=headers))

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 
+from homerlm.server.errors import ApiError
+
 Value = str | bool | int | float
 DEEPEST = 8  # conditions within conditions
 _ORDERED: dict[str, Callable[[Any, Any], bool]] = {
@@ -58,9 +60,15 @@ Filter = Annotated[
 ]
 
 
-def depth(given: Filter) -> int:
+def check(given: Filter | None, param: str) -> None:
+    """Raise `ApiError` for too many conditions within each other."""
+    if given is not None and _depth(given) > DEEPEST:
+        raise ApiError(400, f"More than {DEEPEST} filters within each other.", code="invalid_value", param=param)
+
+
+def _depth(given: Filter) -> int:
     """How many conditions stand within each other."""
-    return 1 + max(map(depth, given.filters), default=0) if isinstance(given, Compound) else 1
+    return 1 + max(map(_depth, given.filters), default=0) if isinstance(given, Compound) else 1
 
 
 def _equal(found: Any, value: Any) -> bool:

@@ -22,7 +22,7 @@ def whole_characters(text: str) -> str:
 
 Words = Annotated[str, AfterValidator(whole_characters)]
 Stop = Annotated[list[Words], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
-MOST_STOPS, MOST_LOGPROBS = 16, 20
+MOST_STOPS, MOST_LOGPROBS = 64, 20
 
 
 class Body(BaseModel):

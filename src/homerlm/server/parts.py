@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from homerlm.server.found import text_of
 from homerlm.server.messages import SYSTEM, Message
 from homerlm.server.parameters import Body, Words
 from homerlm.server.state import Server
+from homerlm.store.parsing import printable
 
 ROLES = {"system": SYSTEM, "developer": SYSTEM, "user": "user", "assistant": "assistant", "tool": "tool"}
 ROLES |= {"function": "tool"}
@@ -20,13 +23,15 @@ FILES = ("file", "input_file")
 
 
 class ChatPart(Body):
-    """A part of a message: text, or a file that was uploaded."""
+    """A part of a message: text, or a file, which was uploaded or stands in it."""
 
     type: Words
     text: Words | None = None
     refusal: Words | None = None
     file: dict[str, Any] | None = None
     file_id: Words | None = None
+    file_data: str | None = None
+    filename: Words | None = None
 
 
 class ChatMessage(Body):
@@ -67,9 +72,31 @@ async def _message(server: Server, owner: str, given: ChatMessage, param: str) -
 
 
 async def _file(server: Server, owner: str, part: ChatPart, param: str) -> tuple[str, str]:
-    """Name and text of a file that a part names by its id."""
-    id = part.file_id or (part.file or {}).get("file_id")
-    if not isinstance(id, str):
-        message = "Only files that were uploaded (POST /v1/files) are read: pass their file_id."
+    """Name and text of a file that a part names by its id, or holds as base64, with `data:TYPE;base64,` before it or
+    without."""
+    given = {"file_id": part.file_id, "file_data": part.file_data, "filename": part.filename} | (part.file or {})
+    id, data, name = given["file_id"], given["file_data"], given["filename"]
+    if isinstance(id, str):
+        return await text_of(server, owner, id)
+    if not isinstance(data, str):
+        message = (
+            "A file is read that was uploaded (POST /v1/files) or stands in the message: pass file_id or file_data."
+        )
         raise ApiError(400, message, code="unsupported_value", param=param)
-    return await text_of(server, owner, id)
+    name = printable(name if isinstance(name, str) else "file.txt")
+    return name, await _inline_text(server, data, name, param)
+
+
+async def _inline_text(server: Server, data: str, name: str, param: str) -> str:
+    try:
+        content = base64.b64decode(data.partition(";base64,")[2] or data, validate=True)
+    except ValueError:
+        raise ApiError(400, "file_data is no base64.", code="invalid_value", param=param) from None
+    path = server.documents.store.temporary()
+    try:
+        await asyncio.to_thread(path.write_bytes, content)
+        return await server.parser.text(path, name)
+    except OSError as error:
+        raise ApiError(507, "The server's disk cannot take this file.", code="disk_full") from error
+    finally:
+        path.unlink(missing_ok=True)

@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from homerlm.server.answering import Usage
-from homerlm.server.errors import ApiError
+from homerlm.server.file_search import FileSearch
+from homerlm.server.input_items import Conversed, InputItem
 from homerlm.server.parameters import Body, Sampling, Words, refuse_format, refuse_tools, unsupported
-from homerlm.server.parts import ChatMessage, ChatPart
 from homerlm.server.writing_out import homer_json
 from homerlm.writing import Writing
 
-SKIPPED = ("file_search_call", "reasoning", "web_search_call")  # items of earlier answers that hold no text
 RESULTS = "file_search_call.results"
-LISTED = {"type", "text", "refusal", "file_id"}
 MOST_METADATA = 16
 
 
-class InputItem(Body):
-    type: Words | None = None
-    role: Words | None = None
-    content: Words | list[ChatPart] | None = None
+class FileSearchTool(FileSearch):
+    type: Literal["file_search"]
 
 
-class Tool(Body):
+class OtherTool(Body):
+    """A tool that is not used."""
+
     type: Words
-    vector_store_ids: list[Words] | None = Field(None, max_length=64)
-    max_num_results: int | None = Field(None, ge=1, le=50)
-    filters: dict[Words, Any] | None = None
 
 
-class ResponseBody(Sampling):
+def _kind(given: Any) -> str:
+    kind = given.get("type") if isinstance(given, dict) else getattr(given, "type", None)
+    return "file_search" if kind == "file_search" else "other"
+
+
+Tool = Annotated[
+    Annotated[FileSearchTool, Tag("file_search")] | Annotated[OtherTool, Tag("other")], Discriminator(_kind)
+]
+
+
+class ResponseBody(Conversed, Sampling):
     """What this server reads of a request; other fields are ignored."""
 
     input: Words | list[InputItem]
-    instructions: Words | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     stream: bool | None = None
     store: bool | None = None
-    previous_response_id: Words | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Any = None
     text: dict[Words, Any] | None = None
@@ -74,45 +77,11 @@ class ResponseBody(Sampling):
         return self.tool_choice.get("type") if isinstance(self.tool_choice, dict) else self.tool_choice
 
     @property
-    def vector_stores(self) -> list[str]:
-        """Ids of those that are to be searched. Raises `ApiError` for other filters than none."""
+    def searches(self) -> list[FileSearchTool]:
+        """The tools that are used."""
         if self.tool_choice == "none":
             return []
-        found: list[str] = []
-        for tool in self.tools or ():
-            if tool.type == "file_search":
-                if tool.filters:
-                    raise unsupported("tools.filters", "an answer from all files of a vector store: leave it out")
-                found += tool.vector_store_ids or []
-        return list(dict.fromkeys(found))
-
-    def messages(self) -> list[ChatMessage]:
-        """The input as messages. Raises `ApiError` for items that are none."""
-        if isinstance(self.input, str):
-            return [ChatMessage(role="user", content=self.input)]
-        found = []
-        for number, item in enumerate(self.input):
-            if item.type in (None, "message"):
-                found.append(ChatMessage(role=item.role or "user", content=item.content))
-            elif item.type not in SKIPPED:
-                message = f"input.{number} is of a type that is not read here: this server reads messages."
-                raise ApiError(400, message, code="unsupported_value", param=f"input.{number}.type")
-        return found
-
-    def items(self) -> list[dict[str, Any]]:
-        """The input's messages as they are listed afterwards."""
-        listed = []
-        for message in self.messages():
-            kind = "output_text" if message.role == "assistant" else "input_text"
-            parts = message.content if isinstance(message.content, list) else [{"type": kind, "text": message.content}]
-            content = [
-                part if isinstance(part, dict) else part.model_dump(include=LISTED, exclude_none=True) for part in parts
-            ]
-            id = f"msg_{secrets.token_hex(12)}"
-            listed.append(
-                {"id": id, "type": "message", "role": message.role, "status": "completed", "content": content}
-            )
-        return listed
+        return [tool for tool in self.tools or () if isinstance(tool, FileSearchTool) and tool.vector_store_ids]
 
 
 def response_json(body: ResponseBody, model: str) -> dict[str, Any]:
@@ -137,9 +106,9 @@ def response_json(body: ResponseBody, model: str) -> dict[str, Any]:
         "text": {"format": {"type": "text"}},
         "tool_choice": {"type": "file_search"} if body.tool_kind == "file_search" else body.tool_kind or "auto",
         "tools": [
-            {"type": tool.type, "vector_store_ids": tool.vector_store_ids}
+            tool.model_dump(mode="json", exclude_none=True)
             for tool in body.tools or ()
-            if tool.type == "file_search"
+            if isinstance(tool, FileSearchTool)
         ],
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": body.truncation or "auto",

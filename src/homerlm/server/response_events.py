@@ -14,7 +14,7 @@ from homerlm.answer import Prepared
 from homerlm.selection import Excerpt
 from homerlm.server.answering import Progress, Step, Usage
 from homerlm.server.errors import ApiError
-from homerlm.server.file_search import Searched
+from homerlm.server.file_search import Results, Searched
 from homerlm.server.response_body import RESULTS, ResponseBody, response_usage
 from homerlm.server.sse import Events, event
 from homerlm.server.writing_out import progress_json
@@ -41,10 +41,11 @@ class Making:
         self._item = f"msg_{secrets.token_hex(12)}"
         self._at = 0 if searched is None else 1  # the message's place in the output
         self._passages: list[tuple[str, Excerpt]] = []
+        self._results: Results | None = None
         self._text: list[str] = []
         self._finish = "stop"
 
-    async def events(self, steps: AsyncGenerator[Step, None]) -> Events:
+    async def events(self, steps: AsyncGenerator[Step | Results, None]) -> Events:
         """Server-sent events of all steps, none before the first step."""
         async with aclosing(steps):
             begun = False
@@ -56,7 +57,7 @@ class Making:
                 for one in self._of(step):
                     yield self._sent(one)
 
-    async def whole(self, steps: AsyncGenerator[Step, None]) -> dict[str, Any]:
+    async def whole(self, steps: AsyncGenerator[Step | Results, None]) -> dict[str, Any]:
         """The response, waited for."""
         async with aclosing(self.events(steps)) as events:
             async for _ in events:
@@ -81,8 +82,10 @@ class Making:
             for state in ("in_progress", "searching"):
                 yield self._search_event(f"response.file_search_call.{state}", call["id"])
 
-    def _of(self, step: Step) -> Iterator[Event]:
-        if isinstance(step, Progress) and self._body.return_progress:
+    def _of(self, step: Step | Results) -> Iterator[Event]:
+        if isinstance(step, Results):
+            self._results = step
+        elif isinstance(step, Progress) and self._body.return_progress:
             told = {"type": "response.in_progress", "response": self.response}
             yield {**told, "prompt_progress": progress_json(step)}
         elif isinstance(step, Prepared):
@@ -102,7 +105,8 @@ class Making:
         if self._searched is None:
             return
         self._passages = self._searched.passages(prepared)
-        results = self._passages if RESULTS in (self._body.include or ()) else None
+        wanted = RESULTS in (self._body.include or ())
+        results = self._searched.results(self._results, self._passages) if wanted else None
         call = self._searched.call([self._query], "completed", results)
         self.response = {**self.response, "output": [call]}
         yield self._search_event("response.file_search_call.completed", call["id"])

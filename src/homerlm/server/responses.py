@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from homerlm import prompt
-from homerlm.server.answering import Asked, answering
+from homerlm.server.answering import Asked
+from homerlm.server.answers import remembering
 from homerlm.server.errors import ApiError
 from homerlm.server.file_search import Searched
+from homerlm.server.input_items import conversation, known, unknown
 from homerlm.server.messages import SYSTEM, Message
-from homerlm.server.parts import read_messages
+from homerlm.server.objects import Order
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import ResponseBody, response_json
 from homerlm.server.response_events import Making
@@ -30,19 +32,20 @@ async def respond(request: Request, body: ResponseBody, owner: Owner, server: Sh
     """Answer text, and files of vector stores; what is longer than the model's target is read as documents."""
     writing = body.checked()
     response = response_json(body, server.check_model(body.model))
-    messages = await _conversation(server, owner, body)
-    stores = body.vector_stores
-    found = await Searched.of(server, owner, stores) if stores else None
-    asked = await asyncio.to_thread(_asked, server, body, messages, found)
-    items = tuple(body.items())
+    messages = await conversation(server, owner, body)
+    searched = await Searched.of(server, owner, body.searches)
+    asked, question = await asyncio.to_thread(_asked, server, body, messages, searched)
+    items = tuple(body.listed())
 
     def remember(made: dict[str, Any]) -> None:
         if body.store is not False:
             answer = Message("assistant", (made["output"][-1]["content"][0]["text"],))
             server.memory.put(owner, Remembered(made, (*messages, answer), items))
 
-    making = Making(body, response, found, messages[-1].text[:500], remember)
-    steps = answering(server, owner, asked, writing)
+    making = Making(body, response, searched if body.searches else None, question[:500], remember)
+    steps = searched.answering(server, owner, asked, question, writing)
+    if body.store is not False:
+        steps = remembering(server, owner, response["id"], steps)
     if body.stream:
         settings = server.settings
         return await streamed(
@@ -57,57 +60,51 @@ async def respond(request: Request, body: ResponseBody, owner: Owner, server: Sh
 
 @router.get("/responses/{id}")
 def response(id: str, owner: Owner, server: Shared) -> dict[str, Any]:
-    return _known(server, owner, id).response
+    return known(server, owner, id).response
 
 
 @router.delete("/responses/{id}")
 def delete_response(id: str, owner: Owner, server: Shared) -> dict[str, Any]:
+    server.kept.remove(owner, id)
     if not server.memory.remove(owner, id):
-        raise _unknown(id)
+        raise unknown(id)
     return {"id": id, "object": "response", "deleted": True}
 
 
 @router.get("/responses/{id}/input_items")
-def input_items(id: str, owner: Owner, server: Shared) -> dict[str, Any]:
+def input_items(
+    id: str,
+    owner: Owner,
+    server: Shared,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Order = "desc",
+    after: str | None = None,
+) -> dict[str, Any]:
     """What a response was an answer to, without what came before it."""
-    items = list(reversed(_known(server, owner, id).items))
-    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]} if items else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": items, **ends, "has_more": False}
+    items = list(known(server, owner, id).items)
+    if order == "desc":
+        items.reverse()
+    ids = [item["id"] for item in items]
+    rest = items if after is None else items[ids.index(after) + 1 :] if after in ids else []
+    page = rest[:limit]
+    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    return {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": len(rest) > limit}
 
 
-async def _conversation(server: Server, owner: str, body: ResponseBody) -> list[Message]:
-    """All messages up to now but the instructions, which are not carried over."""
-    before: tuple[Message, ...] = ()
-    if body.previous_response_id is not None:
-        before = _known(server, owner, body.previous_response_id, "previous_response_id").messages
-    return [*before, *await read_messages(server, owner, body.messages(), "input")]
-
-
-def _asked(server: Server, body: ResponseBody, messages: list[Message], found: Searched | None) -> Asked:
+def _asked(server: Server, body: ResponseBody, messages: list[Message], searched: Searched) -> tuple[Asked, str]:
+    """What is to be answered, and its question alone."""
     given = [Message(SYSTEM, (body.instructions,)), *messages] if body.instructions else messages
     reader = server.reader
     if body.truncation == "disabled":
         reader = replace(reader, room=max(server.engine.homer.limit - ANSWER_ROOM, server.room))
-    conversation = reader.read(given, has_documents=found is not None and bool(found.files))
-    if body.truncation == "disabled" and conversation.documents:
+    found = reader.read(given, has_documents=bool(searched.files))
+    if body.truncation == "disabled" and found.documents:
         message = (
             f"The input is longer than the {reader.room:,} tokens that the model reads as they are, and truncation is "
             "disabled: set it to auto, and the model reads all of it but answers from what the question needs."
         )
         raise ApiError(400, message, code="context_length_exceeded", param="input")
-    affixes, neutral = conversation.affixes(reader.tokenizer), prompt.neutral(reader.tokenizer)
-    if found is None:
-        return Asked(affixes, neutral, conversation.documents)
-    return Asked(affixes, neutral, (*found.documents, *conversation.documents), found.indexes)
-
-
-def _known(server: Server, owner: str, id: str, param: str | None = None) -> Remembered:
-    found = server.memory.get(owner, id)
-    if found is None:
-        raise _unknown(id, param)
-    return found
-
-
-def _unknown(id: str, param: str | None = None) -> ApiError:
-    code = "previous_response_not_found" if param else "not_found"
-    return ApiError(400 if param else 404, f"Response with id '{id[:100]}' not found.", code=code, param=param)
+    affixes, neutral = found.affixes(reader.tokenizer), prompt.neutral(reader.tokenizer)
+    turn, start = found.place or (-1, 0)
+    question = found.turns[turn][1][start:].strip()
+    return Asked(affixes, neutral, (*searched.documents, *found.documents), searched.indexes), question

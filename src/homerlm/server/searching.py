@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pydantic import BaseModel, Field
+
 from homerlm.config import SELECT_TOKENS
 from homerlm.index.index import Index
 from homerlm.index.joined import join
@@ -16,6 +18,17 @@ from homerlm.store.records import Member
 
 TOKENS_OF_RESULT = 100  # that are chosen for each result which is asked for
 NEAR = 200  # characters: passages that are not further apart are one result
+
+
+class RankingOptions(BaseModel):
+    """score_threshold: the least score of a result, as a share of the best one's."""
+
+    ranker: str | None = None
+    score_threshold: float | None = Field(None, ge=0, le=1)
+
+    @property
+    def least(self) -> float:
+        return self.score_threshold or 0.0
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,26 @@ class Cluster:
         return " ".join(passage.text for passage in self.passages)
 
 
+@dataclass(frozen=True)
+class Hit:
+    """What a search found in a file. score: 0 to 1, as a share of the best one's."""
+
+    member: Member
+    cluster: Cluster
+    score: float
+
+
 async def search(server: Server, members: Sequence[Member], query: str, most: int, least: float) -> list[Result]:
-    """At most so many results, the best first, of a score of at least `least`. Files whose index gave way to others are
-    read again. Raises what the engine does."""
+    """The results of `hits`."""
+    return [_result(hit) for hit in await hits(server, members, query, most, least)]
+
+
+async def hits(server: Server, members: Sequence[Member], query: str, most: int, least: float) -> list[Hit]:
+    """At most so many, the best first, of a score of at least `least`. Files whose index gave way to others are read
+    again. Raises what the engine does."""
     if not members:
         return []
-    index = join([await _index(server, member) for member in members], [member.id for member in members])
+    index = join([await index_of(server, member) for member in members], [member.id for member in members])
     homer = server.engine.homer
     tokens = min(max(most * TOKENS_OF_RESULT, SELECT_TOKENS), homer.limit // 2)
     found = await server.documents.search([index], query, tokens)
@@ -43,7 +70,7 @@ async def search(server: Server, members: Sequence[Member], query: str, most: in
     scores = await server.engine.run(homer.ranking(query, [cluster.text for cluster in clusters]))
     by_id = {member.id: member for member in members}
     ranked = sorted(zip(scores, clusters, strict=True), key=lambda pair: -pair[0])
-    return [_result(by_id[cluster.file], cluster, score) for score, cluster in ranked[:most] if score >= least]
+    return [Hit(by_id[cluster.file], cluster, score) for score, cluster in ranked[:most] if score >= least]
 
 
 def clustered(found: Selection, only: str) -> Iterator[Cluster]:
@@ -59,7 +86,8 @@ def clustered(found: Selection, only: str) -> Iterator[Cluster]:
         yield Cluster(group[0].document or only, tuple(group))
 
 
-async def _index(server: Server, member: Member) -> Index:
+async def index_of(server: Server, member: Member) -> Index:
+    """The index of a vector store's file, which is read again where it gave way to others."""
     known = await known_index(server, member)
     if known is not None:
         return known
@@ -67,6 +95,9 @@ async def _index(server: Server, member: Member) -> Index:
     return (await server.documents.index(member.owner, name, text))[0]
 
 
-def _result(member: Member, cluster: Cluster, score: float) -> Result:
-    content = [Content(text=one.text, start=one.start, end=one.end) for one in cluster.passages]
-    return Result(file_id=member.id, filename=member.name, score=score, attributes=member.attributes, content=content)
+def _result(hit: Hit) -> Result:
+    member, passages = hit.member, hit.cluster.passages
+    content = [Content(text=one.text, start=one.start, end=one.end) for one in passages]
+    return Result(
+        file_id=member.id, filename=member.name, score=hit.score, attributes=member.attributes, content=content
+    )

@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from homerlm.server import vector_store_files
 from homerlm.server.errors import ApiError
-from homerlm.server.filters import DEEPEST, Filter, depth
+from homerlm.server.filters import Filter, check
 from homerlm.server.found import found_store, missing_store
 from homerlm.server.indexing import Indexed, lifespan
 from homerlm.server.objects import Deleted, ExpiresAfter, Order, Page, Results, VectorStoreObject
-from homerlm.server.searching import search
+from homerlm.server.searching import RankingOptions, search
 from homerlm.server.sse import until_gone
 from homerlm.server.state import Owner, Shared
 from homerlm.server.vector_store_files import FileIds, add_files, check_files
@@ -46,13 +46,6 @@ class Changes(BaseModel):
     name: Name | None = None
     expires_after: ExpiresAfter | None = None
     metadata: Metadata | None = None
-
-
-class RankingOptions(BaseModel):
-    """score_threshold: the least score of a result, as a share of the best one's."""
-
-    ranker: str | None = None
-    score_threshold: float = Field(0.0, ge=0, le=1)
 
 
 class Search(BaseModel):
@@ -139,15 +132,14 @@ async def search_store(
     query = "\n".join(queries)
     if not query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_value", param="query")
-    if given.filters is not None and depth(given.filters) > DEEPEST:
-        raise ApiError(400, f"More than {DEEPEST} filters within each other.", code="invalid_value", param="filters")
+    check(given.filters, "filters")
     stores = server.documents.store.vector_stores
     found = await asyncio.to_thread(found_store, server, owner, vector_store_id)
     if found.has_expired(time.time()):
         raise ApiError(400, f"The vector store {vector_store_id} has expired.", code="vector_store_expired")
     members, _ = await asyncio.to_thread(stores.members, vector_store_id, status="completed")
     asked = [one for one in members if given.filters is None or given.filters.matches(one.attributes)]
-    least = 0.0 if given.ranking_options is None else given.ranking_options.score_threshold
+    least = 0.0 if given.ranking_options is None else given.ranking_options.least
     results = await until_gone(request, search(server, asked, query, given.max_num_results, least))
     if isinstance(results, Response):
         return results

@@ -26,8 +26,13 @@ class Frame:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def name(self) -> str:
+        """The answer's id, as clients know it."""
+        return f"{self.prefix}-{self.id}"
+
     def object(self, **more: Any) -> dict[str, Any]:
-        names = {"id": f"{self.prefix}-{self.id}", "object": self.kind, "created": self.created, "model": self.model}
+        names = {"id": self.name, "object": self.kind, "created": self.created, "model": self.model}
         return {**names, "system_fingerprint": None, **more}
 
 
