@@ -1,0 +1,163 @@
+"""Requests that are nearly right, in every way that hypothesis can think of: no answer may be an error of the server's,
+or show how it is built. A real `homer serve` of a tiny model is asked; requests that the OpenAPI document allows
+(schemathesis) and mutations of valid ones (`serve_mutants`) come in turns.
+
+    python benchmarks/serve_mutations.py --requests 10000 --output results/serve/mutations.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis.generation.modes import GenerationMode
+
+from serve_mutants import Mutant, furnished, mutants
+from serve_process import ServerProcess, machine, tiny_model
+
+BLOCK = 250  # requests between two looks at whether everything that they name is still there
+TOLD = ("Traceback", 'File "', "site-packages", "homerlm/")
+SETTINGS: dict[str, Any] = {"max_new_tokens": 3, "max_prompt_tokens": 4000, "request_seconds": 60}
+
+
+def faults(answer: httpx.Response) -> list[str]:
+    """What is wrong with an answer to a request that may be wrong itself."""
+    found = [f"tells of {mark}" for mark in TOLD if mark in answer.text]
+    if answer.status_code >= 500:
+        found.append(f"status {answer.status_code}")
+    if "internal_error" in answer.text:
+        found.append("an event of an internal error")
+    if answer.status_code >= 400 and answer.request.method != "HEAD" and not _told_as_openai_does(answer):
+        found.append("no error in OpenAI's shape")
+    return found
+
+
+def _told_as_openai_does(answer: httpx.Response) -> bool:
+    try:
+        return set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    except (ValueError, KeyError, TypeError):
+        return answer.text == "Invalid HTTP request received."  # uvicorn's, of what is no HTTP
+
+
+class Asking:
+    """Sends requests to one server and keeps what it did."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+        self.statuses: Counter[str] = Counter()
+        self.routes: dict[str, Counter[str]] = defaultdict(Counter)
+        self.failed: dict[str, dict[str, Any]] = {}
+
+    @property
+    def asked(self) -> int:
+        return sum(self.statuses.values())
+
+    def ask(self, mutant: Mutant) -> None:
+        """Raises `AssertionError` for an answer with a fault."""
+        try:
+            answer = self._http.send(mutant.request(self._http))
+        except httpx.RemoteProtocolError as error:
+            self._judge(mutant, 0, [f"no answer: {error}"])
+        else:
+            self._judge(mutant, answer.status_code, faults(answer))
+
+    def _judge(self, mutant: Mutant, status: int, found: list[str]) -> None:
+        self.statuses[str(status)] += 1
+        self.routes[mutant.route.partition("?")[0]][str(status)] += 1
+        if found:
+            place = f"{mutant.method} {mutant.route}: {', '.join(found)}"
+            self.failed[place] = {"url": mutant.path[:300], "body": repr(mutant.content[:1000])}
+            raise AssertionError(place)
+
+
+def mutate(asking: Asking, known: dict[str, str], count: int, number: int) -> None:
+    """Send so many mutations. Those that fail are made small by hypothesis."""
+
+    @seed(number)
+    @settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=True
+    )
+    @given(mutants(known))
+    def every(mutant: Mutant) -> None:
+        asking.ask(mutant)
+
+    _tried(every)
+
+
+def from_description(asking: Asking, document: dict[str, Any], count: int, number: int) -> None:
+    """Send so many requests that schemathesis makes of the OpenAPI document, right ones and wrong ones."""
+    schema = schemathesis.openapi.from_dict(document)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    modes = list(GenerationMode)
+    cases = st.one_of([one.as_strategy(generation_mode=mode) for one in operations for mode in modes])
+
+    @seed(number)
+    @settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )
+    @given(cases)
+    def every(case: schemathesis.Case) -> None:
+        asking.ask(Mutant.of_case(case))
+
+    _tried(every)
+
+
+def _tried(test: Any) -> None:
+    try:
+        test()
+    except (AssertionError, ExceptionGroup):
+        pass  # noted by who asks
+
+
+def run(server: ServerProcess, requests: int, first_seed: int) -> dict[str, Any]:
+    """Half of the requests by either way, in blocks."""
+    with server.client() as http:
+        sent, started, number = {"mutations": 0, "schemathesis": 0}, time.monotonic(), first_seed
+        asking = Asking(http)
+        document = http.get("/openapi.json").json()
+        while sum(sent.values()) < requests:
+            way = min(sent, key=lambda name: sent[name])
+            count, before = min(BLOCK, requests - sum(sent.values())), asking.asked
+            if way == "mutations":
+                mutate(asking, furnished(http), count, number)
+            else:
+                from_description(asking, document, count, number)
+            sent[way] += asking.asked - before
+            number += 1
+        seconds = round(time.monotonic() - started, 1)
+    routes = {route: dict(sorted(counts.items())) for route, counts in sorted(asking.routes.items())}
+    statuses = dict(sorted(asking.statuses.items()))
+    return {"sent": sent, "seconds": seconds, "statuses": statuses, "failed": asking.failed, "routes": routes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("results/serve/mutations.json"))
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        server = ServerProcess(Path(folder), tiny_model(Path(folder) / "model"), dtype="float32", **SETTINGS)
+        try:
+            found = run(server, options.requests, options.seed)
+            found["runs"] = server.runs
+        finally:
+            server.kill()
+        log = server.log.read_text(errors="replace")
+    found["log"] = [line for line in log.splitlines() if "request failed" in line or "Traceback" in line][:50]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"machine": machine(), "seed": options.seed, **found}, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
