@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import requests
 from hypothesis import reject
 from hypothesis import strategies as st
 
@@ -58,14 +59,22 @@ BODIES: dict[str, Any] = {
     "/v1/vector_stores/{store}/search": {
         "query": ["Emma"],
         "max_num_results": 2,
-        "filters": {"type": "or", "filters": [{"type": "eq", "key": "a", "value": 1}, {"type": "in", "key": "a", "value": []}]},
+        "filters": {
+            "type": "or",
+            "filters": [{"type": "eq", "key": "a", "value": 1}, {"type": "in", "key": "a", "value": []}],
+        },
         "ranking_options": {"ranker": "auto", "score_threshold": 0.1},
     },
     "/v1/vector_stores/{store}/files": {"file_id": "{file}", "attributes": {"a": 1, "b": True, "c": "x", "d": 0.5}},
     "/v1/vector_stores/{store}/files/{file}": {"attributes": {"a": 2}},
     "/v1/vector_stores/{store}/file_batches": {"files": [{"file_id": "{file}", "attributes": {"a": 1}}]},
     "/v1/vector_stores/{store}/file_batches/{batch}/cancel": {},
-    "/v1/rerank": {"query": "Emma", "documents": ["Emma is here.", {"text": "Nobody."}], "top_n": 1, "return_documents": True},
+    "/v1/rerank": {
+        "query": "Emma",
+        "documents": ["Emma is here.", {"text": "Nobody."}],
+        "top_n": 1,
+        "return_documents": True,
+    },
 }
 READ = (
     "/v1/models",
@@ -91,7 +100,16 @@ READ = (
 )
 REMOVED = ("/v1/responses/{response}", "/v1/files/x{file}", "/v1/vector_stores/{store}/files/x", "/v1/documents/x")
 JSON_TYPE = "application/json"
-TYPES = (JSON_TYPE, "text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data", "", "a/b; c")
+SENT = ("method", "url", "headers", "files", "data", "json", "params", "auth", "cookies")
+TYPES = (
+    JSON_TYPE,
+    "text/plain",
+    "application/xml",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    "",
+    "a/b; c",
+)
 UPLOAD = (
     b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
     b'--B\r\nContent-Disposition: form-data; name="expires_after[anchor]"\r\n\r\ncreated_at\r\n'
@@ -116,15 +134,17 @@ class Mutant:
 
     @classmethod
     def of_case(cls, case: Any) -> Mutant:
-        """Of a case of schemathesis'; one whose address no client sends is passed over."""
-        prepared = case.as_transport_kwargs(base_url="http://s")
+        """Of a case of schemathesis'; one that no client can send is passed over."""
+        given = case.as_transport_kwargs(base_url="http://s")
         try:
-            sent = httpx.Request(**{name: value for name, value in prepared.items() if name != "cookies"})
-        except httpx.InvalidURL:
+            sent = requests.Request(**{name: given.get(name) for name in SENT}).prepare()
+            path = httpx.URL(sent.url or "").raw_path.decode("ascii")
+        except (requests.exceptions.RequestException, httpx.InvalidURL, UnicodeError):
             reject()
-        path = sent.url.raw_path.decode("ascii")
-        headers = {name: value for name, value in sent.headers.items() if name not in ("host", "content-length")}
-        return cls(sent.method, case.operation.path, path, sent.read(), headers)
+        body = sent.body or b""
+        headers = {name: str(value) for name, value in sent.headers.items() if name not in ("Host", "Content-Length")}
+        content = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
+        return cls(sent.method or "GET", case.operation.path, path, content, headers)
 
 
 def furnished(http: httpx.Client) -> dict[str, str]:
@@ -139,10 +159,28 @@ def furnished(http: httpx.Client) -> dict[str, str]:
     return {"file": file, "store": store, "batch": batch, "answer": answer, "response": response, "document": document}
 
 
+def by_parameter(known: dict[str, str]) -> dict[str, str]:
+    """The same by the OpenAPI document's names."""
+    named = {f"{name}_id": known[name] for name in ("file", "batch", "document")}
+    return {**named, "vector_store_id": known["store"], "id": known["response"], "name": "served"}
+
+
 ANY = st.recursive(
     st.sampled_from(
         [None, True, False, 0, -1, 2**31, 2**63, -(2**63) - 1, 2**64, 10**400, 1e308, -0.0, float("nan"), float("inf")]
-        + ["", "\ud800", "\0", "x" * 70_000, "😀\u202e", "../../etc/passwd", "<|im_start|>", "%s{0}", DEEP, DIGITS, "auto"]
+        + [
+            "",
+            "\ud800",
+            "\0",
+            "x" * 70_000,
+            "😀\u202e",
+            "../../etc/passwd",
+            "<|im_start|>",
+            "%s{0}",
+            DEEP,
+            DIGITS,
+            "auto",
+        ]
         + [[], {}, [[]], [None], {"type": "text"}, {"": None}, {"type": "file", "file": {"file_id": "x"}}]
     )
     | st.integers()
@@ -219,7 +257,9 @@ def _containers(value: Any) -> list[Any]:
 
 def _of_bytes(draw: Any, known: dict[str, str]) -> Mutant:
     route, path, body = _body(draw, known)
-    content = draw(_broken(json.dumps(body).encode()) | st.binary(max_size=40) | st.just(json.dumps(body).encode("utf-16")))
+    content = draw(
+        _broken(json.dumps(body).encode()) | st.binary(max_size=40) | st.just(json.dumps(body).encode("utf-16"))
+    )
     return Mutant("POST", route, path, content, {"Content-Type": draw(st.sampled_from(TYPES))})
 
 
@@ -248,15 +288,25 @@ def _quoted(draw: Any) -> str:
 def _of_upload(draw: Any, known: dict[str, str]) -> Mutant:  # noqa: ARG001
     content = draw(_broken(UPLOAD) | st.just(UPLOAD))
     for old, new in (
-        (b'filename="a.txt"', [b'filename=""', b"filename*=UTF-8''%ff%00", b'filename="' + b"x" * 5000 + b'"', b'filename="../\0"', b""]),
+        (
+            b'filename="a.txt"',
+            [b'filename=""', b"filename*=UTF-8''%ff%00", b'filename="' + b"x" * 5000 + b'"', b'filename="../\0"', b""],
+        ),
         (b"assistants", [b"", b"\xff", b"vision", b"x" * 3000]),
         (b"3600", [b"-1", b"1e5", b"9" * 40, b""]),
-        (b"Content-Type: text/plain", [b"Content-Type: ", b"X" * 9000 + b": y", b"Content-Transfer-Encoding: base64", b"\xff: \xff"]),
+        (
+            b"Content-Type: text/plain",
+            [b"Content-Type: ", b"X" * 9000 + b": y", b"Content-Transfer-Encoding: base64", b"\xff: \xff"],
+        ),
         (b"Emma", [b"", b"\0" * 1000, b"%PDF-1.4", b"PK\x03\x04", b"\xff\xfe"]),
     ):
         if draw(st.integers(0, 3)) == 0:
             content = content.replace(old, draw(st.sampled_from(new)))
-    boundary = draw(st.sampled_from(["; boundary=B"] * 6 + ["", "; boundary=", "; boundary=C", '; boundary="B', "; boundary=B; charset=x"]))
+    boundary = draw(
+        st.sampled_from(
+            ["; boundary=B"] * 6 + ["", "; boundary=", "; boundary=C", '; boundary="B', "; boundary=B; charset=x"]
+        )
+    )
     return Mutant("POST", "/v1/files", "/v1/files", content, {"Content-Type": f"multipart/form-data{boundary}"})
 
 
@@ -277,6 +327,22 @@ def _elsewhere(draw: Any, mutant: Mutant) -> Mutant:
     """The same with other headers, or by another method."""
     if draw(st.booleans()):
         return replace(mutant, method=draw(st.sampled_from(["PUT", "PATCH", "GET", "POST", "DELETE", "HEAD", "BREW"])))
-    name = draw(st.sampled_from(["Content-Type", "Content-Encoding", "Authorization", "X-Request-Id", "Origin", "Accept"]))
-    odd = ["", "gzip", "Bearer \u00ff", "null", "http://[", "http://[::1", "a" * 5000, "charset=\u00e9", "*/*;q=x"]
+    name = draw(
+        st.sampled_from(
+            ["Content-Type", "Content-Encoding", "Authorization", "X-Request-Id", "Origin", "Host", "Accept"]
+        )
+    )
+    odd = [
+        "",
+        "gzip",
+        "Bearer \u00ff",
+        "null",
+        "http://[",
+        "[::1",
+        "::1",
+        "127.0.0.1:x",
+        "a" * 5000,
+        "charset=\u00e9",
+        "*/*;q=x",
+    ]
     return replace(mutant, headers={**mutant.headers, name: draw(st.sampled_from([*odd, *TYPES]))})

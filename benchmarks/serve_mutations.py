@@ -17,15 +17,22 @@ from typing import Any
 
 import httpx
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from hypothesis import strategies as st
+from schemathesis.core.failures import FailureGroup
 from schemathesis.generation.modes import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
-from serve_mutants import Mutant, furnished, mutants
+from serve_mutants import Mutant, by_parameter, furnished, mutants
 from serve_process import ServerProcess, machine, tiny_model
 
 BLOCK = 250  # requests between two looks at whether everything that they name is still there
 TOLD = ("Traceback", 'File "', "site-packages", "homerlm/")
+CONFORMANCE = [status_code_conformance, content_type_conformance, response_schema_conformance]
 SETTINGS: dict[str, Any] = {"max_new_tokens": 3, "max_prompt_tokens": 4000, "request_seconds": 60}
 
 
@@ -39,6 +46,16 @@ def faults(answer: httpx.Response) -> list[str]:
     if answer.status_code >= 400 and answer.request.method != "HEAD" and not _told_as_openai_does(answer):
         found.append("no error in OpenAI's shape")
     return found
+
+
+def _undescribed(answer: httpx.Response, case: schemathesis.Case | None) -> list[str]:
+    """In what an answer is none of those that the OpenAPI document has for its request."""
+    try:
+        if case is not None:
+            case.validate_response(answer, checks=CONFORMANCE)
+    except FailureGroup as group:
+        return [f"{type(one).__name__}: {one.message[:300]}" for one in group.exceptions]
+    return []
 
 
 def _told_as_openai_does(answer: httpx.Response) -> bool:
@@ -61,21 +78,27 @@ class Asking:
     def asked(self) -> int:
         return sum(self.statuses.values())
 
-    def ask(self, mutant: Mutant) -> None:
-        """Raises `AssertionError` for an answer with a fault."""
+    def ask(self, mutant: Mutant, case: schemathesis.Case | None = None) -> None:
+        """Raises `AssertionError` for an answer with a fault, or one that the document does not have for its case."""
         try:
             answer = self._http.send(mutant.request(self._http))
-        except httpx.RemoteProtocolError as error:
+        except httpx.LocalProtocolError:
+            reject()  # the client itself refuses to send it
+        except httpx.TransportError as error:
             self._judge(mutant, 0, [f"no answer: {error}"])
         else:
-            self._judge(mutant, answer.status_code, faults(answer))
+            self._judge(mutant, answer.status_code, [*faults(answer), *_undescribed(answer, case)])
 
     def _judge(self, mutant: Mutant, status: int, found: list[str]) -> None:
         self.statuses[str(status)] += 1
         self.routes[mutant.route.partition("?")[0]][str(status)] += 1
         if found:
             place = f"{mutant.method} {mutant.route}: {', '.join(found)}"
-            self.failed[place] = {"url": mutant.path[:300], "body": repr(mutant.content[:1000])}
+            self.failed[place] = {
+                "url": mutant.path[:300],
+                "headers": mutant.headers,
+                "body": repr(mutant.content[:1000]),
+            }
             raise AssertionError(place)
 
 
@@ -84,7 +107,11 @@ def mutate(asking: Asking, known: dict[str, str], count: int, number: int) -> No
 
     @seed(number)
     @settings(
-        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=True
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=True,
     )
     @given(mutants(known))
     def every(mutant: Mutant) -> None:
@@ -93,8 +120,9 @@ def mutate(asking: Asking, known: dict[str, str], count: int, number: int) -> No
     _tried(every)
 
 
-def from_description(asking: Asking, document: dict[str, Any], count: int, number: int) -> None:
-    """Send so many requests that schemathesis makes of the OpenAPI document, right ones and wrong ones."""
+def from_description(asking: Asking, document: dict[str, Any], known: dict[str, str], count: int, number: int) -> None:
+    """Send so many requests that schemathesis makes of the OpenAPI document, right ones and wrong ones; most of them
+    name what is there, unless they would remove it."""
     schema = schemathesis.openapi.from_dict(document)
     operations = [found.ok() for found in schema.get_all_operations()]
     modes = list(GenerationMode)
@@ -102,11 +130,17 @@ def from_description(asking: Asking, document: dict[str, Any], count: int, numbe
 
     @seed(number)
     @settings(
-        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
     )
-    @given(cases)
-    def every(case: schemathesis.Case) -> None:
-        asking.ask(Mutant.of_case(case))
+    @given(cases, st.integers(0, 3))
+    def every(case: schemathesis.Case, chance: int) -> None:
+        if chance and case.method != "DELETE":
+            case.path_parameters = {name: known.get(name, id) for name, id in case.path_parameters.items()}
+        asking.ask(Mutant.of_case(case), case)
 
     _tried(every)
 
@@ -126,11 +160,11 @@ def run(server: ServerProcess, requests: int, first_seed: int) -> dict[str, Any]
         document = http.get("/openapi.json").json()
         while sum(sent.values()) < requests:
             way = min(sent, key=lambda name: sent[name])
-            count, before = min(BLOCK, requests - sum(sent.values())), asking.asked
+            count, before, known = min(BLOCK, requests - sum(sent.values())), asking.asked, furnished(http)
             if way == "mutations":
-                mutate(asking, furnished(http), count, number)
+                mutate(asking, known, count, number)
             else:
-                from_description(asking, document, count, number)
+                from_description(asking, document, by_parameter(known), count, number)
             sent[way] += asking.asked - before
             number += 1
         seconds = round(time.monotonic() - started, 1)

@@ -149,7 +149,11 @@ def tiny_model(folder: Path) -> Path:
 
 def machine() -> dict[str, Any]:
     """What the figures of a run depend on."""
-    named = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if os.path.exists("/proc/cpuinfo") else None
+    named = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        if os.path.exists("/proc/cpuinfo")
+        else None
+    )
     return {
         "processor": named[1] if named else "unknown",
         "cores": os.cpu_count(),
