@@ -1,10 +1,14 @@
 """`homer` with a counter of objects inside: SIGUSR1 lets the process write how many it holds of each class that belongs
 to requests. Arguments: the file for that, the number of the model's threads, and those of `homer`.
+
+Without arguments, processes of that kind are forked from one that has imported everything but has done nothing yet: a
+JSON object with `arguments`, `environment` and `log` on a line of standard input is answered with a process's number.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -17,7 +21,23 @@ import torch
 
 from homerlm.__main__ import main
 
-COUNTED = ("CompactContext", "Row", "Stream", "Job", "Prepared", "Index", "Mapped", "Task", "Connection", "Request")
+COUNTED = ("CompactContext", "Row", "Job", "Prepared", "Index", "Mapped", "Task", "Connection", "Request")
+IMPORTED = (
+    "homerlm.cli.main",
+    "homerlm.server.app",
+    "homerlm.server.running",
+    "homerlm.homer",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+)
+
+
+def homer(counts: str, threads: str, *arguments: str) -> int:
+    """Run it with that many threads."""
+    torch.set_num_threads(int(threads))
+    count_on_signal(Path(counts))
+    sys.argv = ["homer", *arguments]
+    return main()
 
 
 def count_on_signal(path: Path) -> None:
@@ -33,9 +53,28 @@ def count_on_signal(path: Path) -> None:
     signal.signal(signal.SIGUSR1, write)
 
 
+def fork_on_request() -> None:
+    """Until standard input ends."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
+    while line := sys.stdin.readline():
+        wanted = json.loads(line)
+        if (number := os.fork()) == 0:
+            _become(wanted["log"], wanted["environment"])
+            sys.exit(homer(*wanted["arguments"]))
+        print(number, flush=True)
+
+
+def _become(log: str, environment: dict[str, str]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for source, number in ((os.open(os.devnull, os.O_RDONLY), 0), (os.open(log, os.O_WRONLY | os.O_APPEND), 1)):
+        os.dup2(source, number)
+    os.dup2(1, 2)
+    os.environ.update(environment)
+
+
 if __name__ == "__main__":
-    counts, threads, *rest = sys.argv[1:]
-    torch.set_num_threads(int(threads))
-    count_on_signal(Path(counts))
-    sys.argv = ["homer", *rest]
-    sys.exit(main())
+    if sys.argv[1:]:
+        sys.exit(homer(*sys.argv[1:]))
+    fork_on_request()

@@ -16,89 +16,9 @@ import requests
 from hypothesis import reject
 from hypothesis import strategies as st
 
-TEXT = "The lighthouse keeper is called Emma. Her brother lives in Kyoto, and writes to her on Sundays. " * 60
+from serve_bodies import BODIES, READ, REMOVED, UPLOAD, named
+
 DEEP, DIGITS = "@deep@", "@digits@"  # stand for what no JSON encoder writes
-_FIELD = {"type": "text", "text": "Who is Emma?"}
-_TOOL = {"type": "file_search", "vector_store_ids": ["{store}"]}
-BODIES: dict[str, Any] = {
-    "/v1/chat/completions": {
-        "model": "served",
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [_FIELD]}],
-        "max_tokens": 2,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "seed": 1,
-        "stop": ["x"],
-        "logprobs": True,
-        "top_logprobs": 2,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "response_format": {"type": "text"},
-        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-    },
-    "/v1/completions": {"prompt": "Once upon", "max_tokens": 2, "stop": "y", "logprobs": 1, "stream": False, "seed": 3},
-    "/v1/responses": {
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": "Who is Emma?"}]}],
-        "instructions": "Be brief.",
-        "max_output_tokens": 2,
-        "tools": [_TOOL],
-        "include": ["file_search_call.results"],
-        "metadata": {"a": "b"},
-        "truncation": "auto",
-        "previous_response_id": "{response}",
-        "stream": False,
-    },
-    "/v1/vector_stores": {
-        "name": "s",
-        "file_ids": ["{file}"],
-        "metadata": {"a": "b"},
-        "expires_after": {"anchor": "last_active_at", "days": 1},
-        "chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 800, "chunk_overlap_tokens": 400}},
-    },
-    "/v1/vector_stores/{store}": {"name": "t", "metadata": {"c": "d"}, "expires_after": None},
-    "/v1/vector_stores/{store}/search": {
-        "query": ["Emma"],
-        "max_num_results": 2,
-        "filters": {
-            "type": "or",
-            "filters": [{"type": "eq", "key": "a", "value": 1}, {"type": "in", "key": "a", "value": []}],
-        },
-        "ranking_options": {"ranker": "auto", "score_threshold": 0.1},
-    },
-    "/v1/vector_stores/{store}/files": {"file_id": "{file}", "attributes": {"a": 1, "b": True, "c": "x", "d": 0.5}},
-    "/v1/vector_stores/{store}/files/{file}": {"attributes": {"a": 2}},
-    "/v1/vector_stores/{store}/file_batches": {"files": [{"file_id": "{file}", "attributes": {"a": 1}}]},
-    "/v1/vector_stores/{store}/file_batches/{batch}/cancel": {},
-    "/v1/rerank": {
-        "query": "Emma",
-        "documents": ["Emma is here.", {"text": "Nobody."}],
-        "top_n": 1,
-        "return_documents": True,
-    },
-}
-READ = (
-    "/v1/models",
-    "/v1/models/served",
-    "/v1/responses/{response}",
-    "/v1/responses/{response}/input_items",
-    "/v1/files?limit=2&order=asc&after={file}&purpose=user_data",
-    "/v1/files/{file}",
-    "/v1/files/{file}/content",
-    "/v1/vector_stores?limit=2&order=desc&before={store}",
-    "/v1/vector_stores/{store}/files?limit=1&filter=completed&after={file}",
-    "/v1/vector_stores/{store}/files/{file}/content",
-    "/v1/vector_stores/{store}/file_batches/{batch}",
-    "/v1/vector_stores/{store}/file_batches/{batch}/files?order=asc",
-    "/v1/documents?limit=1&sha256=00&order=asc",
-    "/v1/documents/{document}",
-    "/v1/documents/{document}/kept?question=Who",
-    "/v1/answers/{answer}/kept?text=false",
-    "/metrics",
-    "/health",
-    "/",
-    "/static/app.js",
-)
-REMOVED = ("/v1/responses/{response}", "/v1/files/x{file}", "/v1/vector_stores/{store}/files/x", "/v1/documents/x")
 JSON_TYPE = "application/json"
 SENT = ("method", "url", "headers", "files", "data", "json", "params", "auth", "cookies")
 TYPES = (
@@ -109,12 +29,6 @@ TYPES = (
     "multipart/form-data",
     "",
     "a/b; c",
-)
-UPLOAD = (
-    b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
-    b'--B\r\nContent-Disposition: form-data; name="expires_after[anchor]"\r\n\r\ncreated_at\r\n'
-    b'--B\r\nContent-Disposition: form-data; name="expires_after[seconds]"\r\n\r\n3600\r\n'
-    b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\nEmma\r\n--B--\r\n'
 )
 
 
@@ -129,7 +43,7 @@ class Mutant:
     headers: dict[str, str] = field(default_factory=dict)
 
     def request(self, http: httpx.Client) -> httpx.Request:
-        headers = {name: value.encode("utf-8", "surrogatepass") for name, value in self.headers.items()}
+        headers: Any = {name: value.encode("utf-8", "surrogatepass") for name, value in self.headers.items()}
         return http.build_request(self.method, self.path, content=self.content, headers=headers)
 
     @classmethod
@@ -141,48 +55,28 @@ class Mutant:
             path = httpx.URL(sent.url or "").raw_path.decode("ascii")
         except (requests.exceptions.RequestException, httpx.InvalidURL, UnicodeError):
             reject()
-        body = sent.body or b""
+        body: Any = sent.body or b""
         headers = {name: str(value) for name, value in sent.headers.items() if name not in ("Host", "Content-Length")}
         content = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
         return cls(sent.method or "GET", case.operation.path, path, content, headers)
 
 
-def furnished(http: httpx.Client) -> dict[str, str]:
-    """Ids of one of each thing that requests name, made now."""
-    file = http.post("/v1/files", files={"file": ("a.txt", TEXT)}, data={"purpose": "user_data"}).json()["id"]
-    store = http.post("/v1/vector_stores", json={"file_ids": [file]}).json()["id"]
-    batch = http.post(f"/v1/vector_stores/{store}/file_batches", json={"file_ids": [file]}).json()["id"]
-    asked = {"messages": [{"role": "user", "content": f"{TEXT}\n\nWho is Emma?"}]}
-    answer = http.post("/v1/chat/completions", json=asked).json()["id"]
-    response = http.post("/v1/responses", json={"input": "Hello"}).json()["id"]
-    document = http.get("/v1/documents").json()["data"][0]["id"]
-    return {"file": file, "store": store, "batch": batch, "answer": answer, "response": response, "document": document}
-
-
-def by_parameter(known: dict[str, str]) -> dict[str, str]:
-    """The same by the OpenAPI document's names."""
-    named = {f"{name}_id": known[name] for name in ("file", "batch", "document")}
-    return {**named, "vector_store_id": known["store"], "id": known["response"], "name": "served"}
-
-
-ANY = st.recursive(
-    st.sampled_from(
-        [None, True, False, 0, -1, 2**31, 2**63, -(2**63) - 1, 2**64, 10**400, 1e308, -0.0, float("nan"), float("inf")]
-        + [
-            "",
-            "\ud800",
-            "\0",
-            "x" * 70_000,
-            "😀\u202e",
-            "../../etc/passwd",
-            "<|im_start|>",
-            "%s{0}",
-            DEEP,
-            DIGITS,
-            "auto",
-        ]
-        + [[], {}, [[]], [None], {"type": "text"}, {"": None}, {"type": "file", "file": {"file_id": "x"}}]
-    )
+NUMBERS = [0, -1, 2**31, 2**63, -(2**63) - 1, 2**64, 10**400, 1e308, -0.0, float("nan"), float("inf"), DIGITS]
+WORDS = ["", "\ud800", "\0", "x" * 70_000, "😀\u202e", "../../etc/passwd", "<|im_start|>", "%s{0}", DEEP, "auto"]
+OTHERS = [
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [None],
+    {"type": "text"},
+    {"": None},
+    {"type": "file", "file": {"file_id": "x"}},
+]
+ANY: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from([*NUMBERS, *WORDS, *OTHERS])
     | st.integers()
     | st.floats()
     | st.text(st.characters(codec=None), max_size=12),
@@ -205,17 +99,9 @@ def mutants(draw: Any, known: dict[str, str]) -> Mutant:
     return draw(_elsewhere(mutant)) if draw(st.integers(0, 5)) == 0 else mutant
 
 
-def _named(given: Any, known: dict[str, str]) -> Any:
-    """With the ids of what is there."""
-    text = json.dumps(given)
-    for name, id in known.items():
-        text = text.replace(f"{{{name}}}", id)
-    return json.loads(text)
-
-
 def _body(draw: Any, known: dict[str, str]) -> tuple[str, str, Any]:
     route = draw(st.sampled_from(sorted(BODIES)))
-    return route, _named(route, known), _named(BODIES[route], known)
+    return route, named(route, known), named(BODIES[route], known)
 
 
 def _of_body(draw: Any, known: dict[str, str]) -> Mutant:
@@ -266,7 +152,7 @@ def _of_bytes(draw: Any, known: dict[str, str]) -> Mutant:
 def _of_path(draw: Any, known: dict[str, str]) -> Mutant:
     method = draw(st.sampled_from(["GET", "GET", "GET", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH", "POST"]))
     route = draw(st.sampled_from(REMOVED if method == "DELETE" else READ))
-    path, _, query = _named(route, known).partition("?")
+    path, _, query = named(route, known).partition("?")
     parts, pairs = path.split("/"), [pair.partition("=")[::2] for pair in query.split("&") if query]
     if draw(st.booleans()):
         parts[draw(st.integers(1, len(parts) - 1))] = _quoted(draw)

@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import httpx
@@ -53,22 +54,52 @@ class Held:
         return asdict(self)
 
 
+class Launcher:
+    """Starts processes: each anew, as a user does, or `forked` from one that has imported everything already."""
+
+    def __init__(self, *, forked: bool = False) -> None:
+        command = [sys.executable, str(LAUNCHER)]
+        self._origin = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) if forked else None
+
+    def start(self, arguments: list[str], environment: dict[str, str], log: Path) -> psutil.Process:
+        log.touch()
+        if self._origin is None:
+            with open(log, "ab") as file:
+                command = [sys.executable, str(LAUNCHER), *arguments]
+                return psutil.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
+        wanted = {"arguments": arguments, "environment": environment, "log": str(log)}
+        assert self._origin.stdin is not None and self._origin.stdout is not None
+        self._origin.stdin.write(json.dumps(wanted) + "\n")
+        self._origin.stdin.flush()
+        return psutil.Process(int(self._origin.stdout.readline()))
+
+    def close(self) -> None:
+        if self._origin is not None:
+            self._origin.communicate()
+
+
 class ServerProcess:
     """A server and its log. model: a folder, or None for the bundled one; threads: of its model; settings: of the
     server, by name. Raises `RuntimeError` with the log where it does not start."""
 
-    def __init__(self, folder: Path, model: Path | None, *, threads: int = 1, dtype: str = "auto", **settings: Any):
-        self.store, self.log = folder / "store", folder / "log.txt"
+    def __init__(
+        self,
+        folder: Path,
+        model: Path | None,
+        *,
+        launcher: Launcher | None = None,
+        threads: int = 1,
+        dtype: str = "auto",
+        **settings: Any,
+    ) -> None:
+        self.store, self.log = settings.pop("store", folder / "store"), folder / "log.txt"
         self._counts = folder / "counts.json"
-        command = [sys.executable, str(LAUNCHER), str(self._counts), str(threads), "serve"]
-        command += [] if model is None else [str(model)]
-        command += ["--port", "0", "--store", str(self.store), "--name", "served", "--dtype", dtype]
+        arguments = [str(self._counts), str(threads), "serve", *([] if model is None else [str(model)])]
+        arguments += ["--port", "0", "--store", str(self.store), "--name", "served", "--dtype", dtype]
         given = {f"HOMER_SERVE_{name.upper()}": str(value) for name, value in settings.items()}
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HOMERLM_AUTO_PROFILE": "0", **given}
+        environment = {"OMP_NUM_THREADS": str(threads), "HOMERLM_AUTO_PROFILE": "0", **given}
         start = self.log.stat().st_size if self.log.exists() else 0
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        self.seen = psutil.Process(self._process.pid)
+        self.process = (launcher or Launcher()).start(arguments, environment, self.log)
         try:
             self.address = self._address(start)
         except BaseException:
@@ -77,47 +108,52 @@ class ServerProcess:
 
     def _address(self, start: int, seconds: float = 120) -> str:
         end = time.monotonic() + seconds
-        while time.monotonic() < end and self._process.poll() is None:
-            found = re.search(r"Listening at (http://[\d.]+:\d+)", self.log.read_text(errors="replace")[start:])
+        while time.monotonic() < end and self.runs:
+            found = re.search(r"Listening at (http://[\d.]+:\d+)", self._said(start))
             if found:
                 return found[1]
             time.sleep(0.02)
-        raise RuntimeError(f"the server did not start:\n{self.log.read_text(errors='replace')[start:]}")
+        raise RuntimeError(f"the server did not start:\n{self._said(start)}")
+
+    def _said(self, start: int) -> str:
+        return self.log.read_bytes()[start:].decode(errors="replace")
 
     @property
     def runs(self) -> bool:
-        return self._process.poll() is None
+        with suppress(psutil.NoSuchProcess):
+            return bool(self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE)
+        return False
 
     def client(self, **more: Any) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=300, **more)
 
     def kill(self) -> None:
         """End it as the system does where memory is out: at once, without a word to it."""
-        if self.runs:
-            self._process.kill()
-        self._process.wait()
+        with suppress(psutil.NoSuchProcess):
+            self.process.kill()
+            self.process.wait()
 
-    def end(self) -> int:
-        """Its exit code after SIGTERM."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+    def end(self) -> None:
+        """Ask it to end, and wait for that."""
+        self.process.terminate()
+        self.process.wait(60)
 
     def held(self) -> Held:
-        memory, files = self.seen.memory_full_info(), self.seen.open_files()
+        memory, files = self.process.memory_full_info(), self.process.open_files()
         return Held(
             uss=memory.uss,
             rss=memory.rss,
-            threads=self.seen.num_threads(),
-            files=self.seen.num_fds(),
+            threads=self.process.num_threads(),
+            files=self.process.num_fds(),
             sqlite=sum(".sqlite" in file.path for file in files),
-            children=len(self.seen.children()),
+            children=len(self.process.children()),
             objects=self._objects(),
         )
 
     def _objects(self) -> dict[str, int]:
         """Counted by the process itself, which `serve_launch` has taught to."""
         self._counts.unlink(missing_ok=True)
-        self._process.send_signal(signal.SIGUSR1)
+        self.process.send_signal(signal.SIGUSR1)
         end = time.monotonic() + 30
         while not self._counts.exists():
             if time.monotonic() > end:

@@ -12,7 +12,7 @@ import pytest
 
 from homerlm.passes import run_steps
 from homerlm.selection import Excerpt, Selection
-from homerlm.server import files
+from homerlm.server import files, vector_store_files, vector_stores
 from homerlm.server.filters import Comparison, Compound
 from homerlm.server.searching import clustered
 from homerlm.store.documents import sha256_of
@@ -297,6 +297,20 @@ def test_what_was_left_undone_is_read_after_the_next_start(tmp_path):
         api = openai_client(server)
         until(lambda: api.vector_stores.retrieve(store.id).status == "completed", 60)
         assert api.vector_stores.retrieve(store.id).file_counts.completed == 1
+
+
+def test_a_file_or_vector_store_that_goes_while_it_is_added_is_missing(server, api, monkeypatch):
+    async def passed(*_):
+        return None
+
+    store, base = api.vector_stores.create(), "/v1/vector_stores"
+    monkeypatch.setattr(vector_stores, "check_files", passed)
+    monkeypatch.setattr(vector_store_files, "check_files", passed)
+    with _http(server) as http:
+        assert http.post(base, json={"file_ids": ["file-gone"]}).json()["file_counts"]["total"] == 0
+        assert http.post(f"{base}/{store.id}/files", json={"file_id": "file-gone"}).status_code == 404
+        monkeypatch.setattr(vector_store_files, "found_store", lambda *_: store)
+        assert http.post(f"{base}/vs_gone/file_batches", json={"file_ids": ["file-gone"]}).status_code == 404
 
 
 def test_an_expired_vector_store_says_so(api, server):

@@ -265,6 +265,15 @@ def test_files_of_a_vector_store(store):
     assert store.file("ann", second.id)
 
 
+def test_what_was_removed_meanwhile_is_not_added(store):
+    made, file = store.vector_stores.create("ann"), _file(store, b"1")
+    store.vector_stores.add(made.id, [file.id, "file-gone"])
+    assert [one.id for one in store.vector_stores.members(made.id)[0]] == [file.id]
+    store.vector_stores.add("vs_gone", [file.id])
+    assert store.vector_stores.members("vs_gone") == ([], False)
+    assert store.vector_stores.add_batch("vs_gone") is None
+
+
 def test_a_file_that_was_added_anew_is_not_finished_by_the_one_before(store):
     file, made = _file(store), store.vector_stores.create("ann")
     store.vector_stores.add(made.id, [file.id])
