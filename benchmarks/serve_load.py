@@ -1,6 +1,6 @@
 """Many clients at once, some of which leave at random moments: is every answer that one client alone gets, is nothing
-lost, and does the server hold afterwards what it held before? Requests of all kinds go to a real `homer serve`; a server
-of its own, asked by one client, gives the answers to compare with.
+lost, and does the server hold afterwards what it held before? Requests of all kinds go to a real `homer serve`; another
+server, asked by one client, gives the answers to compare with.
 
     python benchmarks/serve_load.py --output results/serve/load.json                        # a tiny model, float32
     python benchmarks/serve_load.py --bundled --requests 150 --output results/serve/load-bundled.json
@@ -30,7 +30,7 @@ LEAVING = 0.2  # of the clients
 DIFFERENT = 25  # requests of each kind
 CALM_SECONDS = 30.0  # at most, until nothing is being answered any more
 WARM_UP = 0.5  # as many requests again before it is looked at what the server holds
-LIMIT = {"max_body_bytes": 4 << 20}
+OF_REQUESTS = ("CompactContext", "Row", "Job", "Prepared")  # classes whose objects end with their request
 
 
 @dataclass
@@ -137,8 +137,7 @@ def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, runn
             "answers equal to a single client's": not other,
             "memory within 5%": max(grown.values()) <= 0.05,
             "threads": after.threads <= before.threads,
-            "requests, contexts and rows": running == 0
-            and not any(after.objects[one] for one in ("CompactContext", "Row", "Job")),
+            "requests, contexts and rows": not (running or any(after.objects[name] for name in OF_REQUESTS)),
             "sqlite handles": after.sqlite == before.sqlite,
             "processes": after.children == before.children == 0,
         },

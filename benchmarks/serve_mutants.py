@@ -63,18 +63,8 @@ class Mutant:
 
 NUMBERS = [0, -1, 2**31, 2**63, -(2**63) - 1, 2**64, 10**400, 1e308, -0.0, float("nan"), float("inf"), DIGITS]
 WORDS = ["", "\ud800", "\0", "x" * 70_000, "😀\u202e", "../../etc/passwd", "<|im_start|>", "%s{0}", DEEP, "auto"]
-OTHERS = [
-    None,
-    True,
-    False,
-    [],
-    {},
-    [[]],
-    [None],
-    {"type": "text"},
-    {"": None},
-    {"type": "file", "file": {"file_id": "x"}},
-]
+PARTS: list[Any] = [{"type": "text"}, {"": None}, {"type": "file", "file": {"file_id": "x"}}]
+OTHERS = [None, True, False, [], {}, [[]], [None], *PARTS]
 ANY: st.SearchStrategy[Any] = st.recursive(
     st.sampled_from([*NUMBERS, *WORDS, *OTHERS])
     | st.integers()

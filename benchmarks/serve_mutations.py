@@ -127,7 +127,8 @@ def from_description(asking: Asking, document: dict[str, Any], known: dict[str, 
     """Send so many requests that schemathesis makes of the OpenAPI document, right ones and wrong ones; most of them
     name what is there, unless they would remove it."""
     schema = schemathesis.openapi.from_dict(document)
-    operations: list[Any] = [found.ok() for found in schema.get_all_operations()]
+    found: list[Any] = list(schema.get_all_operations())
+    operations = [one.ok() for one in found]
     modes = list(GenerationMode)
     cases = st.one_of([one.as_strategy(generation_mode=mode) for one in operations for mode in modes])
 

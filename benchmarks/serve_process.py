@@ -68,7 +68,8 @@ class Launcher:
                 command = [sys.executable, str(LAUNCHER), *arguments]
                 return psutil.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
         wanted = {"arguments": arguments, "environment": environment, "log": str(log)}
-        assert self._origin.stdin is not None and self._origin.stdout is not None
+        assert self._origin.stdin is not None
+        assert self._origin.stdout is not None
         self._origin.stdin.write(json.dumps(wanted) + "\n")
         self._origin.stdin.flush()
         return psutil.Process(int(self._origin.stdout.readline()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,7 @@ class Ask:
 
     @property
     def path(self) -> str:
-        return {"completion": COMPLETIONS, "response": RESPONSES, "response to a document": RESPONSES}.get(
-            self.kind, CHAT
-        )
+        return COMPLETIONS if self.kind == "completion" else RESPONSES if "response" in self.kind else CHAT
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         most = "max_output_tokens" if self.path == RESPONSES else "max_tokens"
@@ -68,7 +66,7 @@ async def answer(http: httpx.AsyncClient, ask: Ask, *, stream: bool) -> str:
     return _text(got.json())
 
 
-async def pieces(http: httpx.AsyncClient, ask: Ask) -> AsyncIterator[str]:
+async def pieces(http: httpx.AsyncClient, ask: Ask) -> AsyncGenerator[str, None]:
     """Pieces of a streamed answer, as they come. Raises as `answer` does."""
     ended = False
     async with http.stream("POST", ask.path, json=ask.body(stream=True)) as got:

@@ -123,10 +123,7 @@ async def beside(http: httpx.AsyncClient, tokens: int) -> dict[str, Any]:
         "longest_gap_of_median_chunk_and_step": round(max(gaps) / (chunk + step), 3),
         "share_of_gaps_above_median_chunk_and_step": round(sum(gap > chunk + step for gap in gaps) / len(gaps), 4),
         "first_token": _figures(firsts),
-        "first_token_in_chunks": {
-            "median": round(statistics.median(firsts) / chunk, 2),
-            "most": round(max(firsts) / chunk, 2),
-        },
+        "first_token_in_chunks": [round(first / chunk, 2) for first in (statistics.median(firsts), max(firsts))],
         "gaps": [round(gap, 4) for gap in gaps],
         "chunks": [round(chunk, 4) for chunk in chunks],
         "first_tokens": [round(first, 4) for first in firsts],
