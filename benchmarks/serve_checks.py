@@ -47,6 +47,8 @@ def left_behind(store: Path) -> dict[str, int]:
             left = {"unfinished": sum(path.is_file() for path in copy.glob("incoming/*/*"))}
             for kind in KINDS:
                 listed, there = _listed(database, kind), _there(copy, kind)
+                made = database.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (kind,)).fetchone()
+                left[f"removed {kind}"] = (made or [0])[0] - len(listed)  # since the store was made
                 left |= {f"unlisted {kind}": len(there - listed), f"lost {kind}": len(listed - there)}
     return left
 

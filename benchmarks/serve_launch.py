@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def _become(log: str, environment: dict[str, str]) -> None:
         os.dup2(source, number)
     os.dup2(1, 2)
     os.environ.update(environment)
+    tempfile.tempdir = None  # it is looked up anew
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ class Launcher:
 
 
 class ServerProcess:
-    """A server and its log. model: a folder, or None for the bundled one; threads: of its model; settings: of the
-    server, by name. Raises `RuntimeError` with the log where it does not start."""
+    """A server and its log. model: a folder, or None for the bundled one; threads: of its model; environment: in
+    which it runs, besides this process's; settings: of the server, by name. Raises `RuntimeError` with the log where it does not start."""
 
     def __init__(
         self,
@@ -91,16 +91,18 @@ class ServerProcess:
         launcher: Launcher | None = None,
         threads: int = 1,
         dtype: str = "auto",
+        store: Path | None = None,
+        environment: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
-        self.store, self.log = settings.pop("store", folder / "store"), folder / "log.txt"
+        self.store, self.log = store or folder / "store", folder / "log.txt"
         self._counts = folder / "counts.json"
         arguments = [str(self._counts), str(threads), "serve", *([] if model is None else [str(model)])]
         arguments += ["--port", "0", "--store", str(self.store), "--name", "served", "--dtype", dtype]
         given = {f"HOMER_SERVE_{name.upper()}": str(value) for name, value in settings.items()}
-        environment = {"OMP_NUM_THREADS": str(threads), "HOMERLM_AUTO_PROFILE": "0", **given}
+        given |= {"OMP_NUM_THREADS": str(threads), "HOMERLM_AUTO_PROFILE": "0", **(environment or {})}
         start = self.log.stat().st_size if self.log.exists() else 0
-        self.process = (launcher or Launcher()).start(arguments, environment, self.log)
+        self.process = (launcher or Launcher()).start(arguments, given, self.log)
         try:
             self.address = self._address(start)
         except BaseException:

@@ -13,6 +13,7 @@ import httpx
 from homerlm.lab.corpora import python_documentation
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+ENDS = ("response.completed", "response.incomplete")
 KINDS = ("chat", "drawn chat", "completion", "response", "document", "response to a document")
 TOPICS = ("lists", "files", "threads", "numbers", "text", "dates", "errors", "modules", "sockets", "tests")
 
@@ -78,7 +79,7 @@ async def pieces(http: httpx.AsyncClient, ask: Ask) -> AsyncGenerator[str, None]
             if data == line or not data:
                 continue
             event = {} if data == "[DONE]" else json.loads(data)
-            ended = ended or data == "[DONE]" or event.get("type") == "response.completed"
+            ended = ended or data == "[DONE]" or event.get("type") in ENDS
             if text := _delta(event):
                 yield text
     if not ended:

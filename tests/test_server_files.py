@@ -9,7 +9,9 @@ import time
 import httpx
 import openai
 import pytest
+from starlette import formparsers
 
+from homerlm import mapped
 from homerlm.passes import run_steps
 from homerlm.selection import Excerpt, Selection
 from homerlm.server import files, vector_store_files, vector_stores
@@ -416,6 +418,35 @@ def test_a_full_disk_is_told_and_leaves_nothing(api, server, monkeypatch):
     monkeypatch.undo()
     assert len(api.files.list().data) == before
     assert not list(server.documents.store.folder.glob("incoming/*/*"))
+
+
+def test_a_disk_that_is_full_while_a_document_is_read_is_told_without_its_place(server, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    body = {"messages": [{"role": "user", "content": f"{OTHER} w9\n\nw1 ?"}], "max_tokens": 2}
+    with _http(server) as http:
+        monkeypatch.setattr(mapped, "TemporaryFile", full)
+        told = http.post("/v1/chat/completions", json=body)
+        assert (told.status_code, told.json()["error"]["code"]) == (413, "quota_exceeded")
+        assert "disk does not take it: No space left" in told.text
+        assert str(server.documents.store.folder) not in told.text
+        monkeypatch.undo()
+        assert not list(server.documents.store.folder.glob("incoming/*/*"))
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_full_disk_for_the_parts_of_a_request_is_told(server, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with _http(server) as http:
+        monkeypatch.setattr(formparsers, "SpooledTemporaryFile", full)
+        sent = {"files": {"file": ("a.txt", b"w1 w2")}, "data": {"purpose": "user_data"}}
+        told = http.post("/v1/files", **sent)
+        assert (told.status_code, told.json()["error"]["code"]) == (507, "disk_full")
+        monkeypatch.undo()
+        assert http.post("/v1/files", **sent).status_code == 200
 
 
 @pytest.mark.parametrize(

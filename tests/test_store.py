@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +183,19 @@ def test_a_damaged_database_is_refused_by_name(tmp_path):
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(CorruptFileError, match=r"store.sqlite is damaged"):
         Store(tmp_path, max_bytes=LARGE, owner_bytes=LARGE)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_files_whose_database_is_lost_are_refused_and_stay(store, damage):
+    file = _file(store)
+    store.close()
+    damage(store.folder / "store.sqlite")
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match=r"holds files, but store.sqlite"):
+            _again(store)
+        assert _there(store, "files") == {file.id}
+    store.file_path(file.id).unlink()
+    _again(store).close()
 
 
 def test_a_database_with_a_damaged_page_is_refused(store):

@@ -139,6 +139,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError):  # where the parts of a body are written to while they come
+        return response(ApiError(507, "The server's disk cannot take this request.", code="disk_full"))
     code = "not_found" if error.status_code == 404 else _CODES.get(error.status_code)
     headers = error.headers or {}
     return response(ApiError(error.status_code, str(error.detail), code=code, headers=headers))
