@@ -80,8 +80,9 @@ class Launcher:
 
 
 class ServerProcess:
-    """A server and its log. model: a folder, or None for the bundled one; threads: of its model; environment: in
-    which it runs, besides this process's; settings: of the server, by name. Raises `RuntimeError` with the log where it does not start."""
+    """A server and its log. model: a folder, or None for the bundled one; threads: of its model; environment: in which
+    it runs, besides this process's; settings: of the server, by name. Raises `RuntimeError` with the log where it does
+    not start."""
 
     def __init__(
         self,

@@ -82,7 +82,8 @@ class Database:
     """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
     one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full.
 
-    check_new: is called before the tables of a new one are made, while nobody else writes; what it raises prevents that.
+    check_new: is called before the tables of a new one are made, while nobody else writes; what it raises prevents
+    that.
     """
 
     def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None) -> None:
