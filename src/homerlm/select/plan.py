@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
-from homerlm.passes import Pass, check_target, head_pass
+from homerlm.passes import Event, Pass, check_target, head_pass
 from homerlm.score.heads import Scoring
 
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
@@ -108,6 +108,15 @@ class SelectPlan:
     def room(self) -> int:
         """Tokens of the document that the target leaves room for."""
         return self.target_len - self.prefix_len - self.suffix_len
+
+    @property
+    def pause(self) -> Event:
+        """What is told where others get their turn in the middle of a pass: all of the document has been read."""
+        return Event(self.context_len, self.context_len)
+
+    def layers_of_a_turn(self, tokens: int) -> int:
+        """Layers of so many tokens that are as much work as a chunk is."""
+        return max(self.chunk_len * (self.reading.last + 1) // tokens, 1)
 
     def kv_during(self, run: Pass) -> int:
         """Only what is read at the end is kept."""

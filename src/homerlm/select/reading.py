@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from homerlm.model.decoder import Decoder
+from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
 from homerlm.score.heads import Scoring
 from homerlm.score.neighbours import pool
@@ -46,11 +47,19 @@ class Reading:
 
     def score(self, context_ids: Tensor, scoring: Scoring) -> Tensor:
         """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row."""
+        return run_steps(self.scoring(context_ids, scoring))
+
+    def scoring(self, context_ids: Tensor, scoring: Scoring) -> Generator[Event, None, Tensor]:
+        """`score`, with a pause wherever it has been as much work as a chunk of the document."""
         chunk = self._chunk(context_ids)
         scorer = self._scorer(chunk, scoring)
         hidden = self.decoder.embed(chunk.input_ids)
-        for step in self.decoder.steps(hidden, chunk.position_ids, 0, scoring.last + 1, finish=False, fork=chunk.fork):
+        every = self.plan.layers_of_a_turn(chunk.input_ids.shape[1])
+        steps = self.decoder.steps(hidden, chunk.position_ids, 0, scoring.last + 1, finish=False, fork=chunk.fork)
+        for number, step in enumerate(steps, 1):
             scorer(step.attended)
+            if number % every == 0 and number <= scoring.last:
+                yield self.plan.pause
         return scorer.total[:, self.plan.prefix_len :]
 
     def _by_attention(self, group: list[Span]) -> Tensor:
