@@ -1,5 +1,6 @@
-"""`homer` with a counter of objects inside: SIGUSR1 lets the process write how many it holds of each class that belongs
-to requests. Arguments: the file for that, the number of the model's threads, and those of `homer`.
+"""`homer` with a counter inside: SIGUSR1 lets the process write how many objects it holds of each class that belongs to
+requests, and how many threads of each name. Arguments: the file for that, the number of the model's threads, and those
+of `homer`.
 
 Without arguments, processes of that kind are forked from one that has imported everything but has done nothing yet: a
 JSON object with `arguments`, `environment` and `log` on a line of standard input is answered with a process's number.
@@ -11,9 +12,11 @@ import gc
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,13 +45,14 @@ def homer(counts: str, threads: str, *arguments: str) -> int:
 
 
 def count_on_signal(path: Path) -> None:
-    """Write the number of living objects of each class in `COUNTED` to a file, complete at once, at every SIGUSR1."""
+    """Write the numbers to a file, complete at once, at every SIGUSR1."""
 
     def write(*_: Any) -> None:
         gc.collect()
         found = Counter(type(one).__name__ for one in gc.get_objects())
         aside = path.with_suffix(".new")
-        aside.write_text(json.dumps({name: found[name] for name in COUNTED}))
+        threads = Counter(re.sub(r"[-_\d]+$", "", thread.name) for thread in threading.enumerate())
+        aside.write_text(json.dumps({"objects": {name: found[name] for name in COUNTED}, "threads": threads}))
         os.replace(aside, path)
 
     signal.signal(signal.SIGUSR1, write)

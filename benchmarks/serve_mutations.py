@@ -154,7 +154,7 @@ def _tried(test: Any) -> None:
         test()
 
 
-def run(server: ServerProcess, requests: int, first_seed: int) -> dict[str, Any]:
+def run(server: ServerProcess, requests: int, first_seed: int, block: int = BLOCK) -> dict[str, Any]:
     """Half of the requests by either way, in blocks."""
     with server.client() as http:
         sent, started, number = {"mutations": 0, "schemathesis": 0}, time.monotonic(), first_seed
@@ -162,7 +162,7 @@ def run(server: ServerProcess, requests: int, first_seed: int) -> dict[str, Any]
         document = http.get("/openapi.json").json()
         while sum(sent.values()) < requests:
             way = min(sent, key=lambda name: sent[name])
-            count, before, known = min(BLOCK, requests - sum(sent.values())), asking.asked, furnished(http)
+            count, before, known = min(block, requests - sum(sent.values())), asking.asked, furnished(http)
             if way == "mutations":
                 mutate(asking, known, count, number)
             else:

@@ -39,12 +39,13 @@ TINY = {
 
 @dataclass(frozen=True)
 class Held:
-    """What a server's process holds. uss, rss: bytes, of its own and with what it shares; sqlite: open handles of the
-    store's database; objects: living Python objects by class, of those that belong to a request."""
+    """What a server's process holds. uss, rss: bytes, of its own and with what it shares; threads: by name, "" for
+    those that are not Python's; sqlite: open handles of the store's database; objects: living Python objects by class,
+    of those that belong to a request."""
 
     uss: int
     rss: int
-    threads: int
+    threads: dict[str, int]
     files: int
     sqlite: int
     children: int
@@ -143,18 +144,20 @@ class ServerProcess:
         self.process.wait(60)
 
     def held(self) -> Held:
+        counted = self._counted()
         memory, files = self.process.memory_full_info(), self.process.open_files()
+        others = self.process.num_threads() - sum(counted["threads"].values())
         return Held(
             uss=memory.uss,
             rss=memory.rss,
-            threads=self.process.num_threads(),
+            threads={**counted["threads"], "": others},
             files=self.process.num_fds(),
             sqlite=sum(".sqlite" in file.path for file in files),
             children=len(self.process.children()),
-            objects=self._objects(),
+            objects=counted["objects"],
         )
 
-    def _objects(self) -> dict[str, int]:
+    def _counted(self) -> dict[str, dict[str, int]]:
         """Counted by the process itself, which `serve_launch` has taught to."""
         self._counts.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
@@ -163,7 +166,7 @@ class ServerProcess:
             if time.monotonic() > end:
                 raise RuntimeError("the server did not count its objects")
             time.sleep(0.02)
-        found: dict[str, int] = json.loads(self._counts.read_text())
+        found: dict[str, dict[str, int]] = json.loads(self._counts.read_text())
         return found
 
 
