@@ -25,7 +25,7 @@ from serve_requests import CHAT, Ask
 
 SETTINGS: dict[str, Any] = {"dtype": "float32", "max_new_tokens": 8}
 SMALL = 3 << 20  # bytes of a file system that is to be full
-LONG, SHORT = Ask("document", 1), Ask("chat", 1)
+LONG, SHORT = Ask("document", 1, 12, 9_000), Ask("chat", 1, 12, 0)
 Start = Callable[..., ServerProcess]
 
 

@@ -125,10 +125,11 @@ def calm(server: ServerProcess) -> int:
             time.sleep(0.1)
 
 
-def asks_of(count: int, seed: int, first: int) -> list[Ask]:
-    """So many requests of all kinds, from `DIFFERENT` ones of each, whose numbers begin at `first`."""
-    draw = random.Random(seed)
-    return [Ask(draw.choice(KINDS), first + draw.randrange(DIFFERENT), draw.choice([6, 12, 20])) for _ in range(count)]
+def asks_of(count: int, seed: int, first: int, characters: int) -> list[Ask]:
+    """So many requests of all kinds, from `DIFFERENT` ones of each, whose numbers begin at `first`; characters: of
+    their documents."""
+    draw, numbers = random.Random(seed), range(first, first + DIFFERENT)
+    return [Ask(draw.choice(KINDS), draw.choice(numbers), draw.choice([6, 12, 20]), characters) for _ in range(count)]
 
 
 def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, running: int) -> dict[str, Any]:
@@ -164,9 +165,12 @@ def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, runn
     }
 
 
-def run(model: Path | None, clients: int, requests: int, seed: int, **settings: Any) -> dict[str, Any]:
+def run(
+    model: Path | None, clients: int, requests: int, seed: int, *, characters: int = 9_000, **settings: Any
+) -> dict[str, Any]:
     """Answers alone on one server, then the warm-up and the load on another."""
-    asks, warm_up = asks_of(requests, seed, 0), asks_of(int(WARM_UP * requests), seed + 1, 1000)
+    asks = asks_of(requests, seed, 0, characters)
+    warm_up = asks_of(int(WARM_UP * requests), seed + 1, 1000, characters)
     with served(model, **settings) as server:
         expected = asyncio.run(alone(server, asks))
     with served(model, **settings) as server:

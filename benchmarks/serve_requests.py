@@ -24,8 +24,8 @@ class Ask:
 
     kind: str
     number: int
-    new_tokens: int = 12
-    characters: int = 9_000
+    new_tokens: int
+    characters: int
 
     @property
     def path(self) -> str:

@@ -142,6 +142,8 @@ async def _together(http: httpx.AsyncClient, tokens: int) -> tuple[list[Told], l
             await chat(http, STORY.format(number), 200, told[-1])
 
     async def asking() -> None:
+        while sum(bool(one.tokens) for one in told) < BESIDE:  # their own beginnings wait for each other
+            await asyncio.sleep(0.05)
         for number in range(1000):
             await asyncio.sleep(1)
             if any(reader.done() for reader in readers):

@@ -16,6 +16,7 @@ from homerlm.score.heads import Scoring
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
 MIDDLE = (0.5, 0.6)  # of the layers, where no profile is known: they match the question's words to the text
+TURN_SHARE = 3  # one part of the layers in so many is what a chunk of an index runs through, about
 LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
 
 
@@ -115,8 +116,8 @@ class SelectPlan:
         return Event(self.context_len, self.context_len)
 
     def layers_of_a_turn(self, tokens: int) -> int:
-        """Layers of so many tokens that are as much work as a chunk is."""
-        return max(self.chunk_len * (self.reading.last + 1) // tokens, 1)
+        """Layers of so many tokens that are about as much work as a chunk of an index is."""
+        return max(self.chunk_len * self.shape.layers // (TURN_SHARE * tokens), 1)
 
     def kv_during(self, run: Pass) -> int:
         """Only what is read at the end is kept."""

@@ -54,7 +54,7 @@ class Reading:
         chunk = self._chunk(context_ids)
         scorer = self._scorer(chunk, scoring)
         hidden = self.decoder.embed(chunk.input_ids)
-        every = self.plan.layers_of_a_turn(chunk.input_ids.shape[1])
+        every = self.plan.layers_of_a_turn(2 * chunk.input_ids.shape[1])  # to score them takes about as long again
         steps = self.decoder.steps(hidden, chunk.position_ids, 0, scoring.last + 1, finish=False, fork=chunk.fork)
         for number, step in enumerate(steps, 1):
             scorer(step.attended)
