@@ -5,15 +5,19 @@ Short forms of the commands in benchmarks/ whose results are in results/serve.
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+import torch
 
 import serve_faults
 import serve_kills
 import serve_load
 import serve_mutations
 from serve_process import Launcher, ServerProcess, tiny_model
+from serve_requests import CHAT
+from serving import client, serving, tiny_homer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -73,3 +77,42 @@ def test_requests_that_are_nearly_right_are_never_errors_of_the_server(start):
     assert found["failed"] == {}
     assert sum(found["sent"].values()) == 400
     assert "Traceback" not in server.log.read_text(errors="replace")
+
+
+POISONS = {
+    "out_of_memory": (503, lambda layer, given: _raise(torch.OutOfMemoryError("Tried to allocate 9.00 GiB"))),
+    "numerical_error": (500, lambda layer, given: given * float("nan")),
+    "internal_error": (500, lambda layer, given: _raise(ZeroDivisionError("w55"))),
+}
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize("code", POISONS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_poisons_the_model_fails_and_those_beside_it_do_not(tmp_path, code, stream):
+    """Whenever the word w90 is in a forward, the model fails."""
+    status, poison = POISONS[code]
+    homer = tiny_homer()
+    bad = homer.tokenizer.convert_tokens_to_ids("w90")
+
+    def poisoned(_module, given, embedded):
+        found = (given[0] == bad).any(dim=1)
+        return poison(_module, embedded) if found.any() else embedded
+
+    with serving(tmp_path, homer) as server, client(server) as http:
+        bodies = [{"messages": [{"role": "user", "content": f"w{n} w2 ?"}], "max_tokens": 15} for n in (3, 4, 90)]
+        right = [http.post(CHAT, json=body).json()["choices"] for body in bodies[:2]]
+        hook = homer.model.get_input_embeddings().register_forward_hook(poisoned)
+        with ThreadPoolExecutor() as pool:
+            asked = list(
+                pool.map(lambda body: http.post(CHAT, json=body), [*bodies[:2], bodies[2] | {"stream": stream}])
+            )
+        hook.remove()
+        assert [answer.json()["choices"] for answer in asked[:2]] == right
+        error = asked[2].json()["error"]
+        assert (asked[2].status_code, error["code"]) == (status, code)
+        assert "w55" not in asked[2].text
+        assert http.post(CHAT, json=bodies[2]).status_code == 200
