@@ -25,6 +25,7 @@ from homerlm.lab.corpora import python_documentation
 from homerlm.lab.questions import token_spots
 from homerlm.lab.tasks.needle import Needle
 from homerlm.model.memory import keep_freed_memory
+from homerlm.passes import run_steps
 from homerlm.prompt import Text, encode
 from homerlm.score.neighbours import significance, top_tokens
 from homerlm.select.method import Select
@@ -92,8 +93,8 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
         else:
             kept = tournament(method, reading, scores, count)
         with homer.decoder.session():
-            (chosen,) = method._rerank(reading, [method._document(ids.context[0])], kept)
-            context = method._read(reading, 0, chosen)
+            (chosen,) = run_steps(method._rerank(reading, [method._document(ids.context[0])], kept))
+            context = run_steps(method._read(reading, 0, chosen))
         answer = homer.generate(context, max_new_tokens=task.max_new_tokens, do_sample=False)
         yield {
             "candidates": torch.isin(asked, kept[0]).float().mean().item(),

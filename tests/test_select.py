@@ -9,6 +9,7 @@ import families
 from homerlm import Homer, HomerConfig
 from homerlm.config import MergeConfig
 from homerlm.errors import InputError, ScheduleError
+from homerlm.model.decoder import Decoder
 from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import pool
 from homerlm.score.surprisal import NEIGHBOURS
@@ -195,6 +196,34 @@ def test_neighbours_reach_over_the_ends_of_chunks():
     ]
 
 
+@pytest.mark.parametrize("context", [40, 300])
+def test_others_get_a_turn_before_it_is_more_work_than_a_chunk(model, monkeypatch, context):
+    """But for the question of an index, which runs behind a stand-in that is longer than these chunks."""
+    homer, ids, work, turns = homer_of(model), prompt(context=context), [], []
+    step = Decoder._step
+
+    def counted(self, index, hidden, *more):
+        work.append(hidden.shape[1])
+        return step(self, index, hidden, *more)
+
+    def next_turn(_event=None):
+        turns.append(sum(work))
+        work.clear()
+
+    monkeypatch.setattr(Decoder, "_step", counted)
+    plan = homer.plan(*(part.shape[1] for part in ids))
+    whole = homer.compress(*ids, observer=next_turn)
+    next_turn()
+    assert max(turns) <= plan.chunk_len * (plan.reading.last + 1)
+    assert sum(turns) >= len(whole) * len(homer.decoder.layers)
+    index = homer.index(*ids[:2])
+    work.clear()
+    turns.clear()
+    homer.search(index, ids[2], observer=next_turn)
+    next_turn()
+    assert max(turns[context > 60 :]) <= plan.chunk_len * (plan.reading.last + 1)
+
+
 def test_events_tell_what_was_read_and_what_is_left(model):
     events, trace = [], LevelTrace()
 
@@ -203,6 +232,7 @@ def test_events_tell_what_was_read_and_what_is_left(model):
         trace(event)
 
     context = homer_of(model).compress(*prompt(context=300), observer=observe)
+    events = events[:6] + [event for event in events[6:] if event.level]  # without pauses
     assert [event.read for event in events] == [50, 100, 150, 200, 250, 300, 300, 300]
     assert {event.total for event in events} == {300}
     assert [event.level for event in events] == [0] * 6 + [1, 2]

@@ -9,10 +9,12 @@ import time
 import httpx
 import openai
 import pytest
+from starlette import formparsers
 
+from homerlm import mapped
 from homerlm.passes import run_steps
 from homerlm.selection import Excerpt, Selection
-from homerlm.server import files
+from homerlm.server import files, vector_store_files, vector_stores
 from homerlm.server.filters import Comparison, Compound
 from homerlm.server.searching import clustered
 from homerlm.store.documents import sha256_of
@@ -299,6 +301,20 @@ def test_what_was_left_undone_is_read_after_the_next_start(tmp_path):
         assert api.vector_stores.retrieve(store.id).file_counts.completed == 1
 
 
+def test_a_file_or_vector_store_that_goes_while_it_is_added_is_missing(server, api, monkeypatch):
+    async def passed(*_):
+        return None
+
+    store, base = api.vector_stores.create(), "/v1/vector_stores"
+    monkeypatch.setattr(vector_stores, "check_files", passed)
+    monkeypatch.setattr(vector_store_files, "check_files", passed)
+    with _http(server) as http:
+        assert http.post(base, json={"file_ids": ["file-gone"]}).json()["file_counts"]["total"] == 0
+        assert http.post(f"{base}/{store.id}/files", json={"file_id": "file-gone"}).status_code == 404
+        monkeypatch.setattr(vector_store_files, "found_store", lambda *_: store)
+        assert http.post(f"{base}/vs_gone/file_batches", json={"file_ids": ["file-gone"]}).status_code == 404
+
+
 def test_an_expired_vector_store_says_so(api, server):
     made = api.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
     database = server.documents.store._database
@@ -402,6 +418,35 @@ def test_a_full_disk_is_told_and_leaves_nothing(api, server, monkeypatch):
     monkeypatch.undo()
     assert len(api.files.list().data) == before
     assert not list(server.documents.store.folder.glob("incoming/*/*"))
+
+
+def test_a_disk_that_is_full_while_a_document_is_read_is_told_without_its_place(server, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    body = {"messages": [{"role": "user", "content": f"{OTHER} w9\n\nw1 ?"}], "max_tokens": 2}
+    with _http(server) as http:
+        monkeypatch.setattr(mapped, "TemporaryFile", full)
+        told = http.post("/v1/chat/completions", json=body)
+        assert (told.status_code, told.json()["error"]["code"]) == (413, "quota_exceeded")
+        assert "disk does not take it: No space left" in told.text
+        assert str(server.documents.store.folder) not in told.text
+        monkeypatch.undo()
+        assert not list(server.documents.store.folder.glob("incoming/*/*"))
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_full_disk_for_the_parts_of_a_request_is_told(server, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with _http(server) as http:
+        monkeypatch.setattr(formparsers, "SpooledTemporaryFile", full)
+        sent = {"files": {"file": ("a.txt", b"w1 w2")}, "data": {"purpose": "user_data"}}
+        told = http.post("/v1/files", **sent)
+        assert (told.status_code, told.json()["error"]["code"]) == (507, "disk_full")
+        monkeypatch.undo()
+        assert http.post("/v1/files", **sent).status_code == 200
 
 
 @pytest.mark.parametrize(

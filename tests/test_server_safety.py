@@ -307,6 +307,8 @@ def test_requests_have_ids_and_logs_hold_no_contents(http, caplog):
 def test_pages_of_others_are_kept_out(http, tmp_path):
     assert http.post(CHAT, json=said("w1"), headers={"Origin": "http://evil.example"}).status_code == 403
     assert http.post(CHAT, json=said("w1"), headers={"Host": "evil.example"}).status_code == 403
+    for name, none in (("Origin", "http://["), ("Host", "[::1"), ("Host", "[x]")):
+        assert http.post(CHAT, json=said("w1"), headers={name: none}).status_code == 403
     assert "Access-Control-Allow-Origin" not in http.get("/health").headers
     own = str(http.base_url).rstrip("/")
     assert http.post(CHAT, json=said("w1"), headers={"Origin": own}).status_code == 200

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -184,6 +185,19 @@ def test_a_damaged_database_is_refused_by_name(tmp_path):
         Store(tmp_path, max_bytes=LARGE, owner_bytes=LARGE)
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_files_whose_database_is_lost_are_refused_and_stay(store, damage):
+    file = _file(store)
+    store.close()
+    damage(store.folder / "store.sqlite")
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match=r"holds files, but store.sqlite"):
+            _again(store)
+        assert _there(store, "files") == {file.id}
+    store.file_path(file.id).unlink()
+    _again(store).close()
+
+
 def test_a_database_with_a_damaged_page_is_refused(store):
     for number in range(200):
         _document(store, f"document {number}")
@@ -263,6 +277,15 @@ def test_files_of_a_vector_store(store):
     assert store.vector_stores.remove("ann", made.id)
     assert store.vector_stores.unfinished() == []
     assert store.file("ann", second.id)
+
+
+def test_what_was_removed_meanwhile_is_not_added(store):
+    made, file = store.vector_stores.create("ann"), _file(store, b"1")
+    store.vector_stores.add(made.id, [file.id, "file-gone"])
+    assert [one.id for one in store.vector_stores.members(made.id)[0]] == [file.id]
+    store.vector_stores.add("vs_gone", [file.id])
+    assert store.vector_stores.members("vs_gone") == ([], False)
+    assert store.vector_stores.add_batch("vs_gone") is None
 
 
 def test_a_file_that_was_added_anew_is_not_finished_by_the_one_before(store):

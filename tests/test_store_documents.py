@@ -142,7 +142,7 @@ def test_an_error_reaches_everybody_and_is_not_kept(with_documents, monkeypatch)
     with_documents(work)
 
 
-def test_a_damaged_or_lost_index_is_read_anew(with_documents):
+def test_a_damaged_or_lost_index_is_read_anew_and_said(with_documents, caplog):
     async def work(documents):
         for damage in (lambda path: path.write_bytes(b"x" * 100), os.unlink, _flip):
             await documents.index("ann", "a", TEXTS["a.txt"])
@@ -153,6 +153,10 @@ def test_a_damaged_or_lost_index_is_read_anew(with_documents):
             assert (known, len(index)) == (False, 200)
             (new,) = documents.store.documents()
             assert new.id != stored.id
+            assert (
+                f"forgotten, and read anew where it is given again: {documents.store.document_path(stored.id)}"
+                in (caplog.messages[-1])
+            )
 
     with_documents(work)
 

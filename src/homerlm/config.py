@@ -97,7 +97,7 @@ class HomerConfig(_Settings):
         choices=("profile", "middle", "upper_half", "all"),
     )
     early_drop: str = _setting(
-        "profile",
+        "never",
         "Whether tokens that the profile's early heads do not find leave a chunk before its last layers: as the "
         "profile says, which has measured what that loses, or never.",
         choices=("profile", "never"),

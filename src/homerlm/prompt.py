@@ -163,8 +163,12 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: Text | str) -> Tensor:
         try:
             ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
         except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"the text holds characters that are none (lone surrogates): {error}") from error
+            raise _no_text(error) from error
     return torch.tensor([ids], dtype=torch.long)
+
+
+def _no_text(error: Exception) -> InputError:
+    return InputError(f"the text holds characters that are none (lone surrogates): {error}")
 
 
 def tokens_within(spans: Sequence[tuple[int, int]], wanted: Sequence[tuple[int, int]]) -> list[int]:
@@ -175,17 +179,27 @@ def tokens_within(spans: Sequence[tuple[int, int]], wanted: Sequence[tuple[int, 
 def token_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
     """Characters `[start, end)` of each of the tokens that `token_ids` makes of a text. Raises `InputError` for a
     tokenizer that does not know them."""
+    return ids_and_spans(tokenizer, text)[1]
+
+
+def ids_and_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """What `token_ids` and `token_spans` give, of a text tokenised once. Raises as both."""
     if not tokenizer.is_fast:
         raise InputError(
             f"{type(tokenizer).__name__} does not tell where in a text its tokens are: load the model's fast tokenizer"
         )
+    ids: list[int] = []
     spans: list[tuple[int, int]] = []
     at = 0
     for piece in _pieces(Text(text), _special_names(tokenizer)):
-        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        try:
+            encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _no_text(error) from error
+        ids += encoded["input_ids"]
         spans += [(at + start, at + end) for start, end in encoded["offset_mapping"]]
         at += len(piece)
-    return spans
+    return ids, spans
 
 
 def _templated(

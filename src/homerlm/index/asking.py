@@ -62,7 +62,7 @@ def asking(
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
         document = Document(index.ids, index.units, torch.tensor([part.first_token for part in index.parts]))
         prompt = PromptIds(prefix, document.at(tokens)[None].to(decoder.device), suffix_ids, neutral)
-        context = select.read_candidates(prompt, plan, document, tokens)
+        context = yield from select.read_candidates(prompt, plan, document, tokens)
         if plan.reranks:
             yield Event(len(index), len(index), 2, context.token_indices.sort().values)
     return Found(context, len(tokens) + suffix_ids.shape[1])

@@ -73,6 +73,8 @@ class Builder:
         for piece in pieces(tokenizer, text):
             characters += len(piece.text)
             total = (read + piece.ids.shape[1]) * len(text) // characters
+            if piece.ids.shape[1] > self.frame.chunk_len:
+                yield Event(read, total)  # to cut a long text into tokens takes as long as to read a chunk
             for done in self._piece(piece):
                 yield Event(read + done, total)
             read += piece.ids.shape[1]

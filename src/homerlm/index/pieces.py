@@ -32,8 +32,9 @@ def pieces(tokenizer: PreTrainedTokenizerBase, text: str, longest: int = LONGEST
     while start < len(text):
         stop = _end(text, start, longest)
         part = text[start:stop]
-        spans = torch.tensor(prompt.token_spans(tokenizer, part), dtype=torch.int32).view(-1, 2) + start
-        yield Piece(prompt.token_ids(tokenizer, part), spans, part)
+        ids, spans = prompt.ids_and_spans(tokenizer, part)
+        places = torch.tensor(spans, dtype=torch.int32).view(-1, 2) + start
+        yield Piece(torch.tensor([ids], dtype=torch.long), places, part)
         start = stop
 
 

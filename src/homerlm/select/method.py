@@ -21,7 +21,7 @@ from homerlm.errors import ConfigError
 from homerlm.method import Compressing
 from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
-from homerlm.passes import Event, Lengths
+from homerlm.passes import Event, Lengths, run_steps
 from homerlm.prompt import PromptIds
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
@@ -89,10 +89,12 @@ class Select:
         with self.decoder.session():
             documents = [self._document(ids) for ids in prompt.context] if looked_at else []
             kept = yield from self._candidates(reading, self._worth_reading(reading, documents))
-            chosen = self._rerank(reading, documents, kept) if plan.reranks else list(kept)
+            chosen = (yield from self._rerank(reading, documents, kept)) if plan.reranks else list(kept)
             if plan.reranks:
                 yield Event(plan.context_len, plan.context_len, 2, in_prompt(plan, chosen[0])[None])
-            rows = [self._read(reading, row, places) for row, places in enumerate(chosen)]
+            rows = []
+            for row, places in enumerate(chosen):
+                rows.append((yield from self._read(reading, row, places)))
         return CompactContext.stack(rows)
 
     def ask_again(
@@ -113,16 +115,17 @@ class Select:
 
     def read_candidates(
         self, prompt: PromptIds, plan: SelectPlan, document: Document, places: Tensor
-    ) -> CompactContext:
+    ) -> Generator[Event, None, CompactContext]:
         """What is left of candidates that were found elsewhere, the context of a prompt of one row, read as one short
-        prompt. places: (n,) where in the document, which the plan is about, they are. To be called inside the decoder's
-        session."""
+        prompt, with pauses. places: (n,) where in the document, which the plan is about, they are. To be run inside the
+        decoder's session."""
         if plan.reranks:
             reading = Reading(self.decoder, plan, prompt, self.ranking)
-            scores = reading.score(prompt.context, plan.reranking)[0]
+            scores = (yield from reading.scoring(prompt.context, plan.reranking))[0]
             places = self._chosen(document, prompt.suffix[0], scores, places.to(scores.device), plan.room)
+            yield plan.pause
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
-        return self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan)
+        return (yield from self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan))
 
     def _worth_reading(self, reading: Reading, documents: Sequence[Document]) -> Tensor:
         """(B, read_len) context indices of what is read: all, or the best passages by the question's words."""
@@ -156,10 +159,12 @@ class Select:
         yield Event(total, total, 1, in_prompt(plan, kept))
         return kept
 
-    def _rerank(self, reading: Reading, documents: Sequence[Document], candidates: Tensor) -> list[Tensor]:
+    def _rerank(
+        self, reading: Reading, documents: Sequence[Document], candidates: Tensor
+    ) -> Generator[Event, None, list[Tensor]]:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
         suffixes, room = reading.prompt.suffix, reading.plan.room
-        scores = reading.score(reading.context_ids.gather(1, candidates), reading.plan.reranking)
+        scores = yield from reading.scoring(reading.context_ids.gather(1, candidates), reading.plan.reranking)
         rows = zip(documents, suffixes, scores, candidates, strict=True)
         return [self._chosen(document, suffix, own, places, room) for document, suffix, own, places in rows]
 
@@ -205,15 +210,19 @@ class Select:
         ranked = self.ranking.reranked(scores, ids, places)
         return torch.cat(self._kept(ranked, scores, places, room - again, again))
 
-    def _read(self, reading: Reading, row: int, places: Tensor) -> CompactContext:
+    def _read(self, reading: Reading, row: int, places: Tensor) -> Generator[Event, None, CompactContext]:
         """One row's chosen context tokens, indices (n,), between its affixes, run through all layers as a fresh prompt
         at contiguous positions: every kept token has seen all others before it."""
         one = slice(row, row + 1)
         parts = reading.prompt.prefix[one], reading.context_ids[one, places], reading.prompt.suffix[one]
-        return self._recomputed(torch.cat(parts, dim=1), in_prompt(reading.plan, places)[None], reading.plan)
+        whole = torch.cat(parts, dim=1)
+        return (yield from self._recomputed(whole, in_prompt(reading.plan, places)[None], reading.plan))
 
-    def _recomputed(self, input_ids: Tensor, token_indices: Tensor, plan: SelectPlan) -> CompactContext:
-        decoder = self.decoder
+    def _recomputed(
+        self, input_ids: Tensor, token_indices: Tensor, plan: SelectPlan
+    ) -> Generator[Event, None, CompactContext]:
+        """The context of ids (1, S), whose value comes after pauses wherever it has been as much work as a chunk."""
+        decoder, every = self.decoder, plan.layers_of_a_turn(input_ids.shape[1])
         ids = input_ids.to(decoder.device)
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         hidden, keys, values = decoder.embed(ids), [], []
@@ -222,6 +231,8 @@ class Select:
             hidden = step.hidden
             keys.append(step.attended.keys)
             values.append(step.attended.values)
+            if len(keys) % every == 0 and len(keys) < len(decoder.layers):
+                yield plan.pause
         return CompactContext(
             keys=tuple(keys),
             values=tuple(values),
@@ -247,7 +258,7 @@ class Select:
         kept = self._best(scores[0, p:].to(ids.device), ids, at, plan.target_len - p - new)
         chosen = torch.cat([torch.arange(p), kept.cpu() + p, torch.arange(length - new, length)]).to(ids.device)
         with self.decoder.session():
-            return self._recomputed(asked.input_ids[:, chosen], asked.token_indices[:, chosen], plan)
+            return run_steps(self._recomputed(asked.input_ids[:, chosen], asked.token_indices[:, chosen], plan))
 
     def _scored(
         self, context: CompactContext, suffix_ids: Tensor, neutral_ids: Tensor | None, plan: SelectPlan

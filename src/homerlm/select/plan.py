@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
-from homerlm.passes import Pass, check_target, head_pass
+from homerlm.passes import Event, Pass, check_target, head_pass
 from homerlm.score.heads import Early, Scoring, early_len
 
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
 MIDDLE = (0.5, 0.6)  # of the layers, where no profile is known: they match the question's words to the text
+TURN_SHARE = 3  # one part of the layers in so many is what a chunk of an index runs through, about
 LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
 
 
@@ -111,6 +112,15 @@ class SelectPlan:
     def room(self) -> int:
         """Tokens of the document that the target leaves room for."""
         return self.target_len - self.prefix_len - self.suffix_len
+
+    @property
+    def pause(self) -> Event:
+        """What is told where others get their turn in the middle of a pass: all of the document has been read."""
+        return Event(self.context_len, self.context_len)
+
+    def layers_of_a_turn(self, tokens: int) -> int:
+        """Layers of so many tokens that are about as much work as a chunk of an index is."""
+        return max(self.chunk_len * self.shape.layers // (TURN_SHARE * tokens), 1)
 
     def kv_during(self, run: Pass) -> int:
         """Only what is read at the end is kept."""

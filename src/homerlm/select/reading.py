@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from homerlm.model.decoder import Decoder, LayerStep
+from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
 from homerlm.score.heads import Early, Scoring
 from homerlm.score.neighbours import pool
@@ -46,20 +47,27 @@ class Reading:
             else:
                 yield group, self._by_surprisal(group[0])
 
-    def score(self, context_ids: Tensor, scoring: Scoring, early: Early | None = None) -> Tensor:
-        """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row.
-        Those that leave it `early` have the scores of the layers up to there."""
+    def score(self, context_ids: Tensor, scoring: Scoring) -> Tensor:
+        """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row."""
+        return run_steps(self.scoring(context_ids, scoring))
+
+    def scoring(self, context_ids: Tensor, scoring: Scoring) -> Generator[Event, None, Tensor]:
+        """`score`, with a pause wherever it has been as much work as a chunk of the document."""
         chunk = self._chunk(context_ids)
         scorer, hidden = self._scorer(chunk, scoring), self.decoder.embed(chunk.input_ids)
-        if early is not None:
-            return self._score_fewer(chunk, scorer, hidden, scoring, early)[:, self.plan.prefix_len :]
-        for step in self._steps(chunk, hidden, 0, scoring.last + 1):
+        every = self.plan.layers_of_a_turn(2 * chunk.input_ids.shape[1])  # to score them takes about as long again
+        for number, step in enumerate(self._steps(chunk, hidden, 0, scoring.last + 1), 1):
             scorer(step.attended)
+            if number % every == 0 and number <= scoring.last:
+                yield self.plan.pause
         return scorer.total[:, self.plan.prefix_len :]
 
-    def _score_fewer(self, chunk: Chunk, scorer: Scorer, hidden: Tensor, scoring: Scoring, early: Early) -> Tensor:
-        """(B, common tokens) scores of a chunk, of which the better part by its early scores runs to the end."""
-        finder = self._scorer(chunk, Scoring.of(early.heads))
+    def score_with_fewer(self, context_ids: Tensor, scoring: Scoring, early: Early) -> Tensor:
+        """`score` where the better part of a chunk by its early scores runs to the end: the rest has the scores of the
+        layers up to there."""
+        chunk = self._chunk(context_ids)
+        hidden = self.decoder.embed(chunk.input_ids)
+        scorer, finder = self._scorer(chunk, scoring), self._scorer(chunk, Scoring.of(early.heads))
         for step in self._steps(chunk, hidden, 0, early.layer + 1, finish=True):
             assert step.hidden is not None
             hidden = step.hidden
@@ -71,7 +79,7 @@ class Reading:
         for step in self._steps(fewer, chunk.states_of(kept, hidden), early.layer + 1, scoring.last + 1):
             last(step.attended)
         before = scorer.total if scorer.total.numel() else torch.zeros_like(finder.total)
-        return before.scatter_add(1, kept, last.total)
+        return before.scatter_add(1, kept, last.total)[:, self.plan.prefix_len :]
 
     def _going_on(self, chunk: Chunk, scores: Tensor, early: Early) -> Tensor:
         """Indices (B, n) in the chunk of the prefix and of the context tokens that go on, by early scores (B, common
@@ -88,7 +96,8 @@ class Reading:
 
     def _by_attention(self, group: list[Span]) -> Tensor:
         ids = torch.cat([self.context_ids[:, start:stop] for start, stop in group])
-        scores = self.score(ids, self.plan.reading, self.plan.early)
+        reading, early = self.plan.reading, self.plan.early
+        scores = self.score(ids, reading) if early is None else self.score_with_fewer(ids, reading, early)
         return torch.cat(scores.split(len(self.context_ids)), dim=1)
 
     def _by_surprisal(self, span: Span) -> Tensor:

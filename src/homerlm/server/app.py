@@ -36,7 +36,13 @@ from homerlm.store.documents import Documents
 def create_app(settings: Settings, engine: Engine, documents: Documents) -> FastAPI:
     """The application that serves one engine's model. Its end closes the engine."""
     app = FastAPI(
-        title="homerlm", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="homerlm",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=errors.RESPONSES,
     )
     app.state.settings, app.state.engine, app.state.documents = settings, engine, documents
     app.state.keys = settings.keys()

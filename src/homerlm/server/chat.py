@@ -14,7 +14,7 @@ from homerlm.server.answering import Asked, answering
 from homerlm.server.answers import remembering
 from homerlm.server.parameters import MOST_LOGPROBS, Generation, refuse_format, refuse_tools, unsupported
 from homerlm.server.parts import ChatMessage, read_messages
-from homerlm.server.sse import streamed, until_gone
+from homerlm.server.sse import DESCRIBED, streamed, until_gone
 from homerlm.server.state import Owner, Server, Shared
 from homerlm.server.writing_out import Frame, Whole, chunks, token_probabilities, usage_json, whole
 from homerlm.writing import Piece, Writing
@@ -52,7 +52,7 @@ class ChatBody(Generation):
         return self.writing(most, stop=tuple(self.stop or ()), seed=self.seed, logprobs=logprobs)
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=None, responses=DESCRIBED)
 async def chat(request: Request, body: ChatBody, owner: Owner, server: Shared) -> Response | dict[str, Any]:
     """Answer a conversation. What is longer than the model's target is read as documents."""
     writing = body.checked()

@@ -17,7 +17,7 @@ from homerlm.server.errors import ApiError
 from homerlm.server.messages import name_of
 from homerlm.server.parameters import MOST_LOGPROBS, Generation, Words, unsupported
 from homerlm.server.splitting import Split, split
-from homerlm.server.sse import streamed, until_gone
+from homerlm.server.sse import DESCRIBED, streamed, until_gone
 from homerlm.server.state import Owner, Server, Shared
 from homerlm.server.writing_out import Frame, Whole, chunks, token_probabilities, usage_json, whole
 from homerlm.writing import Piece, Writing
@@ -60,7 +60,7 @@ class CompletionBody(Generation):
         return given
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=DESCRIBED)
 async def complete(request: Request, body: CompletionBody, owner: Owner, server: Shared) -> Response:
     """Go on with a text. What is longer than the model's target is read as a document, but for its ends."""
     writing, text = body.checked(), body.text

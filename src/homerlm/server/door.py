@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -61,7 +61,7 @@ class Door:
         origin = headers.get("origin")
         if origin is None or origin in self.settings.cors_origin or "*" in self.settings.cors_origin:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        if _parts(origin).netloc != headers.get("host"):
             raise ApiError(403, "Web pages of this origin may not call this server.", code="wrong_origin")
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
@@ -119,4 +119,12 @@ def _needs_model(scope: Scope) -> bool:
 
 def _host(header: str) -> str:
     """A Host header without its port."""
-    return (urlsplit(f"//{header}").hostname or "") if header else "localhost"
+    return (_parts(f"//{header}").hostname or "") if header else "localhost"
+
+
+def _parts(address: str) -> SplitResult:
+    """Those of an address; nothing but empty ones where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")

@@ -9,11 +9,34 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from homerlm import errors
 
 RETRY_AFTER_S = 5
+
+
+class ErrorFacts(BaseModel):
+    """type: OpenAI's word for the kind of error; param: the part of the request that is at fault; code: a word that
+    programs can go by."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorObject(BaseModel):
+    """What every error is told as."""
+
+    error: ErrorFacts
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {  # of every endpoint, for the OpenAPI document
+    "4XX": {"model": ErrorObject, "description": "The request is at fault, or comes too early (429)."},
+    "5XX": {"model": ErrorObject, "description": "The server is at fault, or has no room, memory or time."},
+}
 _log = logging.getLogger("homerlm.server")
 _TYPES = {
     400: "invalid_request_error",
@@ -63,7 +86,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The JSON object that clients get."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        facts = ErrorFacts(message=self.message, type=self.type, param=self.param, code=self.code)
+        return ErrorObject(error=facts).model_dump()
 
 
 def as_api_error(error: BaseException) -> ApiError:
@@ -118,6 +142,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     if "route" not in request.scope and error.status_code == 404:
         message = f"Unknown request URL: {request.method} {request.url.path[:200]}. /openapi.json lists what there is."
         return response(ApiError(404, message, code="unknown_url"))
+    if isinstance(error.__cause__, OSError):  # where the parts of a body are written to while they come
+        return response(ApiError(507, "The server's disk cannot take this request.", code="disk_full"))
     code = "not_found" if error.status_code == 404 else _CODES.get(error.status_code)
     headers = error.headers or {}
     return response(ApiError(error.status_code, str(error.detail), code=code, headers=headers))

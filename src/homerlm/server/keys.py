@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
 
 from homerlm.server.errors import ApiError
 
 LOCAL = "local"  # the owner of everything where no keys are asked for
 _OWNER_LEN = 16
+_BEARER = HTTPBearer(auto_error=False, description="An API key, where the server has any.")
 
 
 class Keys:
@@ -42,7 +45,7 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def owner(request: Request) -> str:
+def owner(request: Request, _described: Annotated[Any, Security(_BEARER)] = None) -> str:
     """A dependency: the owner of what a request makes and sees. Raises `ApiError` 401 without a key that is known."""
     keys: Keys = request.app.state.keys
     return keys.owner(request.headers.get("authorization"))

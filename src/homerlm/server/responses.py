@@ -20,14 +20,14 @@ from homerlm.server.objects import Order
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import ResponseBody, response_json
 from homerlm.server.response_events import Making
-from homerlm.server.sse import streamed, until_gone
+from homerlm.server.sse import DESCRIBED, streamed, until_gone
 from homerlm.server.state import Owner, Server, Shared
 
 router = APIRouter(prefix="/v1", tags=["Responses"])
 ANSWER_ROOM = 512  # tokens that a prompt which must not be shortened leaves for its answer, at least
 
 
-@router.post("/responses", response_model=None)
+@router.post("/responses", response_model=None, responses=DESCRIBED)
 async def respond(request: Request, body: ResponseBody, owner: Owner, server: Shared) -> Response:
     """Answer text, and files of vector stores; what is longer than the model's target is read as documents."""
     writing = body.checked()

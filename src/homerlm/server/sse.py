@@ -19,6 +19,9 @@ OnError = Callable[[ApiError], list[ServerSentEvent]]
 DONE = ServerSentEvent(data="[DONE]", sep="\n")
 FIRST_WAIT_S = 0.5  # so long the status waits for an error
 END_S = 3  # for the last events, once the engine has ended the work
+DESCRIBED: dict[int | str, dict[str, Any]] = {  # of endpoints that stream, for the OpenAPI document
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 GONE = 499  # the status of a request whose client left before its answer, which only the log sees
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, StringConstraints
 
 from homerlm.server.errors import ApiError
-from homerlm.server.found import found_file, found_store, known_index, text_of
+from homerlm.server.found import found_file, found_store, known_index, missing_store, text_of
 from homerlm.server.indexing import Indexed, Indexing
 from homerlm.server.objects import Content, Deleted, FileBatch, FileContent, Order, Page, VectorStoreFile
 from homerlm.server.state import Owner, Server, Shared
@@ -130,6 +130,8 @@ async def create_batch(
     await check_files(server, owner, ids)
     stores = server.documents.store.vector_stores
     batch = await asyncio.to_thread(stores.add_batch, vector_store_id)
+    if batch is None:
+        raise missing_store(vector_store_id)
     if new.files is None:
         alike = {"attributes": new.attributes, "chunking": new.chunking_strategy, "batch": batch.id}
         await add_files(server, indexing, vector_store_id, ids, **alike)

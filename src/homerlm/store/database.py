@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,14 @@ CREATE INDEX members_batch ON members (batch);
 
 class Database:
     """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
-    one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full."""
+    one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    check_new: is called before the tables of a new one are made, while nobody else writes; what it raises prevents
+    that.
+    """
+
+    def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None) -> None:
+        self._path, self._check_new = path, check_new
         self._lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(
@@ -145,6 +149,7 @@ class Database:
             raise MismatchError(f"{self._path} has version {version}, this homerlm knows {VERSION}: upgrade homerlm")
         if version == VERSION:
             return
+        self._check_new()
         for statement in TABLES.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homerlm.errors import CorruptFileError, InputError, MismatchError
+from homerlm.errors import CorruptFileError, InputError, MismatchError, QuotaError
 from homerlm.index.index import Frame, Index
 from homerlm.index.joined import join
 from homerlm.model.identity import model_name
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from homerlm.engine import Engine
     from homerlm.homer import Homer
 
+_log = logging.getLogger("homerlm.store")
 OnEvent = Callable[[Event], None]
 OPEN_INDEXES = 256  # they are windows on files: what they hold in memory is some bytes a token
 
@@ -134,8 +136,11 @@ class Documents:
 
         try:
             return await self.engine.run(steps(), tell)
-        except BaseException:
+        except BaseException as error:
             self._abandoned.append(path)  # its last step may be running still
+            if isinstance(error.__cause__, OSError):  # the error's own words tell of the folder
+                reason = error.__cause__.strerror
+                raise QuotaError(f"the store's disk does not take it: {reason}; free space") from error
             raise
 
     async def _opened(self, stored: StoredDocument) -> Index | None:
@@ -145,7 +150,8 @@ class Documents:
             path = self.store.document_path(stored.id)
             try:
                 index = await asyncio.to_thread(Index.load, path, self.homer.model, self.homer.tokenizer)
-            except (CorruptFileError, InputError):
+            except (CorruptFileError, InputError) as error:
+                _log.warning("a document is forgotten, and read anew where it is given again: %s", error)
                 await asyncio.to_thread(self.store.remove_document, stored.owner, stored.id)
                 return None
             self._open.put(stored.id, index)

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
+from homerlm.errors import CorruptFileError
 from homerlm.store import space
 from homerlm.store.database import Database, page
 from homerlm.store.folder import KINDS, Folder
@@ -38,14 +39,14 @@ class Store:
 
     max_bytes: of all files and documents; owner_bytes: of one owner's. Above them the documents that were used longest
     ago go, since they can be read again; uploaded files stay. Raises `InputError` for a folder that cannot be used,
-    `CorruptFileError` for a damaged database.
+    `CorruptFileError` for a database that is damaged, or lost where there are files.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, owner_bytes: int) -> None:
         self.folder = Path(folder)
         self._space = Space(max_bytes, owner_bytes)
         self._files = Folder(self.folder)
-        self._database = Database(self.folder / "store.sqlite")
+        self._database = Database(self.folder / "store.sqlite", self._check_new)
         self.vector_stores = VectorStores(self._database)
         self.clear_orphans()
 
@@ -198,6 +199,14 @@ class Store:
                 there = self._files.ids(kind)
                 connection.executemany(f"DELETE FROM {kind} WHERE id = ?", [(id,) for id in listed - there])
                 self._remove(kind, list(there - listed))
+
+    def _check_new(self) -> None:
+        """Refuse files that a lost database has listed: they would be cleared away as nobody's."""
+        if any(self._files):
+            raise CorruptFileError(
+                f"{self.folder} holds files, but store.sqlite in it is empty or gone: restore a copy of it, or move "
+                "the folder away to begin anew"
+            )
 
     def _add(
         self,

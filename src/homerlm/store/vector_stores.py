@@ -99,15 +99,17 @@ class VectorStores:
         chunking: Mapping[str, Any] | None = None,
         batch: str | None = None,
     ) -> None:
-        """Files that are to be read for a vector store; those that it has already are read anew."""
+        """Files that are to be read for a vector store; those that it has already are read anew. Nothing is added of or
+        to what was removed meanwhile."""
         values = json.dumps(dict(attributes or {})), json.dumps(dict(chunking or {})), batch, time.time()
         with self._database.write() as connection:
             for file in files:
                 connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
                 connection.execute(
                     "INSERT INTO members (vector_store, id, attributes, chunking, batch, created, status) "
-                    "VALUES (?, ?, ?, ?, ?, ?, 'in_progress')",
-                    (id, file, *values),
+                    "SELECT vector_stores.id, files.id, ?, ?, ?, ?, 'in_progress' FROM vector_stores, files "
+                    "WHERE vector_stores.id = ? AND files.id = ?",
+                    (*values, id, file),
                 )
 
     def member(self, id: str, file: str) -> Member | None:
@@ -164,16 +166,15 @@ class VectorStores:
             done = connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
             return done.rowcount > 0
 
-    def add_batch(self, id: str) -> Batch:
-        """A new batch, for files to be added with (`add`)."""
+    def add_batch(self, id: str) -> Batch | None:
+        """A new batch, for files to be added with (`add`); None where the vector store was removed meanwhile."""
         name = f"vsfb_{secrets.token_hex(12)}"
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO batches (id, vector_store, created) VALUES (?, ?, ?)", (name, id, time.time())
+                "INSERT INTO batches (id, vector_store, created) SELECT ?, id, ? FROM vector_stores WHERE id = ?",
+                (name, time.time(), id),
             )
-        made = self.batch(id, name)
-        assert made is not None
-        return made
+        return self.batch(id, name)
 
     def batch(self, id: str, batch: str) -> Batch | None:
         row = self._database.row("SELECT * FROM batches WHERE vector_store = ? AND id = ?", id, batch)
