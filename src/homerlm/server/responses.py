@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from homerlm import prompt
+from homerlm.conversation.messages import SYSTEM, Message
 from homerlm.server.answering import Asked, answering
 from homerlm.server.errors import ApiError
 from homerlm.server.file_search import Searched
-from homerlm.server.messages import SYSTEM, Message
 from homerlm.server.parts import read_messages
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import ResponseBody, response_json
