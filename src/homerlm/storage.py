@@ -60,7 +60,8 @@ def replacing(path: str | os.PathLike[str], *, private: bool = False) -> Iterato
     """A temporary file beside `path` for the block to fill; it takes the place of `path` once the block is through.
 
     On any failure what was at `path` before is kept and the temporary file removed. It reaches the disk first, and has
-    the permissions of any new file, or is its owner's alone (private). Raises `InputError` when `path` cannot be written.
+    the permissions of any new file, or is its owner's alone (private). Raises `InputError` when `path` cannot be
+    written.
     """
     target = check_target(path)
     _clear_stale(target.parent)
