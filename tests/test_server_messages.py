@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homerlm import prompt
+from homerlm.conversation.messages import HISTORY, Message, Reader
+from homerlm.conversation.splitting import split
 from homerlm.errors import InputError
-from homerlm.server.messages import HISTORY, Message, Reader
-from homerlm.server.splitting import split
 from tiny import VOCAB
 from words import tokenizer_of
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 
-from homerlm.server.messages import Message
+from homerlm.conversation.messages import Message
 from homerlm.server.remembered import Memory, Remembered
 from homerlm.store.documents import sha256_of
 from serving import WORDS, client, openai_client, serving

@@ -362,3 +362,12 @@ def _work_for_ever(folder, seed):
         print(repr(error), file=sys.stderr)
     finally:
         os._exit(1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_what_it_keeps_is_its_owners_alone(store):
+    _document(store)
+    _file(store)
+    kept = [path for path in store.folder.rglob("*") if path.is_file()]
+    assert {"store.sqlite", "store.sqlite-wal"} < {path.name for path in kept}
+    assert {path.name: path.stat().st_mode & 0o777 for path in kept} == {path.name: 0o600 for path in kept}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from homerlm.context import CompactContext
+from homerlm.index.index import Index
 from homerlm.storage import replacing
 from homerlm.trace import READ, Fates, LevelTrace, Passage, passages, passages_at
 
@@ -61,6 +62,20 @@ def render_index(starts: Sequence[int], document: str, name: str, question: str,
     """The page of a document that was read before. starts: the first character of each of its tokens."""
     fates = Fates.of(trace, kept.context)
     return _rendered(list(passages_at(starts, document, fates.levels)), [name], question, kept, fates)
+
+
+def render_documents(index: Index, question: str, kept: Kept, trace: LevelTrace) -> str:
+    """The page of all documents of an index, one after the other, each under its name where there are several."""
+    starts: list[int] = []
+    document = ""
+    for part in index.parts:
+        if len(index.parts) > 1:
+            document += ("\n\n" if document else "") + f"# {part.name}\n\n"
+        own = index.spans[part.first_token : part.first_token + part.tokens, 0]
+        starts += (own + len(document)).tolist()
+        document += index.text_of(part)
+    fates = Fates.of(trace, kept.context)
+    return _rendered(list(passages_at(starts, document, fates.levels)), list(index.names), question, kept, fates)
 
 
 def _rendered(found: list[Passage], names: list[str], question: str, answer: Any, fates: Fates) -> str:

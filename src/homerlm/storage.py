@@ -56,17 +56,18 @@ def write(
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
     """A temporary file beside `path` for the block to fill; it takes the place of `path` once the block is through.
 
     On any failure what was at `path` before is kept and the temporary file removed. It reaches the disk first, and has
-    the permissions of any new file. Raises `InputError` when `path` cannot be written.
+    the permissions of any new file, or is its owner's alone (private). Raises `InputError` when `path` cannot be
+    written.
     """
     target = check_target(path)
     _clear_stale(target.parent)
     temporary = target.with_name(temporary_name())
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=_open_private if private else None) as file:
             mode = os.fstat(file.fileno()).st_mode  # newer safetensors put a file of mode 0600 in its place
         yield temporary
         os.chmod(temporary, mode)
@@ -187,6 +188,10 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     if target.exists() and not target.is_file():
         raise InputError(f"{path} is not a regular file and would be replaced by one; choose another path")
     return target
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _clear_stale(folder: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from homerlm import __version__
 from homerlm.cli import ask, bench, calibrate, demo, eval, index, plan, profile, select, serve, store
+from homerlm.cli.chat import command as chat
 from homerlm.cli.errors import ParseError, exit_code, report
 from homerlm.errors import HomerError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command(epilog=ask.EXAMPLES)(ask.ask)
 app.command(epilog=index.EXAMPLES)(index.index)
 app.command(epilog=select.EXAMPLES)(select.select)
+app.command(epilog=chat.EXAMPLES)(chat.chat)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=plan.EXAMPLES)(plan.plan)

@@ -112,8 +112,7 @@ def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     store = Store(settings.folder, max_bytes=settings.store_bytes, owner_bytes=settings.owner_bytes)
     engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
-    lifetime = None if settings.document_days is None else settings.document_days * 24 * 3600
-    documents = Documents(homer, engine, store, lifetime=lifetime)
+    documents = Documents(homer, engine, store, lifetime=settings.lifetime)
 
     def say(address: str) -> None:
         if not quiet:

@@ -1,155 +1,36 @@
-"""A conversation answered: its documents read, what the question needs of them found, the answer written."""
+"""A conversation answered within the server's limits, and counted."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 
-from homerlm import prompt
-from homerlm.answer import Prepared
-from homerlm.index.index import Index
-from homerlm.index.joined import join
-from homerlm.passes import Event
+from homerlm.conversation import answering as conversation
+from homerlm.conversation.answering import Asked, Limits, Progress, Step, Usage
 from homerlm.server.errors import ApiError
 from homerlm.server.state import Server
-from homerlm.writing import Piece, Writing
+from homerlm.writing import Writing
 
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be answered. affixes: of the prompt, around its documents: indexes, which were read before, and
-    others (name, text each); neutral: the part behind for a question that asks for nothing."""
-
-    affixes: tuple[prompt.Text, prompt.Text]
-    neutral: prompt.Text
-    documents: tuple[tuple[str, str], ...] = ()
-    indexes: tuple[Index, ...] = ()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Reading goes on. total: tokens of the prompt; cache: of these, those known before; processed: read so far, the
-    known ones included; seconds: since it began."""
-
-    total: int
-    cache: int
-    processed: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Usage:
-    """prompt: tokens of the request's prompt; cached: those of it not read anew; read, kept: that the model read for
-    this answer, and of the cache it was written from; seconds: of reading and writing."""
-
-    prompt: int
-    cached: int
-    completion: int
-    read: int
-    kept: int
-    seconds: float
-
-
-Step = Progress | Prepared | Piece | Usage
+__all__ = ["Asked", "Progress", "Step", "Usage", "answering"]
 
 
 async def answering(server: Server, owner: str, asked: Asked, writing: Writing) -> AsyncGenerator[Step, None]:
-    """Progress while documents are read, what was prepared, the answer's pieces, and last what it took. Leaving the
-    generator stops the work. Raises what the engine and the documents do, and `ApiError` for a prompt that is too long
-    or takes too long."""
-    work = _Work(server, owner, asked, writing)
-    task = asyncio.create_task(work.run())
-    task.add_done_callback(lambda _: work.steps.put_nowait(None))
+    """The steps of `homerlm.conversation.answering`. Leaving the generator stops the work. Raises what the engine and
+    the documents do, and `ApiError` for a prompt that is too long or takes too long."""
+    settings = server.settings
+    limits = Limits(
+        settings.max_new_tokens,
+        settings.request_seconds,
+        lambda tokens: server.check_tokens(tokens, "prompt", "messages"),
+    )
     try:
-        while (step := await work.steps.get()) is not None:
-            yield step
-        task.result()
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen, whether or not somebody still waits for it
-
-
-class _Work:
-    """One answer in the making: its `steps` as they come."""
-
-    def __init__(self, server: Server, owner: str, asked: Asked, writing: Writing) -> None:
-        self._server, self._owner, self._asked, self._writing = server, owner, asked, writing
-        self.steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        self._started = time.perf_counter()
-        self._total = self._known = self._new = 0
-
-    async def run(self) -> None:
-        try:
-            async with asyncio.timeout(self._server.settings.request_seconds):
-                prepared = await self._read()
-                self.steps.put_nowait(prepared)
-                await self._write(prepared)
-        except TimeoutError:
-            raise ApiError(504, "The answer took longer than this server allows.", code="timeout") from None
-
-    async def _write(self, prepared: Prepared) -> None:
-        written = 0
-        room = _room(self._server, prepared, self._writing.max_new_tokens)
-        writing = replace(self._writing, max_new_tokens=room)
-        async with aclosing(self._server.engine.write(prepared.context, writing)) as pieces:
-            async for piece in pieces:
-                written += piece.tokens
-                self.steps.put_nowait(piece)
-        usage = _usage(prepared, self._new, written, time.perf_counter() - self._started)
-        _count(self._server, usage)
-        self.steps.put_nowait(usage)
-
-    async def _read(self) -> Prepared:
-        asked, server = self._asked, self._server
-        lengths = await asyncio.to_thread(self._lengths)
-        self._known = sum(map(len, asked.indexes))
-        self._total = sum(lengths) + self._known
-        server.check_tokens(self._total, "prompt", "messages")
-        indexes = list(asked.indexes)
-        for name, text in asked.documents:
-            indexes.append(await self._index(name, text))
-        document = None if not indexes else indexes[0] if len(indexes) == 1 else join(indexes)
-        steps = server.engine.homer.preparing(document, asked.affixes, asked.neutral)
-        return replace(await server.engine.run(steps), source=document)
-
-    async def _index(self, name: str, text: str) -> Index:
-        def tell(event: Event) -> None:
-            self._tell(0 if event.note else event.read)
-
-        index, known = await self._server.documents.index(self._owner, name, text, tell)
-        if known:
-            self._known += len(index)
-        else:
-            self._new += len(index)
-        self._tell(0)
-        return index
-
-    def _lengths(self) -> Sequence[int]:
-        tokenizer = self._server.reader.tokenizer
-        texts: tuple[prompt.Text | str, ...] = (*self._asked.affixes, *(text for _, text in self._asked.documents))
-        return [prompt.token_ids(tokenizer, text).shape[1] for text in texts]
-
-    def _tell(self, read: int) -> None:
-        processed = min(self._known + self._new + read, self._total)
-        seconds = time.perf_counter() - self._started
-        self.steps.put_nowait(Progress(self._total, self._known, processed, seconds))
-
-
-def _room(server: Server, prepared: Prepared, wanted: int) -> int:
-    """Tokens that an answer may have within the model's limit and the server's."""
-    left = server.engine.homer.limit - len(prepared.context)
-    return max(1, min(wanted, left, server.settings.max_new_tokens))
-
-
-def _usage(prepared: Prepared, new: int, written: int, seconds: float) -> Usage:
-    read = new + prepared.tokens_read
-    cached = max(0, prepared.prompt_len - read)
-    return Usage(prepared.prompt_len, cached, written, read, len(prepared.context), seconds)
+        async with aclosing(conversation.answering(server.documents, owner, asked, writing, limits)) as steps:
+            async for step in steps:
+                if isinstance(step, Usage):
+                    _count(server, step)
+                yield step
+    except TimeoutError:
+        raise ApiError(504, "The answer took longer than this server allows.", code="timeout") from None
 
 
 def _count(server: Server, usage: Usage) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from homerlm.conversation.messages import Message
 from homerlm.server.answering import Usage
 from homerlm.server.errors import ApiError
 from homerlm.server.input_items import COMPACTION, Conversed, conversation, message_item
-from homerlm.server.messages import Message
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import response_usage
 from homerlm.server.state import Owner, Server, Shared

@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from homerlm import prompt
+from homerlm.conversation.messages import name_of
+from homerlm.conversation.splitting import Split, split
 from homerlm.server.answering import Asked, answering
 from homerlm.server.answers import remembering
 from homerlm.server.errors import ApiError
-from homerlm.server.messages import name_of
 from homerlm.server.parameters import MOST_LOGPROBS, Generation, Words, unsupported
-from homerlm.server.splitting import Split, split
 from homerlm.server.sse import DESCRIBED, streamed, until_gone
 from homerlm.server.state import Owner, Server, Shared
 from homerlm.server.writing_out import Frame, Whole, chunks, token_probabilities, usage_json, whole

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from homerlm.conversation.messages import Message
 from homerlm.server.errors import ApiError
-from homerlm.server.messages import Message
 from homerlm.server.parameters import Body, Words
 from homerlm.server.parts import ChatMessage, ChatPart, read_messages
 from homerlm.server.remembered import Remembered

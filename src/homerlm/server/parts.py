@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import Field
 
+from homerlm.conversation.messages import SYSTEM, Message
 from homerlm.server.errors import ApiError
 from homerlm.server.found import text_of
-from homerlm.server.messages import SYSTEM, Message
 from homerlm.server.parameters import Body, Words
 from homerlm.server.state import Server
 from homerlm.store.parsing import printable

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from homerlm.server.messages import Message
+from homerlm.conversation.messages import Message
 
 OVERHEAD_BYTES = 2000  # of a response besides its text
 

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from homerlm import prompt
+from homerlm.conversation.messages import SYSTEM, Message
 from homerlm.server.answering import Asked
 from homerlm.server.answers import remembering
 from homerlm.server.errors import ApiError
 from homerlm.server.file_search import Searched
 from homerlm.server.input_items import conversation, known, unknown
-from homerlm.server.messages import SYSTEM, Message
 from homerlm.server.objects import Order
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import ResponseBody, response_json

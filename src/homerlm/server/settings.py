@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         """Where documents are kept."""
         return self.store or platformdirs.user_data_path("homerlm") / "store"
 
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds from a document's last use until it goes, None for never."""
+        return None if self.document_days is None else self.document_days * 24 * 3600
+
     def keys(self) -> Keys:
         """Those of the settings and of the key file."""
         lines = () if self.key_file is None else self.key_file.read_text(encoding="utf-8").splitlines()

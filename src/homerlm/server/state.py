@@ -9,12 +9,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from homerlm.conversation.messages import Reader
 from homerlm.engine import Engine
 from homerlm.model.identity import model_name
 from homerlm.server.errors import ApiError
 from homerlm.server.kept_answers import KeptAnswers
 from homerlm.server.keys import owner
-from homerlm.server.messages import Reader
 from homerlm.server.metrics import Metrics
 from homerlm.server.remembered import Memory
 from homerlm.server.settings import Settings

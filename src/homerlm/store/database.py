@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ class Database:
     def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None) -> None:
         self._path, self._check_new = path, check_new
         self._lock = threading.RLock()
+        with suppress(OSError):  # SQLite says it better
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its own files beside it take this mode
         try:
             self._connection = sqlite3.connect(
                 path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False

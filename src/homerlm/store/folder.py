@@ -45,6 +45,7 @@ class Folder:
         where the disk does not take it."""
         target = self.of(kind, id)
         try:
+            os.chmod(temporary, 0o600)  # documents are their owner's alone
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)

@@ -15,8 +15,8 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from homerlm import prompt
+from homerlm.conversation.splitting import Count, split
 from homerlm.errors import InputError
-from homerlm.server.splitting import Count, split
 
 HISTORY = "What was said before in this conversation:"
 LAST_SHARE, BLOCK_SHARE = 4, 2  # a part of the room for what must be verbatim, and for a block of older turns

@@ -1,0 +1,1 @@
+"""`homer chat`: a conversation in the terminal."""

@@ -1,0 +1,168 @@
+"""A conversation answered: its documents read, what the question needs of them found, the answer written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from homerlm import prompt
+from homerlm.answer import Prepared
+from homerlm.index.index import Index
+from homerlm.index.joined import join
+from homerlm.passes import Event, Observer
+from homerlm.store.documents import Documents
+from homerlm.writing import Piece, Writing
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be answered. affixes: of the prompt, around its documents: indexes, which were read before, and
+    others (name, text each); neutral: the part behind for a question that asks for nothing."""
+
+    affixes: tuple[prompt.Text, prompt.Text]
+    neutral: prompt.Text
+    documents: tuple[tuple[str, str], ...] = ()
+    indexes: tuple[Index, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one answer. new_tokens: its longest; seconds: of reading and writing, None for any; check_prompt: raises where
+    a prompt of so many tokens is too long."""
+
+    new_tokens: int
+    seconds: float | None = None
+    check_prompt: Callable[[int], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Reading goes on. total: tokens of the prompt; cache: of these, those known before; processed: read so far, the
+    known ones included; seconds: since it began; note: what is being read where it is not the prompt."""
+
+    total: int
+    cache: int
+    processed: int
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """prompt: tokens of the request's prompt; cached: those of it not read anew; read, kept: that the model read for
+    this answer, and of the cache it was written from; seconds: of reading and writing."""
+
+    prompt: int
+    cached: int
+    completion: int
+    read: int
+    kept: int
+    seconds: float
+
+
+Step = Progress | Prepared | Piece | Usage
+
+
+async def answering(
+    documents: Documents, owner: str, asked: Asked, writing: Writing, limits: Limits, observer: Observer | None = None
+) -> AsyncGenerator[Step, None]:
+    """Progress while documents are read, what was prepared, the answer's pieces, and last what it took. observer: sees
+    the events of finding what the question needs. Leaving the generator stops the work. Raises what the engine and the
+    documents do, what `Limits.check_prompt` does, and `TimeoutError`."""
+    work = _Work(documents, owner, asked, writing, limits, observer)
+    task = asyncio.create_task(work.run())
+    task.add_done_callback(lambda _: work.steps.put_nowait(None))
+    try:
+        while (step := await work.steps.get()) is not None:
+            yield step
+        task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen, whether or not somebody still waits for it
+
+
+class _Work:
+    """One answer in the making: its `steps` as they come."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        owner: str,
+        asked: Asked,
+        writing: Writing,
+        limits: Limits,
+        observer: Observer | None,
+    ) -> None:
+        self._documents, self._owner, self._asked, self._writing = documents, owner, asked, writing
+        self._limits, self._observer = limits, observer
+        self._engine = documents.engine
+        self.steps: asyncio.Queue[Step | None] = asyncio.Queue()
+        self._started = time.perf_counter()
+        self._total = self._known = self._new = 0
+
+    async def run(self) -> None:
+        async with asyncio.timeout(self._limits.seconds):
+            prepared = await self._read()
+            self.steps.put_nowait(prepared)
+            await self._write(prepared)
+
+    async def _write(self, prepared: Prepared) -> None:
+        written = 0
+        writing = replace(self._writing, max_new_tokens=self._room(prepared))
+        async with aclosing(self._engine.write(prepared.context, writing)) as pieces:
+            async for piece in pieces:
+                written += piece.tokens
+                self.steps.put_nowait(piece)
+        self.steps.put_nowait(_usage(prepared, self._new, written, time.perf_counter() - self._started))
+
+    async def _read(self) -> Prepared:
+        asked = self._asked
+        lengths = await asyncio.to_thread(self._lengths)
+        self._known = sum(map(len, asked.indexes))
+        self._total = sum(lengths) + self._known
+        self._limits.check_prompt(self._total)
+        indexes = list(asked.indexes)
+        for name, text in asked.documents:
+            indexes.append(await self._index(name, text))
+        document = None if not indexes else indexes[0] if len(indexes) == 1 else join(indexes)
+        steps = self._engine.homer.preparing(document, asked.affixes, asked.neutral)
+        return replace(await self._engine.run(steps, self._observer), source=document)
+
+    async def _index(self, name: str, text: str) -> Index:
+        def tell(event: Event) -> None:
+            self._tell(0 if event.note else event.read, event.note)
+
+        index, known = await self._documents.index(self._owner, name, text, tell)
+        if known:
+            self._known += len(index)
+        else:
+            self._new += len(index)
+        self._tell(0)
+        return index
+
+    def _lengths(self) -> Sequence[int]:
+        tokenizer = self._engine.homer.tokenizer
+        assert tokenizer is not None  # the engine refuses a Homer without one
+        texts: tuple[prompt.Text | str, ...] = (*self._asked.affixes, *(text for _, text in self._asked.documents))
+        return [prompt.token_ids(tokenizer, text).shape[1] for text in texts]
+
+    def _tell(self, read: int, note: str = "") -> None:
+        processed = min(self._known + self._new + read, self._total)
+        seconds = time.perf_counter() - self._started
+        self.steps.put_nowait(Progress(self._total, self._known, processed, seconds, note))
+
+    def _room(self, prepared: Prepared) -> int:
+        """Tokens that the answer may have within the model's limit and its own."""
+        left = self._engine.homer.limit - len(prepared.context)
+        return max(1, min(self._writing.max_new_tokens, left, self._limits.new_tokens))
+
+
+def _usage(prepared: Prepared, new: int, written: int, seconds: float) -> Usage:
+    read = new + prepared.tokens_read
+    cached = max(0, prepared.prompt_len - read)
+    return Usage(prepared.prompt_len, cached, written, read, len(prepared.context), seconds)
