@@ -16,7 +16,8 @@ def transcripts(tmp_path):
 
 def conversation(id, question="w1 ?"):
     kept = (Excerpt(3, 5, "w1", "a.txt"), Excerpt(7, 9, "w2"))
-    return Transcript(id, 1.0, documents=[Attached("a.txt", "/a.txt", "00")], turns=[Turn(question, "w2", "stop", kept)])
+    documents, turns = [Attached("a.txt", "/a.txt", "00")], [Turn(question, "w2", "stop", kept)]
+    return Transcript(id, 1.0, documents=documents, turns=turns)
 
 
 def test_what_was_saved_is_what_is_loaded(transcripts):

@@ -195,7 +195,7 @@ def _signals(interactive: bool) -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    pass
+    signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
