@@ -1,6 +1,7 @@
 """Scores by few heads, above a neutral question, in whole sentences; and the profile that names the heads."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from homerlm.profiling.choice import Found, choose, loss
 from homerlm.profiling.measure import measure, measuring
 from homerlm.profiling.probes import RECORDS, kinds, probes, sources
 from homerlm.prompt import PromptIds
-from homerlm.score.heads import Head, Scoring
+from homerlm.score.heads import Early, Head, Scoring
 from homerlm.score.neighbours import unit_significance
 from homerlm.score.profile import Profile
 from homerlm.score.scores import LEAST_SHARE, NEUTRAL_WEIGHT
@@ -120,6 +121,56 @@ class TestScores:
         homer = Homer(model, None, HomerConfig(**settings, rerank="later"))
         later = homer.focus(homer.compress(*ids, neutral_ids=neutral), ids[2], neutral)
         assert torch.equal(later.token_indices, now.token_indices)
+
+
+class TestEarlyDropping:
+    READING = (Head(1, 0), Head(3, 1))
+
+    def homer(self, model, share, **settings):
+        profile = replace(profile_of(model, self.READING), early=Early((Head(2, 2),), share, 0.0))
+        return Homer(model, None, HomerConfig(**SIZES, profile=profile, early_drop="profile", **settings))
+
+    def scores(self, homer, ids):
+        plan = homer.plan(*ids.lengths)
+        reading = Reading(homer.decoder, plan, ids, homer.method.ranking)
+        with homer.decoder.session(), torch.no_grad():
+            whole = reading.score(ids.context[:, :40], plan.reading)
+            return whole, reading.score_with_fewer(ids.context[:, :40], plan.reading, plan.early)
+
+    @pytest.mark.parametrize("rows", [1, 2])
+    def test_where_all_go_on_scores_are_those_without_it(self, model, rows):
+        ids = PromptIds(*prompt(context=300, batch=rows), prompt(suffix=N, seed=3, batch=rows)[2])
+        whole, fewer = self.scores(self.homer(model, 1.0), ids)
+        torch.testing.assert_close(fewer, whole, rtol=1e-4, atol=1e-6)
+
+    def test_what_leaves_early_has_the_scores_of_the_lower_layers_alone(self, model):
+        ids = PromptIds(*prompt(context=300), prompt(suffix=N, seed=3)[2])
+        _, fewer = self.scores(self.homer(model, 0.3), ids)
+        lower = Homer(model, None, HomerConfig(**SIZES, profile=profile_of(model, self.READING[:1])))
+        plan = lower.plan(*ids.lengths)
+        with lower.decoder.session(), torch.no_grad():
+            below = Reading(lower.decoder, plan, ids, lower.method.ranking).score(ids.context[:, :40], plan.reading)
+        equal = (fewer - below).abs() < 1e-6
+        assert int((~equal).sum()) == 12  # 0.3 of 40
+
+    def test_the_plan_has_fewer_tokens_above_the_early_layer(self, model):
+        passes = [run for run in self.homer(model, 0.3).plan(P, 300, S, N).passes if run.kind == "chunk"]
+        assert {(run.first_layer, run.last_layer, run.tokens) for run in passes} == {
+            (0, 3, P + 50 + S + N),
+            (3, 4, P + 15 + S + N),
+        }
+
+    def test_it_is_off_unless_asked_for_and_where_no_reading_head_is_above(self, model):
+        profile = replace(profile_of(model, self.READING), early=Early((Head(2, 2),), 0.3, 0.0))
+        assert Homer(model, None, HomerConfig(**SIZES, profile=profile)).plan(P, 300, S).early is None
+        above = replace(profile, early=Early((Head(3, 0),), 0.3, 0.0))
+        asked = HomerConfig(**SIZES, profile=above, early_drop="profile")
+        assert Homer(model, None, asked).plan(P, 300, S).early is None
+
+    def test_a_profile_tells_of_it_and_comes_back_from_its_file(self, model, tmp_path):
+        profile = replace(profile_of(model, self.READING), early=Early((Head(2, 2, 3.0),), 0.3, 0.01))
+        profile.save(tmp_path / "p.json")
+        assert Profile.load(tmp_path / "p.json").early == profile.early
 
 
 class TestUnits:
