@@ -135,7 +135,8 @@ class _Work:
 
     async def _index(self, name: str, text: str) -> Index:
         def tell(event: Event) -> None:
-            self._tell(0 if event.note else event.read, event.note)
+            if event.note or event.read:  # a turn may end before the first chunk does
+                self._tell(0 if event.note else event.read, event.note)
 
         index, known = await self._documents.index(self._owner, name, text, tell)
         if known:
