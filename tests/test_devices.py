@@ -10,7 +10,7 @@ import torch
 from accelerate import dispatch_model
 
 from homerlm import CompactContext, Homer, HomerConfig
-from homerlm.model.memory import PeakMemory, keep_freed_memory
+from homerlm.model.memory import PeakMemory, give_freed_memory_back, keep_freed_memory
 from tiny import llama, prompt
 
 SIZES = {"max_chunk_len": 30, "target_len": 24, "pooling": 3}
@@ -89,3 +89,28 @@ def test_freed_memory_is_kept_for_the_next_tensor():
 def test_what_the_environment_says_of_the_allocator_holds(name, monkeypatch):
     monkeypatch.setenv(name, "")
     assert not keep_freed_memory()
+
+
+FREED = """
+import psutil, torch
+from homerlm.model.memory import give_freed_memory_back, keep_freed_memory
+keep_freed_memory()
+held = [torch.ones(1_000_000, dtype=torch.uint8) for _ in range(100)]
+del held[:-1]  # the heap's end is in use
+before = psutil.Process().memory_info().rss
+assert give_freed_memory_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone gives memory back when it is told to")
+def test_memory_that_was_kept_is_given_back():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 90_000_000
+
+
+def test_where_the_c_library_gives_nothing_back_nothing_is_tried(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr("ctypes.CDLL", None)
+    assert not give_freed_memory_back()

@@ -420,6 +420,29 @@ def test_an_idle_engine_does_nothing(homer, monkeypatch):
     assert on_engine(homer, work) <= 1  # the end of the round that is under way
 
 
+def test_an_idle_engine_gives_freed_memory_back_once(homer, context, monkeypatch):
+    given = []
+    monkeypatch.setattr(work, "IDLE_S", 0.1)
+    monkeypatch.setattr(
+        work, "give_freed_memory_back", lambda: given.append(threading.current_thread().name) or time.sleep(0.01)
+    )
+
+    async def work_and_wait(engine):
+        counts = []
+        for _ in range(2):
+            given.clear()
+            await engine.run(counted([], "a", 20, 0.01))  # longer than an engine needs to be idle
+            await tokens_of(engine, context, Writing(max_new_tokens=4))
+            counts.append(len(given))
+            await asyncio.sleep(0.4)
+            counts.append(len(given))
+        return counts, set(given)
+
+    counts, threads = on_engine(homer, work_and_wait)
+    assert counts == [0, 1, 0, 1]
+    assert threads == {"homerlm-model"}
+
+
 def test_a_loop_that_is_gone_does_not_harm_the_next(homer, context):
     engine = Engine(homer)
 

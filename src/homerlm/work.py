@@ -1,7 +1,8 @@
 """The thread that uses a model for all callers: a turn of one reader, then a step of all answers, and so on.
 
 A turn is a chunk of a document, or several steps where they take no time. Who is new gets a turn before those who had
-one, every other time, so that a short question waits for one chunk, however many long documents are being read.
+one, every other time, so that a short question waits for one chunk, however many long documents are being read. Once
+there has been nothing to do for a while, memory that was freed goes back to the system.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any, Generic, TypeVar
 from homerlm.context import CompactContext
 from homerlm.decoding import Decoding, Row
 from homerlm.errors import Busy, Stopped
+from homerlm.model.memory import give_freed_memory_back
 from homerlm.passes import Event
 from homerlm.writing import Piece, Writing
 
 T = TypeVar("T")
 TURN_S = 0.02  # steps that together take less are one turn
 NEXT_S = 0.01  # that a caller whose steps have ended is given to ask for what comes next, before another one's turn
+IDLE_S = 5.0  # without work, after which freed memory is given back
 
 
 class _Caller:
@@ -162,10 +165,16 @@ class Work:
 
     def _await_work(self) -> bool:
         """Wait for something to do; False once it is over."""
+        if not self._await_change(IDLE_S):
+            give_freed_memory_back()
+            self._await_change(None)
         with self._changed:
-            while not (self.waiting or self._streams or self._closing):
-                self._changed.wait()
             return not self._stopping and bool(self.waiting or self._streams)
+
+    def _await_change(self, seconds: float | None) -> bool:
+        """Whether within so many seconds, or ever, there is something to do, or it is over."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self.waiting or self._streams or self._closing), seconds)
 
     def _end_all(self, error: BaseException) -> None:
         with self._changed:

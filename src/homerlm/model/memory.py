@@ -39,6 +39,15 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in wanted)
 
 
+def give_freed_memory_back() -> bool:
+    """Let the C library give all that has been freed back to the system, also what `keep_freed_memory` lets it keep.
+    Returns whether there was any: False where the C library is not glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return malloc_trim is not None and malloc_trim(0) == 1
+
+
 class PeakMemory:
     """`with PeakMemory(model) as peak: ...; peak.bytes`: the most that was in use above what was before. `model`: the
     model at work, or a device.
