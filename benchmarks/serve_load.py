@@ -1,6 +1,7 @@
 """Many clients at once, some of which leave at random moments: is every answer that one client alone gets, is nothing
-lost, and does the server hold afterwards what it held before? Requests of all kinds go to a real `homer serve`; another
-server, asked by one client, gives the answers to compare with.
+lost, and does the server hold afterwards what it held before? Requests of all kinds go to a real `homer serve`, some of
+them with a long document each; another server, asked by one client, gives the answers to compare with. They are kept in
+`--alone`, so that this part may be stopped and gone on with.
 
     python benchmarks/serve_load.py --output results/serve/load.json                        # a tiny model, float32
     python benchmarks/serve_load.py --bundled --requests 150 --output results/serve/load-bundled.json
@@ -16,7 +17,7 @@ import random
 import re
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +25,16 @@ from typing import Any
 
 import httpx
 
+from homerlm.work import IDLE_S
 from serve_process import Held, ServerProcess, machine, served, tiny_model
-from serve_requests import KINDS, Ask, answer, pieces
+from serve_requests import KINDS, LONG, Ask, answer, pieces
 
 LEAVING = 0.2  # of the clients
 DIFFERENT = 25  # requests of each kind
 CALM_SECONDS = 30.0  # at most, until nothing is being answered any more
-WARM_UP = (
-    1.0  # as many requests again before it is looked at what the server holds: its allocator keeps what was needed
-)
+GIVEN_BACK_S = IDLE_S + 2  # without work, after which the server has given freed memory back
+WARM_UP = 0.25  # of the requests, others, before it is looked at what the server holds: imports, pools, open indexes
+LONG_EVERY = 50  # one request of so many has a long document of its own
 POOLS = {"asyncio": min(32, (os.cpu_count() or 1) + 4), "AnyIO worker thread": 40}  # threads that wait for work
 OF_REQUESTS = ("CompactContext", "Row", "Job", "Prepared")  # classes whose objects end with their request
 
@@ -40,13 +42,16 @@ OF_REQUESTS = ("CompactContext", "Row", "Job", "Prepared")  # classes whose obje
 @dataclass
 class Seen:
     """What became of requests. answers: of those that were waited for; left: of clients that went away; seconds: of the
-    answers, by kind; samples: of what the server held meanwhile."""
+    answers, by kind; samples: of what the server held meanwhile; total_seconds: until the last client was done;
+    running: requests that were being answered even afterwards."""
 
     answers: list[tuple[Ask, bool, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     samples: list[dict[str, float]] = field(default_factory=list)
+    total_seconds: float = 0.0
+    running: int = 0
 
     @property
     def requests(self) -> int:
@@ -54,7 +59,8 @@ class Seen:
 
 
 async def load(server: ServerProcess, asks: list[Ask], clients: int, seed: int) -> Seen:
-    """Let so many clients at once send the requests, in order; a share of `LEAVING` goes away before its answer."""
+    """Let so many clients at once send the requests, in order; a share of `LEAVING` goes away before its answer. Ends
+    once the server has been idle for a while."""
     seen, draw = Seen(), random.Random(seed)
     waiting = iter([(ask, draw.random() < 0.5, draw.random() < LEAVING, draw.random()) for ask in asks])
 
@@ -63,8 +69,11 @@ async def load(server: ServerProcess, asks: list[Ask], clients: int, seed: int) 
             for ask, stream, leaves, moment in waiting:
                 await (_leave(http, ask, stream, moment, seen) if leaves else _stay(http, ask, stream, seen))
 
-    watching = asyncio.create_task(_watch(server, seen))
+    watching, started = asyncio.create_task(_watch(server, seen)), time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
+    seen.total_seconds = round(time.perf_counter() - started, 1)
+    seen.running = await asyncio.to_thread(calm, server)
+    await asyncio.sleep(GIVEN_BACK_S)
     watching.cancel()
     return seen
 
@@ -106,10 +115,23 @@ async def _watch(server: ServerProcess, seen: Seen) -> None:
         await asyncio.sleep(1)
 
 
-async def alone(server: ServerProcess, asks: list[Ask]) -> dict[Ask, str]:
-    """The answers that a single client gets, one after the other."""
+async def alone(server: ServerProcess, asks: list[Ask], kept: Path | None) -> dict[Ask, str]:
+    """The answers that a single client gets, one after the other; those in the file are not asked for again."""
+    known = {str(ask): ask for ask in asks}
+    lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
+    answers = {known[one["ask"]]: one["text"] for one in map(json.loads, lines) if one["ask"] in known}
     async with httpx.AsyncClient(base_url=server.address, timeout=600) as http:
-        return {ask: await answer(http, ask, stream=False) for ask in dict.fromkeys(asks)}
+        for ask in known.values():
+            if ask not in answers:
+                answers[ask] = await answer(http, ask, stream=False)
+                _keep(kept, {"ask": str(ask), "text": answers[ask]})
+    return answers
+
+
+def _keep(path: Path | None, line: dict[str, str]) -> None:
+    if path is not None:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def calm(server: ServerProcess) -> int:
@@ -125,17 +147,21 @@ def calm(server: ServerProcess) -> int:
             time.sleep(0.1)
 
 
-def asks_of(count: int, seed: int, first: int, characters: int) -> list[Ask]:
+def asks_of(count: int, seed: int, first: int, characters: int, long: int) -> list[Ask]:
     """So many requests of all kinds, from `DIFFERENT` ones of each, whose numbers begin at `first`; characters: of
-    their documents."""
+    their documents; long: of those of one request in `LONG_EVERY`, 0 for no such."""
     draw, numbers = random.Random(seed), range(first, first + DIFFERENT)
-    return [Ask(draw.choice(KINDS), draw.choice(numbers), draw.choice([6, 12, 20]), characters) for _ in range(count)]
+    asks = [Ask(draw.choice(KINDS), draw.choice(numbers), draw.choice([6, 12, 20]), characters) for _ in range(count)]
+    if long:
+        for number, at in enumerate(range(LONG_EVERY // 2, count, LONG_EVERY), first + DIFFERENT):
+            asks[at] = Ask(LONG, number, 12, long)
+    return asks
 
 
-def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, running: int) -> dict[str, Any]:
-    """Figures; `ok` holds whether each of the promises is kept."""
+def report(seen: Seen, expected: dict[Ask, str], start: Held, before: Held, after: Held) -> dict[str, Any]:
+    """Figures; `ok` holds whether each of the promises is kept. start: what the server held before any request."""
     other = [(ask, stream, text) for ask, stream, text in seen.answers if text != expected[ask]]
-    grown = {name: round(getattr(after, name) / getattr(before, name) - 1, 4) for name in ("uss", "rss")}
+    grown, since_start = _grown(before, after), _grown(start, after)
     return {
         "ok": {
             "nothing lost": not seen.errors,
@@ -146,7 +172,7 @@ def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, runn
             ),
             "files but those of indexes": after.files - after.objects["Mapped"]
             <= before.files - before.objects["Mapped"],
-            "requests, contexts and rows": not (running or any(after.objects[name] for name in OF_REQUESTS)),
+            "requests, contexts and rows": not (seen.running or any(after.objects[name] for name in OF_REQUESTS)),
             "sqlite handles": after.sqlite == before.sqlite,
             "processes": after.children == before.children == 0,
         },
@@ -158,6 +184,9 @@ def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, runn
         "errors": seen.errors[:20],
         "different": [{"ask": str(ask), "alone": expected[ask], "here": text} for ask, _, text in other[:20]],
         "grown": grown,
+        "grown_since_start": since_start,
+        "total_seconds": seen.total_seconds,
+        "start": start.to_dict(),
         "before": before.to_dict(),
         "after": after.to_dict(),
         "seconds": seen.seconds,
@@ -165,23 +194,35 @@ def report(seen: Seen, expected: dict[Ask, str], before: Held, after: Held, runn
     }
 
 
+def _grown(before: Held, after: Held) -> dict[str, float]:
+    return {name: round(getattr(after, name) / getattr(before, name) - 1, 4) for name in ("uss", "rss")}
+
+
 def run(
-    model: Path | None, clients: int, requests: int, seed: int, *, characters: int = 9_000, **settings: Any
+    model: Path | None,
+    clients: int,
+    requests: int,
+    seed: int,
+    *,
+    characters: int = 9_000,
+    long: int = 0,
+    kept: Path | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Answers alone on one server, then the warm-up and the load on another."""
-    asks = asks_of(requests, seed, 0, characters)
-    warm_up = asks_of(int(WARM_UP * requests), seed + 1, 1000, characters)
+    asks = asks_of(requests, seed, 0, characters, long)
+    warm_up = asks_of(int(WARM_UP * requests), seed + 1, 1000, characters, long)
     with served(model, **settings) as server:
-        expected = asyncio.run(alone(server, asks))
+        expected = asyncio.run(alone(server, asks, kept))
     with served(model, **settings) as server:
+        time.sleep(GIVEN_BACK_S)
+        start = server.held()
         asyncio.run(load(server, warm_up, clients, seed + 1))
-        calm(server)
-        before, started = server.held(), time.monotonic()
+        before = server.held()
         seen = asyncio.run(load(server, asks, clients, seed))
-        seconds = round(time.monotonic() - started, 1)
-        running = calm(server)
-        found = report(seen, expected, before, server.held(), running)
-    return {"clients": clients, "different": len(expected), "total_seconds": seconds, **found}
+        found = report(seen, expected, start, before, server.held())
+    longs = {"long_documents": sum(ask.kind == LONG for ask in asks), "characters_of_long_documents": long}
+    return {"clients": clients, "different": len(expected), **longs, **found}
 
 
 def main() -> None:
@@ -189,13 +230,16 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--long", type=int, default=270_000, help="Characters of long documents, about 4.2 a token.")
+    parser.add_argument("--alone", type=Path, help="File of the answers that a single client gets.")
     parser.add_argument("--bundled", action="store_true", help="The bundled model in its own numbers, not a tiny one.")
     parser.add_argument("--output", type=Path, default=Path("results/serve/load.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = None if options.bundled else tiny_model(Path(folder))
         dtype = "auto" if options.bundled else "float32"
-        found = run(model, options.clients, options.requests, options.seed, dtype=dtype)
+        sizes = {"long": options.long, "kept": options.alone}
+        found = run(model, options.clients, options.requests, options.seed, dtype=dtype, **sizes)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     facts = {"machine": machine(), "model": "bundled" if options.bundled else "tiny", "seed": options.seed}
     options.output.write_text(json.dumps({**facts, **found}) + "\n")

@@ -15,6 +15,7 @@ from homerlm.lab.corpora import python_documentation
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 ENDS = ("response.completed", "response.incomplete")
 KINDS = ("chat", "drawn chat", "completion", "response", "document", "response to a document")
+LONG = "long document"
 TOPICS = ("lists", "files", "threads", "numbers", "text", "dates", "errors", "modules", "sockets", "tests")
 
 

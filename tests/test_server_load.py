@@ -41,7 +41,9 @@ def start(tmp_path, model, launcher):
 
 
 def test_many_clients_get_what_one_gets_alone_and_leave_nothing_behind(model, launcher):
-    found = serve_load.run(model, clients=20, requests=50, seed=3, characters=4_000, launcher=launcher, dtype="float32")
+    found = serve_load.run(
+        model, clients=20, requests=50, seed=3, characters=4_000, long=40_000, launcher=launcher, dtype="float32"
+    )
     found["ok"]["memory within 5%"] = (
         found["grown"]["rss"] <= 0.05
     )  # of a forked process all is its own only bit by bit
