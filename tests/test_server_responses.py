@@ -11,7 +11,7 @@ from openai.types.responses import Response
 from homerlm.conversation.messages import Message
 from homerlm.server.remembered import Memory, Remembered
 from homerlm.store.documents import sha256_of
-from serving import WORDS, client, openai_client, serving
+from serving import WORDS, client, openai_client, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +249,71 @@ def test_a_least_score_limits_what_is_read(api, dated):
     assert set(cited) <= {one.filename for one in results}
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_search_tells_its_progress(api, server, dated, again):
+    if again:
+        with client(server) as http:
+            for one in http.get("/v1/documents").json()["data"]:
+                http.delete(f"/v1/documents/{one['id']}")
+    tools = [{"type": "file_search", "vector_store_ids": [dated], "max_num_results": 1}]
+    events = list(respond(api, "w4 w5 ?", tools=tools, stream=True, extra_body={"return_progress": True}))
+    kinds = [event.type for event in events]
+    assert kinds[:5] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.file_search_call.in_progress",
+        "response.file_search_call.searching",
+    ]
+    searching = events[5 : kinds.index("response.file_search_call.completed")]
+    told = [event.prompt_progress for event in searching]
+    assert len(told) > 4
+    assert {one["total"] for one in told} == {800}
+    assert [told[0][name] for name in ("cache", "processed")] == ([0, 0] if again else [800, 800])
+    processed = [one["processed"] for one in told]
+    assert processed == sorted(processed)
+    assert processed[-1] == 800
+    assert len(set(processed)) > 3 or not again
+
+
+def test_a_search_takes_of_the_time_that_an_answer_has(tmp_path):
+    with serving(tmp_path, request_seconds=1.5) as running, client(running) as http:
+        file = http.post("/v1/files", files={"file": ("a.txt", WORDS)}, data={"purpose": "user_data"}).json()["id"]
+        store = http.post("/v1/vector_stores", json={"file_ids": [file]}).json()["id"]
+        until(lambda: http.get(f"/v1/vector_stores/{store}").json()["file_counts"]["completed"])
+        body = {"input": "w4 w5 ?", "max_output_tokens": 16}
+        body["tools"] = [{"type": "file_search", "vector_store_ids": [store], "max_num_results": 1}]
+        search, write = running.documents.search, running.engine.write
+
+        async def slow_search(*given):
+            await asyncio.sleep(0.8)
+            return await search(*given)
+
+        async def slow_write(*given):
+            async for piece in write(*given):
+                await asyncio.sleep(0.06)
+                yield piece
+
+        running.documents.search = slow_search
+        assert http.post("/v1/responses", json=body).status_code == 200
+        running.engine.write = slow_write
+        answer = http.post("/v1/responses", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+        ended = []
+
+        async def endless_search(*given):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(True)
+
+        running.documents.search = endless_search
+        told = http.post("/v1/responses", json=body | {"stream": True}).text
+        assert ended
+        assert "event: response.failed" in told
+        assert "longer than this server allows" in told
+
+
 def test_a_file_whose_index_has_gone_is_read_again(api, server, vector_store):
     tools = [{"type": "file_search", "vector_store_ids": [vector_store]}]
     before = respond(api, "w4 w5 ?", tools=tools)
@@ -340,7 +405,7 @@ def test_a_stream_that_fails_ends_with_an_event(api, server, monkeypatch):
 
 
 async def failing(_context, _writing):
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(0.8)
     raise ZeroDivisionError("w77")
     yield
 

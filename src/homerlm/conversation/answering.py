@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from homerlm import prompt
 from homerlm.answer import Prepared
+from homerlm.conversation.telling import told
 from homerlm.index.index import Index
 from homerlm.index.joined import join
 from homerlm.passes import Event, Observer
@@ -63,6 +64,34 @@ class Usage:
     seconds: float
 
 
+@dataclass
+class Meter:
+    """How far reading has come, in tokens. total: of all that is read; known: of those that were read before; new: of
+    the documents that were read since."""
+
+    total: int = 0
+    known: int = 0
+    new: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def progress(self, event: Event | None = None) -> Progress:
+        """At an event of the document that is being read, or between two documents."""
+        read = 0 if event is None or event.note else event.read
+        processed = min(self.known + self.new + read, self.total)
+        return Progress(self.total, self.known, processed, self.seconds, "" if event is None else event.note)
+
+    def add(self, tokens: int, known: bool) -> None:
+        """Count a document that is there now."""
+        if known:
+            self.known += tokens
+        else:
+            self.new += tokens
+
+
 Step = Progress | Prepared | Piece | Usage
 
 
@@ -73,21 +102,13 @@ async def answering(
     the events of finding what the question needs. Leaving the generator stops the work. Raises what the engine and the
     documents do, what `Limits.check_prompt` does, and `TimeoutError`."""
     work = _Work(documents, owner, asked, writing, limits, observer)
-    task = asyncio.create_task(work.run())
-    task.add_done_callback(lambda _: work.steps.put_nowait(None))
-    try:
-        while (step := await work.steps.get()) is not None:
+    async with aclosing(told(work.run)) as steps:
+        async for step in steps:
             yield step
-        task.result()
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen, whether or not somebody still waits for it
 
 
 class _Work:
-    """One answer in the making: its `steps` as they come."""
+    """One answer in the making."""
 
     def __init__(
         self,
@@ -101,49 +122,45 @@ class _Work:
         self._documents, self._owner, self._asked, self._writing = documents, owner, asked, writing
         self._limits, self._observer = limits, observer
         self._engine = documents.engine
-        self.steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        self._started = time.perf_counter()
-        self._total = self._known = self._new = 0
+        self._meter = Meter()
 
-    async def run(self) -> None:
+    async def run(self, tell: Callable[[Step], None]) -> None:
+        """All of it; `tell` is given the steps as they come."""
         async with asyncio.timeout(self._limits.seconds):
-            prepared = await self._read()
-            self.steps.put_nowait(prepared)
-            await self._write(prepared)
+            prepared = await self._read(tell)
+            tell(prepared)
+            await self._write(prepared, tell)
 
-    async def _write(self, prepared: Prepared) -> None:
+    async def _write(self, prepared: Prepared, tell: Callable[[Step], None]) -> None:
         written = 0
         writing = replace(self._writing, max_new_tokens=self._room(prepared))
         async with aclosing(self._engine.write(prepared.context, writing)) as pieces:
             async for piece in pieces:
                 written += piece.tokens
-                self.steps.put_nowait(piece)
-        self.steps.put_nowait(_usage(prepared, self._new, written, time.perf_counter() - self._started))
+                tell(piece)
+        tell(_usage(prepared, self._meter.new, written, self._meter.seconds))
 
-    async def _read(self) -> Prepared:
+    async def _read(self, tell: Callable[[Step], None]) -> Prepared:
         asked = self._asked
         lengths = await asyncio.to_thread(self._lengths)
-        self._known = sum(map(len, asked.indexes))
-        self._total = sum(lengths) + self._known
-        self._limits.check_prompt(self._total)
+        self._meter.known = sum(map(len, asked.indexes))
+        self._meter.total = sum(lengths) + self._meter.known
+        self._limits.check_prompt(self._meter.total)
         indexes = list(asked.indexes)
         for name, text in asked.documents:
-            indexes.append(await self._index(name, text))
+            indexes.append(await self._index(name, text, tell))
         document = None if not indexes else indexes[0] if len(indexes) == 1 else join(indexes)
         steps = self._engine.homer.preparing(document, asked.affixes, asked.neutral)
         return replace(await self._engine.run(steps, self._observer), source=document)
 
-    async def _index(self, name: str, text: str) -> Index:
-        def tell(event: Event) -> None:
+    async def _index(self, name: str, text: str, tell: Callable[[Step], None]) -> Index:
+        def show(event: Event) -> None:
             if event.note or event.read:  # a turn may end before the first chunk does
-                self._tell(0 if event.note else event.read, event.note)
+                tell(self._meter.progress(event))
 
-        index, known = await self._documents.index(self._owner, name, text, tell)
-        if known:
-            self._known += len(index)
-        else:
-            self._new += len(index)
-        self._tell(0)
+        index, known = await self._documents.index(self._owner, name, text, show)
+        self._meter.add(len(index), known)
+        tell(self._meter.progress())
         return index
 
     def _lengths(self) -> Sequence[int]:
@@ -151,11 +168,6 @@ class _Work:
         assert tokenizer is not None  # the engine refuses a Homer without one
         texts: tuple[prompt.Text | str, ...] = (*self._asked.affixes, *(text for _, text in self._asked.documents))
         return [prompt.token_ids(tokenizer, text).shape[1] for text in texts]
-
-    def _tell(self, read: int, note: str = "") -> None:
-        processed = min(self._known + self._new + read, self._total)
-        seconds = time.perf_counter() - self._started
-        self.steps.put_nowait(Progress(self._total, self._known, processed, seconds, note))
 
     def _room(self, prepared: Prepared) -> int:
         """Tokens that the answer may have within the model's limit and its own."""

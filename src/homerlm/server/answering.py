@@ -14,13 +14,16 @@ from homerlm.writing import Writing
 __all__ = ["Asked", "Progress", "Step", "Usage", "answering"]
 
 
-async def answering(server: Server, owner: str, asked: Asked, writing: Writing) -> AsyncGenerator[Step, None]:
-    """The steps of `homerlm.conversation.answering`. Leaving the generator stops the work. Raises what the engine and
-    the documents do, and `ApiError` for a prompt that is too long or takes too long."""
+async def answering(
+    server: Server, owner: str, asked: Asked, writing: Writing, spent: float = 0.0
+) -> AsyncGenerator[Step, None]:
+    """The steps of `homerlm.conversation.answering`. spent: seconds of the request's time that are over. Leaving the
+    generator stops the work. Raises what the engine and the documents do, and `ApiError` for a prompt that is too long
+    or takes too long."""
     settings = server.settings
     limits = Limits(
         settings.max_new_tokens,
-        settings.request_seconds,
+        settings.request_seconds - spent,
         lambda tokens: server.check_tokens(tokens, "prompt", "messages"),
     )
     try:
@@ -30,7 +33,12 @@ async def answering(server: Server, owner: str, asked: Asked, writing: Writing) 
                     _count(server, step)
                 yield step
     except TimeoutError:
-        raise ApiError(504, "The answer took longer than this server allows.", code="timeout") from None
+        raise too_long() from None
+
+
+def too_long() -> ApiError:
+    """The error for an answer that took too much time."""
+    return ApiError(504, "The answer took longer than this server allows.", code="timeout")
 
 
 def _count(server: Server, usage: Usage) -> None:

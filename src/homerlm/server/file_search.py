@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -14,15 +13,16 @@ from typing import Any
 from pydantic import Field
 
 from homerlm.answer import Prepared
+from homerlm.conversation.telling import told
 from homerlm.index.index import Index
 from homerlm.index.joined import join
-from homerlm.index.narrowed import narrowed
 from homerlm.selection import Excerpt, Selection
 from homerlm.server.answering import Asked, Step, answering
 from homerlm.server.filters import Filter, check
 from homerlm.server.found import known_index, missing_store, text_of
+from homerlm.server.limited_search import Limited, LimitedSearch, Results
 from homerlm.server.parameters import Body, Words
-from homerlm.server.searching import Hit, RankingOptions, hits, index_of
+from homerlm.server.searching import Hit, RankingOptions
 from homerlm.server.state import Server
 from homerlm.store.records import Member
 from homerlm.trace import kept_indices
@@ -50,24 +50,15 @@ class FileSearch(Body):
 
 
 @dataclass(frozen=True)
-class Results:
-    """What a search with limits found: the passages that an answer may be read from, and an index of nothing else for
-    each file."""
-
-    hits: tuple[Hit, ...]
-    indexes: tuple[Index, ...]
-
-
-@dataclass(frozen=True)
 class Searched:
     """Vector stores that an answer is read from. files: theirs that pass the filters, by id; indexes: of those that
-    were read, documents: id and text of those that have to be read again; limited: files that are searched first,
-    with the tool that limits what is found in them. Ids are the names of the documents."""
+    were read, documents: id and text of those that have to be read again; limited: files that are searched first.
+    Ids are the names of the documents."""
 
     files: dict[str, Member]
     indexes: tuple[Index, ...] = ()
     documents: tuple[tuple[str, str], ...] = ()
-    limited: tuple[tuple[FileSearch, tuple[Member, ...]], ...] = ()
+    limited: tuple[Limited, ...] = ()
     id: str = field(default_factory=lambda: f"fs_{secrets.token_hex(12)}")
 
     @classmethod
@@ -84,7 +75,7 @@ class Searched:
             new = {member.id: member for member in found if member.id not in files}
             files |= new
             if tool.limited:
-                limited.append((tool, tuple(new.values())))
+                limited.append(Limited(tuple(new.values()), tool.max_num_results or USUAL_RESULTS, tool.least))
                 continue
             for member in new.values():
                 known = await known_index(server, member)
@@ -98,26 +89,17 @@ class Searched:
         self, server: Server, owner: str, asked: Asked, question: str, writing: Writing
     ) -> AsyncGenerator[Step | Results, None]:
         """The steps of an answer, behind what was found for it where there are limits."""
+        started = time.perf_counter()
         if self.limited and question.strip():
-            found = await self._search(server, question)
-            asked = replace(asked, indexes=(*asked.indexes, *found.indexes))
-            yield found
-        async with aclosing(answering(server, owner, asked, writing)) as steps:
+            async with aclosing(told(LimitedSearch(server, self.limited, question).run)) as searching:
+                async for found in searching:
+                    if isinstance(found, Results):
+                        asked = replace(asked, indexes=(*asked.indexes, *found.indexes))
+                    yield found
+        spent = time.perf_counter() - started
+        async with aclosing(answering(server, owner, asked, writing, spent)) as steps:
             async for step in steps:
                 yield step
-
-    async def _search(self, server: Server, question: str) -> Results:
-        found: list[Hit] = []
-        for tool, members in self.limited:
-            found += await hits(server, members, question, tool.max_num_results or USUAL_RESULTS, tool.least)
-        spans: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        for hit in found:
-            spans[hit.member.id] += [(passage.start, passage.end) for passage in hit.cluster.passages]
-        indexes = []
-        for id, places in spans.items():
-            whole = join([await index_of(server, self.files[id])], [id])
-            indexes.append(await asyncio.to_thread(narrowed, whole, places))
-        return Results(tuple(found), tuple(indexes))
 
     def passages(self, prepared: Prepared) -> list[tuple[str, Excerpt]]:
         """What of the files an answer was given: a file's id and a passage each."""
@@ -136,7 +118,7 @@ class Searched:
     def results(self, found: Results | None, passages: Sequence[tuple[str, Excerpt]]) -> list[dict[str, Any]]:
         """For the output item: what a search with limits found, and the passages of files without."""
         listed = [] if found is None else [_hit_json(hit) for hit in found.hits]
-        limited = {member.id for _, members in self.limited for member in members}
+        limited = {member.id for one in self.limited for member in one.members}
         return listed + [self._result(id, passage) for id, passage in passages if id not in limited]
 
     def citations(self, passages: Sequence[tuple[str, Excerpt]], at: int) -> list[dict[str, Any]]:

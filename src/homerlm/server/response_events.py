@@ -14,7 +14,8 @@ from homerlm.answer import Prepared
 from homerlm.selection import Excerpt
 from homerlm.server.answering import Progress, Step, Usage
 from homerlm.server.errors import ApiError
-from homerlm.server.file_search import Results, Searched
+from homerlm.server.file_search import Searched
+from homerlm.server.limited_search import Results
 from homerlm.server.response_body import RESULTS, ResponseBody, response_usage
 from homerlm.server.sse import Events, event
 from homerlm.server.writing_out import progress_json

@@ -14,6 +14,7 @@ from homerlm.selection import Excerpt, Selection
 from homerlm.server.found import known_index, text_of
 from homerlm.server.objects import Content, Result
 from homerlm.server.state import Server
+from homerlm.store.documents import OnEvent
 from homerlm.store.records import Member
 
 TOKENS_OF_RESULT = 100  # that are chosen for each result which is asked for
@@ -53,22 +54,30 @@ class Hit:
 
 
 async def search(server: Server, members: Sequence[Member], query: str, most: int, least: float) -> list[Result]:
-    """The results of `hits`."""
-    return [_result(hit) for hit in await hits(server, members, query, most, least)]
+    """The results of `hits`. Files whose index gave way to others are read again."""
+    files = [(member, await index_of(server, member)) for member in members]
+    return [_result(hit) for hit in await hits(server, files, query, most, least)]
 
 
-async def hits(server: Server, members: Sequence[Member], query: str, most: int, least: float) -> list[Hit]:
-    """At most so many, the best first, of a score of at least `least`. Files whose index gave way to others are read
-    again. Raises what the engine does."""
-    if not members:
+async def hits(
+    server: Server,
+    files: Sequence[tuple[Member, Index]],
+    query: str,
+    most: int,
+    least: float,
+    on_event: OnEvent | None = None,
+) -> list[Hit]:
+    """At most so many, the best first, of a score of at least `least`. on_event: is shown the events of the search.
+    Raises what the engine does."""
+    if not files:
         return []
-    index = join([await index_of(server, member) for member in members], [member.id for member in members])
+    index = join([index for _, index in files], [member.id for member, _ in files])
     homer = server.engine.homer
     tokens = min(max(most * TOKENS_OF_RESULT, SELECT_TOKENS), homer.limit // 2)
-    found = await server.documents.search([index], query, tokens)
-    clusters = list(clustered(found, members[0].id))
-    scores = await server.engine.run(homer.ranking(query, [cluster.text for cluster in clusters]))
-    by_id = {member.id: member for member in members}
+    found = await server.documents.search([index], query, tokens, on_event)
+    by_id = {member.id: member for member, _ in files}
+    clusters = list(clustered(found, files[0][0].id))
+    scores = await server.engine.run(homer.ranking(query, [cluster.text for cluster in clusters]), on_event)
     ranked = sorted(zip(scores, clusters, strict=True), key=lambda pair: -pair[0])
     return [Hit(by_id[cluster.file], cluster, score) for score, cluster in ranked[:most] if score >= least]
 
