@@ -1,6 +1,7 @@
 """The web page in a real browser, against a real server."""
 
 import shutil
+import time
 
 import pytest
 
@@ -121,11 +122,68 @@ def test_where_a_key_is_needed_it_is_asked_for(browser, tmp_path):
 
 
 def test_it_fits_a_phone(browser, server):
-    context = browser.new_context(viewport={"width": 360, "height": 700})
+    context = browser.new_context(viewport=SIZES["phone"])
     opened = context.new_page()
     opened.goto(server.address)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= 360
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 320
     context.close()
+
+
+LEVEL_AA = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+SIZES = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 320, "height": 640}}
+
+
+def violations(page):
+    """What axe finds against WCAG 2.2, levels A and AA: the rule, where, and what it says."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page, options={"runOnly": LEVEL_AA}).response
+    assert found["passes"]
+    return [
+        (rule["id"], node["target"], node["failureSummary"]) for rule in found["violations"] for node in rule["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_everybody_can_use_it(browser, server, scheme, size):
+    context = browser.new_context(viewport=SIZES[size], color_scheme=scheme)
+    opened = context.new_page()
+    opened.goto(server.address)
+    name = f"{scheme} {size}.txt"
+    upload(opened, name, WORDS)
+    assert violations(opened) == []
+    ask(opened)
+    sources = opened.get_by_role("group", name="Passages the answer was read from").get_by_role("button")
+    sources.first.wait_for()
+    assert violations(opened) == []
+    sources.first.click()
+    opened.locator("#text mark.current").wait_for()
+    assert violations(opened) == []
+    assert opened.locator("main").evaluate("main => main.inert") == (size == "phone"), "what is covered is out of reach"
+    opened.keyboard.press("Escape")
+    assert sources.first.evaluate("button => button === document.activeElement"), "back where it was opened from"
+    opened.get_by_role("button", name=f"Delete {name}").click()
+    opened.get_by_role("checkbox", name=name).wait_for(state="detached")
+    context.close()
+
+
+def test_a_refused_key_is_told_to_everybody(browser, tmp_path):
+    with serving(tmp_path, api_key=("secret",)) as locked:
+        opened = browser.new_page()
+        opened.goto(locked.address)
+        opened.get_by_role("alert").wait_for()
+        assert violations(opened) == []
+        opened.close()
+
+
+def test_who_asks_before_the_page_knows_its_server_is_answered(browser, server):
+    """The answers to the page's own requests come late."""
+    opened = browser.new_page()
+    opened.route("**/v1/models", lambda route: (time.sleep(0.5), route.continue_()))
+    opened.goto(server.address)
+    ask(opened)
+    assert "tokens read" in opened.locator(".turn.assistant").inner_text()
+    opened.close()
 
 
 def test_nothing_comes_from_elsewhere_and_nothing_else_is_served(server):

@@ -44,15 +44,15 @@ async function start() {
   });
   page.stop.addEventListener("click", stop);
   document.addEventListener("keydown", (event) => event.key === "Escape" && (stopping ? stop() : beside.hide()));
-  listConversations();
-  await attempt(load);
   open(conversations.all[0] ?? null);
+  await attempt(load);
 }
 
 async function load() {
   model = await api.model();
   page.model.textContent = model;
   files = await api.files();
+  for (const id of now?.files ?? []) ticked.add(id);
   listFiles();
 }
 
@@ -148,7 +148,8 @@ function open(conversation) {
 }
 
 function turnOf(turn) {
-  const made = element("div", { className: `turn ${turn.role}` }, turn.content);
+  const ariaLabel = turn.role === "user" ? "Your question" : "Answer";
+  const made = element("article", { className: `turn ${turn.role}`, ariaLabel }, turn.content);
   if (turn.price) made.append(element("span", { className: "price" }, turn.price));
   if (turn.sources?.length) made.append(sourcesOf(turn));
   return made;
@@ -204,6 +205,7 @@ function messagesOf(conversation, asked) {
 }
 
 async function write(messages, answer, shown) {
+  if (!model) await load();
   for await (const chunk of api.chat(model, messages, stopping.signal)) {
     answer.id = chunk.id;
     if (chunk.prompt_progress) reading(chunk.prompt_progress);

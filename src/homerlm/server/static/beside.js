@@ -10,11 +10,14 @@ export class Beside {
     page.previous.addEventListener("click", () => this.go(this.at - 1));
     page.next.addEventListener("click", () => this.go(this.at + 1));
     page.close.addEventListener("click", () => this.hide());
+    this.narrow = matchMedia("(max-width: 50rem)");
+    this.narrow.addEventListener("change", () => this.cover());
   }
 
   // document: {name, text, passages: [{start, end}]}, in characters as the server counts them (code points).
   show(document, number) {
     const { page } = this;
+    this.opener = window.document.activeElement;
     page["beside-title"].textContent = document.name;
     const characters = [...document.text];
     const parts = [];
@@ -30,6 +33,7 @@ export class Beside {
     page.text.replaceChildren(...parts, characters.slice(at).join(""));
     page.beside.hidden = false;
     window.document.body.classList.add("split");
+    this.cover();
     this.go(number);
   }
 
@@ -44,8 +48,16 @@ export class Beside {
   }
 
   hide() {
+    if (this.page.beside.hidden) return;
     this.page.beside.hidden = true;
     window.document.body.classList.remove("split");
-    this.page.question.focus();
+    this.cover();
+    (this.opener?.isConnected ? this.opener : this.page.question).focus();
+  }
+
+  // On a narrow screen the document lies over everything else, which cannot be reached meanwhile.
+  cover() {
+    const covered = !this.page.beside.hidden && this.narrow.matches;
+    for (const one of window.document.querySelectorAll("header, nav, main")) one.inert = covered;
   }
 }
