@@ -3,6 +3,8 @@ so that others give way. After each restart on the same folder it is checked tha
 (`serve_checks`).
 
     python benchmarks/serve_kills.py --kills 100 --output results/serve/kills.json
+
+Results that are there already are gone on with, on a new folder.
 """
 
 from __future__ import annotations
@@ -119,18 +121,23 @@ def live_and_die(server: Server, seed: int, expected: Expected, longest: float) 
     return {"seed": seed, "under_way": under_way, "statuses": dict(clients.statuses), "left": left_behind(server.store)}
 
 
-def run(start: Callable[[], Server], kills: int, seed: int, longest: float) -> dict[str, Any]:
-    """Kill so many servers, each on what the one before has left. Raises `AssertionError` for a fault."""
-    expected, lives, started = Expected(), [], time.monotonic()
+def run(
+    start: Callable[[], Server], kills: int, seed: int, longest: float, seconds: float = float("inf")
+) -> list[dict[str, Any]]:
+    """The lives of so many servers, each killed, and the next one started on what it has left, or of as many as there
+    is time for. Raises `AssertionError` for a fault."""
+    expected, started = Expected(), time.monotonic()
+    lives: list[dict[str, Any]] = []
     server = start()
     try:
-        for number in range(kills):
-            lives.append(live_and_die(server, seed + number, expected, longest))
+        while len(lives) < kills and time.monotonic() - started < seconds:
+            lives.append(live_and_die(server, seed + len(lives), expected, longest))
             server = start()
             lives[-1]["found"] = check(server.address, server.store, expected).to_dict()
+            lives[-1]["seconds"] = round(time.monotonic() - started, 1)
     finally:
         server.kill()
-    return {"kills": kills, "seconds": round(time.monotonic() - started, 1), "totals": totals(lives), "lives": lives}
+    return lives
 
 
 def totals(lives: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,8 +146,12 @@ def totals(lives: list[dict[str, Any]]) -> dict[str, Any]:
     for life in lives:
         for name, counter in sums.items():
             counter.update(life[name])
-    lasting = {name: lives[-1]["left"][name] for name in ("removed documents", "removed files")}
-    sums["left"].update({name: number - sums["left"][name] for name, number in lasting.items()})
+    lasting = ("removed documents", "removed files")  # counted since their folder was made
+    for name in lasting:
+        sums["left"][name] = 0
+    for life, after in zip(lives, [*lives[1:], None], strict=True):
+        if after is None or after["seconds"] < life["seconds"]:
+            sums["left"].update({name: life["left"][name] for name in lasting})
     struck = Counter(name for life in lives for part in ("under_way", "left") for name, n in life[part].items() if n)
     by_name = {name: dict(sorted(one.items())) for name, one in sums.items()}
     return {"kills_with": {name: n for name, n in sorted(struck.items()) if name not in lasting}, **by_name}
@@ -151,17 +162,21 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--longest", type=float, default=2.0, help="Seconds that a server lives at most.")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Stop after so many, to go on later.")
     parser.add_argument("--output", type=Path, default=Path("results/serve/kills.json"))
     options = parser.parse_args()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    lives = json.loads(options.output.read_text())["lives"] if options.output.exists() else []
     launcher = Launcher(forked=True)
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_model(Path(folder) / "model")
         start = partial(ServerProcess, Path(folder), model, launcher=launcher, dtype="float32", **SETTINGS)
-        found = run(start, options.kills, options.seed, options.longest)
+        left, seed = options.kills - len(lives), options.seed + len(lives)
+        lives += run(start, left, seed, options.longest, 60 * options.minutes)
     launcher.close()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"machine": machine(), "seed": options.seed, **found}, indent=1) + "\n")
-    print(json.dumps(found["totals"], indent=2))
+    found = {"machine": machine(), "seed": options.seed, "kills": len(lives), "totals": totals(lives)}
+    options.output.write_text(json.dumps({**found, "lives": lives}, indent=1) + "\n")
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@ or show how it is built. A real `homer serve` of a tiny model is asked; requests
 (schemathesis) and mutations of valid ones (`serve_mutants`) come in turns.
 
     python benchmarks/serve_mutations.py --requests 10000 --output results/serve/mutations.json
+
+Results that are there already are gone on with, on a new server.
 """
 
 from __future__ import annotations
@@ -154,13 +156,15 @@ def _tried(test: Any) -> None:
         test()
 
 
-def run(server: ServerProcess, requests: int, first_seed: int, block: int = BLOCK) -> dict[str, Any]:
-    """Half of the requests by either way, in blocks."""
+def run(
+    server: ServerProcess, requests: int, first_seed: int, block: int = BLOCK, seconds: float = float("inf")
+) -> dict[str, Any]:
+    """Half of the requests by either way, in blocks, or as many as there is time for."""
     with server.client() as http:
         sent, started, number = {"mutations": 0, "schemathesis": 0}, time.monotonic(), first_seed
         asking = Asking(http)
         document = http.get("/openapi.json").json()
-        while sum(sent.values()) < requests:
+        while sum(sent.values()) < requests and time.monotonic() - started < seconds:
             way = min(sent, key=lambda name: sent[name])
             count, before, known = min(block, requests - sum(sent.values())), asking.asked, furnished(http)
             if way == "mutations":
@@ -169,30 +173,43 @@ def run(server: ServerProcess, requests: int, first_seed: int, block: int = BLOC
                 from_description(asking, document, by_parameter(known), count, number)
             sent[way] += asking.asked - before
             number += 1
-        seconds = round(time.monotonic() - started, 1)
+        taken = round(time.monotonic() - started, 1)
     routes = {route: dict(sorted(counts.items())) for route, counts in sorted(asking.routes.items())}
     statuses = dict(sorted(asking.statuses.items()))
-    return {"sent": sent, "seconds": seconds, "statuses": statuses, "failed": asking.failed, "routes": routes}
+    found = {"seconds": taken, "next_seed": number, "sent": sent, "statuses": statuses}
+    return {**found, "failed": asking.failed, "routes": routes}
+
+
+def joined(before: Any, more: Any) -> Any:
+    """Results of two runs: numbers are added, lists joined."""
+    if isinstance(before, dict):
+        return {name: joined(before.get(name), more.get(name)) for name in {**before, **more}}
+    return more if before is None else before if more is None else before + more
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Stop after so many, to go on later.")
     parser.add_argument("--output", type=Path, default=Path("results/serve/mutations.json"))
     options = parser.parse_args()
+    before = json.loads(options.output.read_text())["found"] if options.output.exists() else {}
+    requests = options.requests - sum(before.get("sent", {}).values())
     with TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder), tiny_model(Path(folder) / "model"), dtype="float32", **SETTINGS)
         try:
-            found = run(server, options.requests, options.seed)
-            found["runs"] = server.runs
+            found = run(server, requests, before.pop("next_seed", options.seed), seconds=60 * options.minutes)
+            found["servers_that_died"] = int(not server.runs)
         finally:
             server.kill()
         log = server.log.read_text(errors="replace")
     found["log"] = [line for line in log.splitlines() if "request failed" in line or "Traceback" in line][:50]
+    found = joined(before, found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"machine": machine(), "seed": options.seed, **found}, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    facts = {"machine": machine(), "seed": options.seed, "found": found}
+    options.output.write_text(json.dumps(facts, indent=2) + "\n")
+    print(json.dumps(facts, indent=2))
 
 
 if __name__ == "__main__":

@@ -56,9 +56,11 @@ def test_many_clients_get_what_one_gets_alone_and_leave_nothing_behind(model, la
 
 
 def test_a_server_that_is_killed_at_any_moment_leaves_nothing_half_visible(start):
-    found = serve_kills.run(partial(start, **serve_kills.SETTINGS), kills=4, seed=11, longest=0.8)
-    assert sum(found["totals"]["under_way"].values()) >= 4, "nothing was going on"
-    assert found["totals"]["found"]["files"] >= 4
+    lives = serve_kills.run(partial(start, **serve_kills.SETTINGS), kills=4, seed=11, longest=0.8)
+    assert len(lives) == 4
+    found = serve_kills.totals(lives)
+    assert sum(found["under_way"].values()) >= 4, "nothing was going on"
+    assert found["found"]["files"] >= 4
 
 
 @pytest.mark.parametrize("fault", ["full_store", "full_temporary_folder"])
