@@ -4,7 +4,8 @@ All figures are ratios of times of one run, on one real `homer serve` of the bun
 - decode throughput of 8 answers at once against one;
 - the longest gap in a stream while two documents of 64k tokens are read, against one chunk of reading and one step of
   writing, both measured alone before;
-- the time to the first token of a short chat meanwhile, in chunks.
+- the time to the first token of a short chat meanwhile, and of one while nothing but one such document is read, in
+  chunks.
 
     python benchmarks/serve_timing.py --threads 2 --output results/serve/timing.json
 """
@@ -155,6 +156,20 @@ async def _together(http: httpx.AsyncClient, tokens: int) -> tuple[list[Told], l
     return told, firsts, list(await asyncio.gather(*readers))
 
 
+async def beside_one(http: httpx.AsyncClient, tokens: int, chunk: float) -> dict[str, Any]:
+    """Short chats, one after the other, while a document is read. chunk: seconds of one, alone."""
+    reader = asyncio.create_task(read(http, 2 + READERS, tokens))
+    await asyncio.sleep(2)
+    firsts: list[float] = []
+    while not reader.done():
+        told = await chat(http, f"Say hello, number {100 + len(firsts)}.", 2)
+        if not reader.done():
+            firsts.append(told.to_first_token)
+        await asyncio.sleep(0.2)
+    in_chunks = [round(first / chunk, 2) for first in (statistics.median(firsts), max(firsts))]
+    return {"read": (await reader).read, "first_token": _figures(firsts), "first_token_in_chunks": in_chunks}
+
+
 def _figures(seconds: list[float]) -> dict[str, float]:
     return {
         "count": len(seconds),
@@ -167,7 +182,9 @@ def _figures(seconds: list[float]) -> dict[str, float]:
 async def measure(server: ServerProcess, tokens: int, repeats: int) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=server.address, timeout=600) as http:
         await chat(http, "Warm up.", 8)
-        return {"decoding": await decoding(http, repeats), "beside": await beside(http, tokens)}
+        found = {"decoding": await decoding(http, repeats), "beside": await beside(http, tokens)}
+        chunk = found["beside"]["chunk"]["median_ms"] / 1000
+        return {**found, "beside_one": await beside_one(http, tokens, chunk)}
 
 
 @contextmanager
@@ -198,8 +215,9 @@ def main() -> None:
         facts = {"machine": before, "load_after": machine()["load"], "threads": options.threads, "paused": standing}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({**facts, **found}) + "\n")
-    shown = {name: value for name, value in found["beside"].items() if not isinstance(value, list)}
-    print(json.dumps({**facts, "decoding": found["decoding"], "beside": shown}, indent=1))
+    long = ("gaps", "chunks", "first_tokens")
+    shown = {name: value for name, value in found["beside"].items() if name not in long}
+    print(json.dumps({**facts, **found, "beside": shown}, indent=1))
 
 
 if __name__ == "__main__":

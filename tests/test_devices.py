@@ -114,3 +114,30 @@ def test_where_the_c_library_gives_nothing_back_nothing_is_tried(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr("ctypes.CDLL", None)
     assert not give_freed_memory_back()
+
+
+HEAPS = """
+import sys, threading, torch
+from homerlm.model.memory import keep_freed_memory
+assert sys.argv[1] == "many" or keep_freed_memory()
+def allocate():
+    held.append([torch.ones(1000) for _ in range(100)])
+    places.append(held[-1][-1].data_ptr())
+held, places = [], []
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+heap = next(line.split()[0] for line in open("/proc/self/maps") if "[heap]" in line)
+start, stop = (int(place, 16) for place in heap.split("-"))
+print(sum(start <= place < stop for place in places))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone makes heaps for threads")
+def test_threads_share_one_heap():
+    def shared(heaps):
+        done = subprocess.run([sys.executable, "-c", HEAPS, heaps], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert (shared("many"), shared("one")) == (0, 4)

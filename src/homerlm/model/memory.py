@@ -17,16 +17,17 @@ import torch
 
 from homerlm.errors import OutOfMemoryError
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # names of glibc's mallopt(3)
 _KEPT_BLOCK_BYTES, _KEPT_BYTES = 1 << 25, 1 << 30
-_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
     """Let the C library keep what tensors free, for the next ones: by default glibc may hand its heap's end back to
     the system whenever some MB of it are free, and get it again page by page, thousands of pages a layer, which takes
     a tenth of the time of reading on a CPU. Up to 1 GiB is kept; blocks above 32 MiB are mapped and given back one by
-    one, as they always are, so that they leave no holes.
+    one, as they always are, so that they leave no holes. All threads share one heap: of those that glibc makes for
+    threads, each would keep memory of its own between the few small things that live on.
 
     It is a setting of the whole process, so it is for programs (`homer` makes it) and never made by importing. Returns
     whether the C library took it: on Linux with glibc. Where the environment says otherwise (`MALLOC_TRIM_THRESHOLD_`
@@ -35,7 +36,7 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    wanted = ((_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES))
+    wanted = ((_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_ARENA_MAX, 1))
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in wanted)
 
 

@@ -43,7 +43,9 @@ class KeptAnswer:
         if not isinstance(index, Index):
             return None
         found = Selection.of_index(index, "", kept_indices(prepared.context), 0)
-        return cls(found.tokens, found.document_tokens, tuple(_documents(index, found)))
+        documents = tuple(_documents(index, found))
+        index.forget()
+        return cls(found.tokens, found.document_tokens, documents)
 
 
 @dataclass
