@@ -40,9 +40,7 @@ def gaps(axes: Any, seaborn: Any, timing: dict[str, Any]) -> None:
         (longest, "longest chunk + longest step alone"),
     ):
         axes.axvline(place, color="black", linestyle=":" if place < longest else "--", label=label)
-    axes.set(
-        xlabel="ms between two tokens of a stream", title="4 streams beside 2 readers of 64k tokens, bundled model"
-    )
+    axes.set(xlabel="ms between two tokens of a stream", title="4 streams beside 2 readers of 64k tokens")
     axes.legend()
 
 
