@@ -69,6 +69,8 @@ class Compressor:
             )
         if config is not None and not isinstance(config, HomerConfig | MergeConfig):
             raise InputError(f"config is {type(config).__name__}; it must be HomerConfig() or HomerConfig.paper()")
+        if isinstance(config, MergeConfig) and executor not in (None, IN_PROCESS):
+            raise ConfigError("executor cannot act with the paper's preset: one process reads a tree: leave it out")
         self.model = model
         self.tokenizer = tokenizer
         self.config: Config = with_known_profile(model, config or HomerConfig())

@@ -31,6 +31,7 @@ from homerlm.cli.options import (
     with_config,
 )
 from homerlm.cli.outputs import check_outputs
+from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import Config, MergeConfig
 from homerlm.formatting import size
 
@@ -52,6 +53,7 @@ ACTING = ("max_chunk_len", "chunk_batch", "scoring_layers")  # settings that mak
 
 @partial(with_config, without=[name for name in config_fields() if name not in ACTING])
 def index(
+    ctx: typer.Context,
     given: Annotated[
         list[str],
         typer.Argument(
@@ -76,6 +78,10 @@ def index(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
     as_json: Json = False,
+    workers: Workers = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
     settings: Config,
 ) -> None:
     """Read documents once and keep what later questions find every passage by (homer ask --context)."""
@@ -90,7 +96,9 @@ def index(
     check_outputs({"--output": output}, [*found.files, model], force=force or append)
     check_device(device)
     silent = quiet or as_json
-    homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent)
+    chosen = WorkerOptions(workers, num_workers, gpus_per_worker, cpus_per_worker)
+    executor = chosen.executor(ctx, settings, model, rope, dtype, device)
+    homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent, executor=executor)
     into = load_saved(output, homer) if append else None
     before = len(into) if into else 0
     unread: list[Any] = []

@@ -118,20 +118,21 @@ class _Run:
 
     def _next_for(self, worker: int) -> _Task | None:
         """The first task that nobody has and that is for this worker, or one that is late elsewhere."""
-        if time.monotonic() < self._resting.get(worker, 0.0):
+        now = time.monotonic()
+        resting = {number for number, end in self._resting.items() if now < end}
+        if worker in resting:
             return None
-        new = (task for task in self._tasks if not task.by)
-        late = {task.number: task for task in self._tasks if self._is_late(task)}
-        held_up = {number for task in late.values() for number in task.by.values()}
-        for task in new:
-            if task.home in (None, worker) or task.home in held_up:
+        late = [task for task in self._tasks if self._is_late(task, now)]
+        held_up = resting.union(*(task.by.values() for task in late))
+        for task in self._tasks:
+            if not task.by and (task.home in (None, worker) or task.home in held_up):
                 return task
-        return next((task for task in late.values() if len(task.by) == 1 and worker not in task.by.values()), None)
+        return next((task for task in late if len(task.by) == 1 and worker not in task.by.values()), None)
 
-    def _is_late(self, task: _Task) -> bool:
+    def _is_late(self, task: _Task, now: float) -> bool:
         if not task.by or not self._seconds:
             return False
-        return time.monotonic() - task.given > LATE_S + LATE * statistics.median(self._seconds)
+        return now - task.given > LATE_S + LATE * statistics.median(self._seconds)
 
     def _give(self, task: _Task, worker: int) -> None:
         task.given = task.given or time.monotonic()

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -77,7 +76,7 @@ def connected(settings: RaySettings) -> Any:
 
 
 class RayExecutor:
-    """Workers on Ray that load the model by themselves. They are there from the first use until `close`.
+    """Workers on Ray, which load the model by themselves from the start and are there until `close`.
 
     bytes_moved: of work, items and values so far, both ways. Raises `ConfigError` without ray.
     """
@@ -86,16 +85,16 @@ class RayExecutor:
         self.bytes_moved = 0
         self._source, self._settings = source or ModelSource(), settings or RaySettings()
         self._ray = connected(self._settings)
+        self._actors = self._started()
 
     def map(
         self, here: LoadedModel, work: Work[Item, Value], items: Iterable[Item], homes: Sequence[int] | None = None
     ) -> Iterator[Value | None]:
-        workers = [_Worker(self, actor, here.facts) for actor in self.actors]
+        workers = [_Worker(self, actor, here.facts) for actor in self._actors]
         return in_order(workers, work, items, homes)
 
-    @cached_property
-    def actors(self) -> list[Any]:
-        """Handles of the actors, which load the model while nobody waits for them."""
+    def _started(self) -> list[Any]:
+        """Handles of the actors."""
         settings = self._settings
         options = {"max_restarts": RESTARTS, "max_task_retries": RETRIES, "scheduling_strategy": "SPREAD"}
         made = self._ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, **options)(Actor)
@@ -105,12 +104,12 @@ class RayExecutor:
 
     def wait_until_loaded(self) -> None:
         """Until every worker has the model: for measurements. Raises `HomerError` where one cannot load it."""
-        for reply in self._ray.get([actor.run.remote(None) for actor in self.actors]):
+        for reply in self._ray.get([actor.run.remote(None) for actor in self._actors]):
             _value_of(reply)
 
     def close(self) -> None:
         """End the workers."""
-        actors = self.__dict__.pop("actors", [])
+        actors, self._actors = self._actors, []
         if self._ray.is_initialized():
             for actor in actors:
                 self._ray.kill(actor)
