@@ -244,19 +244,25 @@ def _check(
 
 
 def is_index(path: Path | None) -> bool:
-    """Whether a file is an index (rather than one compressed document, or no file of ours)."""
+    """Whether it is an index in a file or a folder (rather than one compressed document, or no file of ours)."""
     if path is None:
         return False
     from homerlm.index.index import KIND
+    from homerlm.index.manifest import is_collection
     from homerlm.storage import kind_of
 
-    return kind_of(path) == KIND
+    return is_collection(path) or kind_of(path) == KIND
 
 
 def load_saved(path: Path, homer: Any) -> Any:
-    """What was read before: an index, or one compressed document."""
+    """What was read before: an index in a file or a folder, or one compressed document. The files of a folder are not
+    read through where workers do that."""
     from homerlm import CompactContext, Index
+    from homerlm.executor import IN_PROCESS
+    from homerlm.index.manifest import load_collection
 
+    if path.is_dir():
+        return load_collection(path, homer.model, homer.tokenizer, check=homer.executor is IN_PROCESS)
     return (Index if is_index(path) else CompactContext).load(path, homer.model, homer.tokenizer)
 
 
