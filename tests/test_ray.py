@@ -1,21 +1,31 @@
 """Ray workers: the answers of one process, also after workers and machines were lost."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from homerlm import Homer, HomerConfig, load_model
+from homerlm.documents import expand_inputs
 from homerlm.errors import ConfigError, MismatchError, ModelLoadError
 from homerlm.executor import LoadedModel
+from homerlm.index.manifest import NAME, Manifest, load_collection
+from homerlm.passes import run_steps
 from homerlm.scale import mapping
+from homerlm.scale.corpus import indexing
+from homerlm.scale.listing import files_of
+from homerlm.scale.ray_corpus import RayEngine
 from homerlm.scale.ray_workers import RayExecutor, RaySettings
 from homerlm.scale.source import ModelSource
+from test_shards import texts_of
 from tiny import llama, prompt
 
 ray = pytest.importorskip("ray")
@@ -181,3 +191,123 @@ def test_a_machine_that_is_lost_while_a_document_is_read(cluster, loaded, model_
 def test_numbers_out_of_range_are_refused(settings, named):
     with pytest.raises(ConfigError, match=named):
         RaySettings(**settings)
+
+
+@pytest.fixture
+def corpus_folder(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, text in texts_of(count=24):
+        (folder / f"{name}.txt").write_text(text * 4)
+    (folder / "bad.jsonl").write_text('no\n{"text": "w1 w2 w3"}\n')
+    return folder
+
+
+def index_into(homer, folder, into, engine=None, between=lambda _event: None):
+    steps = indexing(homer, files_of(expand_inputs([folder])), into, engine=engine, shard_tokens=300)
+    return run_steps(steps, between)
+
+
+def engine_of(model_folder, **settings):
+    settings = {"workers": 2, "cpus": 1.0, "threads": torch.get_num_threads()} | settings
+    return RayEngine(ModelSource(str(model_folder)), RaySettings(**settings))
+
+
+def homer_of(loaded):
+    return Homer(*loaded, HomerConfig(max_chunk_len=64, target_len=50, pooling=3))
+
+
+def same_files(manifest, expected):
+    assert manifest.files == expected.files
+    assert manifest.held == expected.held
+    assert [one.name for one in manifest.failed] == [one.name for one in expected.failed]
+    for name in expected.files:
+        assert (manifest.folder / name).read_bytes() == (expected.folder / name).read_bytes()
+    assert not [path for path in manifest.folder.iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_corpus_is_indexed_and_asked_by_workers_as_by_one_process(
+    loaded, executor, corpus_folder, model_folder, tmp_path
+):
+    homer = homer_of(loaded)
+    done = index_into(homer, corpus_folder, tmp_path / "ray", engine_of(model_folder))
+    expected = index_into(homer, corpus_folder, tmp_path / "here")
+    same_files(done.manifest, expected.manifest)
+    assert len(expected.manifest.files) > 4
+    assert [one.name for one in done.failed] == ["bad.jsonl:1"]
+    assert index_into(homer, corpus_folder, tmp_path / "ray", engine_of(model_folder)).tokens_read == 0
+    spread = Homer(*loaded, homer.config, executor)
+    for question in ("w1 w2", "w40"):
+        index, whole = (load_collection(tmp_path / name, *loaded) for name in ("ray", "here"))
+        answers = [spread.ask(index, question, max_new_tokens=4), homer.ask(whole, question, max_new_tokens=4)]
+        assert answers[0].token_ids == answers[1].token_ids
+        assert same(answers[0].context, answers[1].context)
+
+
+def writers():
+    """Processes of Ray that write index files."""
+    return [one for one in psutil.process_iter(["cmdline"]) if "Writer" in "".join(one.info["cmdline"] or [])]
+
+
+def test_a_corpus_is_indexed_though_a_writer_is_killed(loaded, cluster, corpus_folder, model_folder, tmp_path):
+    killed = []
+
+    def kill(_event):
+        if not killed and (found := writers()):
+            killed.append(found[0].pid)
+            found[0].kill()
+
+    homer = homer_of(loaded)
+    done = index_into(homer, corpus_folder, tmp_path / "ray", engine_of(model_folder), kill)
+    assert killed
+    same_files(done.manifest, index_into(homer, corpus_folder, tmp_path / "here").manifest)
+
+
+def test_a_corpus_is_indexed_though_a_machine_is_lost(loaded, cluster, corpus_folder, model_folder, tmp_path):
+    lost = cluster.add_node(num_cpus=2, object_store_memory=100_000_000)
+    cluster.wait_for_nodes()
+    gone = []
+
+    def lose(_event):
+        if not gone:
+            gone.append(lost)
+            cluster.remove_node(lost)
+
+    homer = homer_of(loaded)
+    done = index_into(homer, corpus_folder, tmp_path / "ray", engine_of(model_folder, workers=3), lose)
+    assert gone
+    same_files(done.manifest, index_into(homer, corpus_folder, tmp_path / "here").manifest)
+
+
+def test_a_command_that_was_killed_goes_on_where_it_was(
+    loaded, cluster, corpus_folder, model_folder, tmp_path, run, monkeypatch
+):
+    into = tmp_path / "ray"
+    given = [corpus_folder, "-o", into, "-m", model_folder, "--max-chunk-len", "64", "--shard-tokens", "300"]
+    given += ["--workers", f"ray:{cluster.address}", "--num-workers", "2"]
+    command = [sys.executable, "-m", "homerlm", "index", *map(str, given)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATHS}, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 90
+    while (not (into / NAME).exists() or len((into / NAME).read_bytes().splitlines()) < 3) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    counted = len(Manifest.read(into).files)
+    assert counted >= 2
+    code, out, _ = run("index", *given, "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert 0 < record["tokens_read"] <= record["tokens"]
+    homer = Homer(*loaded, HomerConfig(max_chunk_len=64))
+    same_files(Manifest.read(into), index_into(homer, corpus_folder, tmp_path / "here").manifest)
+
+
+def test_the_command_asks_on_ray(cluster, run, corpus_folder):
+    given = ["ask", corpus_folder / "d1.txt", "w1 w2", "-m", "MODEL", "--max-new-tokens", "4", "--max-chunk-len", "64"]
+    given += ["--target-len", "50", "--pooling", "3", "--json"]
+    answers = []
+    for workers_given in ([], ["--workers", "ray", "--num-workers", "2"]):
+        code, out, _ = run(*given, *workers_given)
+        assert code == 0
+        answers.append({name: json.loads(out)[name] for name in ("text", "tokens_read", "tokens_kept")})
+    assert answers[0] == answers[1]
