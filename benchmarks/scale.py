@@ -54,10 +54,13 @@ def timed(homer: Homer, row: str, ids: tuple[torch.Tensor, ...]) -> tuple[dict[s
     executor = homer.executor
     before = executor.bytes_moved if isinstance(executor, RayExecutor) else 0
     read: list[float] = []
+
+    def observe(event: Event) -> None:
+        if event.level == 1:
+            read.append(time.perf_counter())
+
     started = time.perf_counter()
-    context = homer.compress(
-        *ids, observer=lambda event: read.append(time.perf_counter()) if event.level == 1 else None
-    )
+    context = homer.compress(*ids, observer=observe)
     seconds = time.perf_counter() - started
     moved = executor.bytes_moved - before if isinstance(executor, RayExecutor) else 0
     return {"chunks_s": read[0] - started, "seconds": seconds, "bytes_moved": moved}, context
