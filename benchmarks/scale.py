@@ -29,6 +29,7 @@ from homerlm.scale.ray_workers import RayExecutor, RaySettings
 from homerlm.scale.source import ModelSource
 
 QUESTION = "What is the special magic number for Kyoto mentioned in the provided text?"
+WARM_UP = 4096  # tokens
 ROWS = {  # workers and threads of each; no workers: this process
     "in process, 2 threads": (0, 2),
     "1 worker of 2 threads": (1, 2),
@@ -42,7 +43,7 @@ def prepared(model: str | None, row: str, stack: ExitStack) -> Homer:
     workers, threads = ROWS[row]
     executor = None
     if workers:
-        settings = RaySettings(workers=workers, cpus=threads, threads=threads)
+        settings = RaySettings(workers=workers, cpus=0, threads=threads)  # all rows are there at once
         executor = stack.enter_context(RayExecutor(ModelSource(model), settings))
         executor.wait_until_loaded()
     return Homer(*load_model(model), executor=executor)
@@ -67,10 +68,12 @@ def timed(homer: Homer, row: str, ids: tuple[torch.Tensor, ...]) -> tuple[dict[s
 
 
 def measured(homers: dict[str, Homer], ids: tuple[torch.Tensor, ...], repeats: int) -> list[dict[str, Any]]:
-    """A record of each row, medians of readings that took turns; the first round is not counted."""
+    """A record of each row, medians of readings that took turns, after a short one each that is not counted."""
     runs: dict[str, list[dict[str, Any]]] = {row: [] for row in homers}
     contexts: dict[str, CompactContext] = {}
-    for _ in range(repeats + 1):
+    for row, homer in homers.items():
+        timed(homer, row, (ids[0], ids[1][:, :WARM_UP], ids[2]))
+    for _ in range(repeats):
         for row, homer in homers.items():
             run, contexts[row] = timed(homer, row, ids)
             runs[row].append(run)
@@ -83,8 +86,8 @@ def measured(homers: dict[str, Homer], ids: tuple[torch.Tensor, ...], repeats: i
             "threads_each": ROWS[row][1],
             "tokens": ids[1].shape[1],
             "repeats": repeats,
-            **{name: round(statistics.median(run[name] for run in runs[row][1:]), 3) for name in runs[row][0]},
-            "all_seconds": [round(run["seconds"], 3) for run in runs[row][1:]],
+            **{name: round(statistics.median(run[name] for run in runs[row]), 3) for name in runs[row][0]},
+            "all_seconds": [round(run["seconds"], 3) for run in runs[row]],
             "bytes_per_token": round(runs[row][-1]["bytes_moved"] / ids[1].shape[1], 2),
             "tokens_as_first_row": torch.equal(contexts[row].token_indices, first.token_indices),
             "logits_as_first_row": torch.equal(contexts[row].logits, first.logits),

@@ -7,6 +7,7 @@ are values in, a value out; nothing is put into the object store by hand.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +25,10 @@ from homerlm.scale.packing import pack, unpack
 from homerlm.scale.source import ModelSource
 
 EXTRA = 'pip install "homerlm[ray]"'
+CONTROL = "control"
 RESTARTS, RETRIES = 16, 16  # of an actor, and of a task that its actor's death cut short
 STORE_BYTES = 200_000_000  # of the object store where Ray is started here: values are small
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,12 @@ class RayExecutor:
     def _started(self) -> list[Any]:
         """Handles of the actors."""
         settings = self._settings
-        options = {"max_restarts": RESTARTS, "max_task_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+        options: dict[str, Any] = {
+            "max_restarts": RESTARTS,
+            "max_task_retries": RETRIES,
+            "scheduling_strategy": "SPREAD",
+        }
+        options["concurrency_groups"] = {CONTROL: 1}  # heard while an item is done
         made = self._ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, **options)(Actor)
         threads = settings.threads or max(int(settings.cpus), 1)
         device = "cuda" if settings.gpus else None
@@ -104,7 +112,7 @@ class RayExecutor:
 
     def wait_until_loaded(self) -> None:
         """Until every worker has the model: for measurements. Raises `HomerError` where one cannot load it."""
-        for reply in self._ray.get([actor.run.remote(None) for actor in self._actors]):
+        for reply in self._ray.get([actor.run.remote(None, 0) for actor in self._actors]):
             _value_of(reply)
 
     def close(self) -> None:
@@ -126,25 +134,25 @@ class _Worker:
 
     def __init__(self, executor: RayExecutor, actor: Any, facts: dict[str, str | None]) -> None:
         self._executor, self._actor, self._facts = executor, actor, facts
-        self._references: dict[Future[Any], Any] = {}
+        self._numbers: dict[Future[Any], int] = {}
 
     def submit(self, work: Work[Any, Any], item: Any) -> Future[Any]:
         packed = pack((self._facts, work, item))
         self._executor.bytes_moved += len(packed)
-        reference = self._actor.run.remote(packed)
-        future: Future[Any] = reference.future()
-        self._references[future] = reference
+        number = next(_numbers)
+        future: Future[Any] = self._actor.run.remote(packed, number).future()
+        self._numbers[future] = number
         return future
 
     def value(self, future: Future[Any]) -> Any:
-        self._references.pop(future, None)
+        self._numbers.pop(future, None)
         reply = future.result()
         self._executor.bytes_moved += len(reply)
         return _value_of(reply)
 
     def cancel(self, future: Future[Any]) -> None:
-        if (reference := self._references.pop(future, None)) is not None:
-            self._executor._ray.cancel(reference)
+        if (number := self._numbers.pop(future, None)) is not None:  # ray.cancel leaves what an actor has queued
+            self._actor.cancel.options(concurrency_group=CONTROL).remote(number)
 
 
 def _value_of(reply: bytes) -> Any:
@@ -168,7 +176,8 @@ class Actor:
         from homerlm.model.memory import keep_freed_memory
 
         keep_freed_memory()
-        torch.set_num_threads(threads)
+        self._threads = threads
+        self._cancelled: set[int] = set()
         self._model: LoadedModel | None = None
         self._failed: _Failed | None = None
         try:
@@ -177,10 +186,19 @@ class Actor:
         except HomerError as error:
             self._failed = _Failed(error)
 
-    def run(self, packed: bytes | None) -> bytes:
-        """The packed value of packed facts, work and item; of None, whether the model is there."""
+    def cancel(self, number: int) -> None:
+        """Do not begin the item of a number."""
+        self._cancelled.add(number)
+
+    def run(self, packed: bytes | None, number: int) -> bytes:
+        """The packed value of packed facts, work and item; of None, whether the model is there. number: of the item,
+        which nobody waits for once it is cancelled."""
+        if number in self._cancelled:
+            self._cancelled.remove(number)
+            return pack(None)
         if self._model is None or packed is None:
             return pack(self._failed)
+        torch.set_num_threads(self._threads)  # a setting of the thread
         try:
             facts, work, item = unpack(packed)
             check_identical(facts, self._facts)
