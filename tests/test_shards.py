@@ -10,7 +10,10 @@ from homerlm.errors import CorruptFileError
 from homerlm.executor import LoadedModel
 from homerlm.index import shards
 from homerlm.index.joined import join
+from homerlm.index.spread import SpreadDocument, document_of
 from homerlm.scale.devices import Devices
+from homerlm.select.document import Document
+from homerlm.select.links import Links
 from tiny import llama
 
 
@@ -83,6 +86,22 @@ def test_a_part_stays_with_the_worker_that_holds_its_file(text_homer, words, fil
     assert sorted(set(homes)) == list(range(10))
     assert len(items) > 10
     assert [str(files[home]) for home in homes] == [item.files[0].path for item in items]
+
+
+def test_links_are_those_of_one_index(text_homer, words, files, whole, copies):
+    """Rare pairs of tokens are looked for by the workers; of others it is enough to know that they are not rare."""
+    spread = Homer(text_homer.model, words, text_homer.config, copies)
+    alone = Document(whole.ids, whole.units)
+    found = document_of(spread.method, opened(files, spread))
+    assert isinstance(found, SpreadDocument)
+    assert not isinstance(document_of(text_homer.method, opened(files, text_homer)), SpreadDocument)
+    linked = 0
+    for unit in range(0, len(whole.units), 3):
+        sources = [unit, (unit + 5) % len(whole.units)]
+        expected = Links(alone, []).follow(sources, [unit], 400)
+        assert Links(found, []).follow(sources, [unit], 400) == expected
+        linked += len(expected)
+    assert linked > 20
 
 
 def test_rows_are_gathered_from_every_file(text_homer, whole, files):

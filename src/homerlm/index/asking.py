@@ -13,9 +13,9 @@ from homerlm.index.index import Index
 from homerlm.index.question import LayerQuestion, Question
 from homerlm.index.scoring import Block, group_scores
 from homerlm.index.shards import PartScores, candidates
+from homerlm.index.spread import document_of
 from homerlm.passes import Event
 from homerlm.prompt import PromptIds
-from homerlm.select.document import Document
 from homerlm.select.method import Select, in_prompt
 
 
@@ -56,7 +56,7 @@ def asking(
         else:
             tokens = torch.arange(len(index))
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
-        document = Document(index.ids, index.units, torch.tensor([part.first_token for part in index.parts]))
+        document = document_of(select, index)
         prompt = PromptIds(prefix, document.at(tokens)[None].to(decoder.device), suffix_ids, neutral)
         context = yield from select.read_candidates(prompt, plan, document, tokens)
         if plan.reranks:

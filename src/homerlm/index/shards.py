@@ -64,8 +64,7 @@ class PartScores:
     count: int | None
 
     def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
-        vocab = model.decoder.model.get_input_embeddings().weight.shape[0]
-        return self.of(_opened(item.files, vocab), item.files[0].first_token, item, model.decoder.device)
+        return self.of(opened(item.files, model), item.files[0].first_token, item, model.decoder.device)
 
     def of(self, index: Index, before: int, part: Part, device: torch.device) -> FoundUnits | Tensor:
         """A part's, of an index without the first tokens, so many, of the whole one."""
@@ -177,7 +176,9 @@ def _first_unit(index: Index, part: Part) -> int:
     return int(torch.searchsorted(index.units, part.files[0].first_token))
 
 
-def _opened(files: Sequence[IndexFile], vocab: int) -> Index:
+def opened(files: Sequence[IndexFile], model: LoadedModel) -> Index:
+    """Files that follow each other as one index, for the model that made them. They stay open in this process."""
+    vocab = model.decoder.model.get_input_embeddings().weight.shape[0]
     return join([_file(one.path, vocab, *_state(one.path)) for one in files])
 
 

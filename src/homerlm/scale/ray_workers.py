@@ -61,6 +61,7 @@ def connected(settings: RaySettings) -> Any:
     reached."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(f"workers on Ray need ray, which is not installed: {EXTRA}")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray started here tells nobody
     import ray
 
     if ray.is_initialized():
