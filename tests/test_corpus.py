@@ -45,6 +45,8 @@ def test_a_folder_is_indexed_once_and_asked_as_one_index(text_homer, folder, tmp
     done = run(text_homer, folder, into)
     index = load_collection(into, text_homer.model, text_homer.tokenizer)
     assert sorted(texts_in(index).values()) == sorted(text for _, text in texts_of())
+    files = sorted(path.name for path in folder.glob("*.txt") if path.name != "d3.txt")
+    assert list(index.names) == [*files, *(name for name, _ in texts_of()[20:])]
     assert len(done.manifest.files) > 5
     assert done.tokens_read == len(index)
     assert [member.reason for member in done.duplicates] == ["has the content of d3 again.txt"]
@@ -105,6 +107,7 @@ def test_a_file_that_was_written_but_not_counted_is_taken(text_homer, folder, tm
     assert len([path for path in read if path is not None]) <= 1  # the one with documents that cannot be read
     assert sorted(manifest.held.values()) == sorted({d.name for s in manifest.shards for d in s.documents})
     assert (into / NAME).read_bytes().count(b"\n") == len(lines)
+    assert Manifest.read(into).held == manifest.held
 
 
 def test_documents_are_listed_and_read_from_files_lines_and_rows(tmp_path):
@@ -148,10 +151,10 @@ def test_a_document_that_changed_after_it_was_listed_is_left_out(text_homer, tmp
 
 
 def test_neighbours_are_grouped_and_a_long_document_has_a_file_of_its_own(tmp_path):
-    (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "{"w" * n}"}}\n' for n in (10, 20, 30, 500, 5, 5)))
+    (tmp_path / "x.jsonl").write_text("".join(f'{{"text": "{"w" * n}"}}\n' for n in (500, 10, 20, 31, 5, 5)))
     listed = list(enumerate(list_file("x", str(tmp_path / "x.jsonl"), Fields())))
     groups = [[document.bytes for document in shard.documents] for shard in planned(listed, 15)]
-    assert groups == [[10, 20, 30], [500], [5, 5]]
+    assert groups == [[500], [10, 20], [31, 5, 5]]
 
 
 def test_others_are_refused(text_homer, folder, tmp_path):

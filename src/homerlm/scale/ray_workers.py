@@ -61,7 +61,8 @@ def connected(settings: RaySettings) -> Any:
     reached."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(f"workers on Ray need ray, which is not installed: {EXTRA}")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray started here tells nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where Ray is started here, it tells nobody,
+    os.environ.setdefault("RAY_worker_niceness", "0")  # and its workers are as urgent as this process
     import ray
 
     if ray.is_initialized():

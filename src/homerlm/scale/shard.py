@@ -74,8 +74,7 @@ class ShardWriting:
         texts = self._texts(shard.documents, failed)
         index = yield from homer.reading(texts, path=path, int8=self.int8, chat=self.chat)
         Frame.from_dict(self.frame).check_same(index.frame)
-        if not index.parts:
-            path.unlink()
+        if not index.parts:  # its file is none that counts
             return Shard(None, shard.first, (), tuple(failed))
         missing = {member.sha256 for member in failed}
         read = [document for document in shard.documents if document.sha256 not in missing]
