@@ -12,8 +12,8 @@ from homerlm.index import shards
 from homerlm.index.joined import join
 from homerlm.index.spread import SpreadDocument, document_of
 from homerlm.scale.devices import Devices
-from homerlm.select.document import Document
-from homerlm.select.links import Links
+from homerlm.select.document import Document, pairs
+from homerlm.select.links import RARE, Links
 from tiny import llama
 
 
@@ -102,6 +102,19 @@ def test_links_are_those_of_one_index(text_homer, words, files, whole, copies):
         assert Links(found, []).follow(sources, [unit], 400) == expected
         linked += len(expected)
     assert linked > 20
+
+
+def test_a_pair_that_is_not_rare_in_one_file_is_not_rare(text_homer, words, copies, tmp_path):
+    """Five units of the first file hold it, one of the second; another pair stands in one of each."""
+    texts = [*((f"a{n}", f"w1 w2 w{10 + n}") for n in range(5)), ("b", "w3 w4"), ("c", "w3 w4 w1 w2")]
+    for name, part in (("0", texts[:6]), ("1", texts[6:])):
+        text_homer.read_all(part, path=tmp_path / name)
+    spread = Homer(text_homer.model, words, text_homer.config, copies)
+    document = document_of(spread.method, opened([tmp_path / "0", tmp_path / "1"], spread))
+    wanted = pairs(torch.tensor(words("w1 w2 w3 w4").input_ids)).sort().values
+    found = [unit for _, unit in sorted(document.units_with(wanted))]
+    assert len([unit for unit in found if unit < 5 or unit == 6]) > RARE
+    assert Links(document, []).of([6]) == [5]
 
 
 def test_rows_are_gathered_from_every_file(text_homer, whole, files):

@@ -107,6 +107,7 @@ class RayExecutor:
             "scheduling_strategy": "SPREAD",
         }
         options["concurrency_groups"] = {CONTROL: 1}  # heard while an item is done
+        options["runtime_env"] = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}  # items run in a thread: `keep_freed_memory`
         made = self._ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, **options)(Actor)
         threads = settings.threads or max(int(settings.cpus), 1)
         device = "cuda" if settings.gpus else None
