@@ -78,7 +78,7 @@ def measured(homers: dict[str, Homer], ids: tuple[torch.Tensor, ...], repeats: i
             run, contexts[row] = timed(homer, row, ids)
             runs[row].append(run)
             print(row, json.dumps(run), flush=True)
-    first = next(iter(contexts.values()))
+    alone = {ROWS[row][1]: contexts[row] for row in homers if not ROWS[row][0]}  # by threads, which make a difference
     return [
         {
             "row": row,
@@ -89,11 +89,17 @@ def measured(homers: dict[str, Homer], ids: tuple[torch.Tensor, ...], repeats: i
             **{name: round(statistics.median(run[name] for run in runs[row]), 3) for name in runs[row][0]},
             "all_seconds": [round(run["seconds"], 3) for run in runs[row]],
             "bytes_per_token": round(runs[row][-1]["bytes_moved"] / ids[1].shape[1], 2),
-            "tokens_as_first_row": torch.equal(contexts[row].token_indices, first.token_indices),
-            "logits_as_first_row": torch.equal(contexts[row].logits, first.logits),
+            "as_in_process": same(contexts[row], alone.get(ROWS[row][1])),
         }
         for row in homers
     ]
+
+
+def same(context: CompactContext, alone: CompactContext | None) -> bool | None:
+    """Whether the chosen tokens and their logits are, to the bit, those of as many threads in process."""
+    if alone is None:
+        return None
+    return torch.equal(context.token_indices, alone.token_indices) and torch.equal(context.logits, alone.logits)
 
 
 def main() -> None:
