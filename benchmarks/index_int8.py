@@ -14,8 +14,10 @@ from statistics import fmean
 import torch
 
 from homerlm import Homer, Index, load_model, prompt
-from homerlm.index.asking import Search, UnitScores, alike
+from homerlm.index.asking import Search
 from homerlm.index.question import Question
+from homerlm.index.scoring import alike
+from homerlm.index.units import UnitScores
 from homerlm.profiling.measure import CHARACTERS
 from homerlm.profiling.probes import Probe, probes
 from homerlm.select.method import Select
@@ -41,7 +43,7 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
         for blocks in alike(index.blocks):
             for (start, _), scores in zip(blocks, search.scores(blocks), strict=True):
                 units.add(start, scores)
-    return units.significance
+    return units.sums.float() / units.sizes.sqrt()
 
 
 def share_above(index: Index, significance: torch.Tensor, probe: Probe) -> float:

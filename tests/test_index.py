@@ -16,10 +16,12 @@ import torch
 import families
 from homerlm import Homer, HomerConfig, load_model, mapped
 from homerlm.errors import Cancelled, ConfigError, CorruptFileError, InputError, MismatchError
-from homerlm.index.asking import Search, UnitScores, alike
+from homerlm.index.asking import Search
 from homerlm.index.index import KIND, VERSION, Index
 from homerlm.index.pieces import pieces
 from homerlm.index.question import Ending, LayerQuestion, Question
+from homerlm.index.scoring import alike
+from homerlm.index.units import UnitScores
 from homerlm.lab.measure import peak_of_tensors
 from homerlm.score.heads import Head
 from homerlm.score.neighbours import top_tokens, unit_significance
@@ -665,7 +667,8 @@ def test_what_a_long_reading_holds_does_not_grow_with_it(text_homer, tmp_path, m
     """Into a file, and asked from there: tensors alive at once, for two lengths."""
     monkeypatch.setattr("homerlm.index.building.pieces", lambda *args: pieces(*args, 3000))
     monkeypatch.setattr("homerlm.mapped.BLOCK_BYTES", 1 << 12)
-    monkeypatch.setattr("homerlm.index.asking.GROUP_TOKENS", 200)
+    monkeypatch.setattr("homerlm.index.scoring.GROUP_TOKENS", 200)
+    monkeypatch.setattr("homerlm.index.shards.PART_TOKENS", 1000)
     monkeypatch.setattr("homerlm.select.document.BLOCK", 200)
     reading, asking = [], []
     for times in (10, 60):

@@ -20,6 +20,7 @@ from homerlm.checks import checked_ids
 from homerlm.config import Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
+from homerlm.executor import IN_PROCESS, Executor
 from homerlm.index.asking import Found, asking
 from homerlm.index.building import Builder, Indexer, Reads, empty
 from homerlm.index.index import Frame, Index
@@ -48,8 +49,10 @@ class Compressor:
     as it is and left as it was.
 
     Any number of threads may use one model, through one object or several, while its owner uses it too: each gets what
-    it would get alone. `tokenizer` is needed for sentences to stay whole, and to measure a model's profile. Raises
-    `UnsupportedModelError` for a model that cannot run HOMER and `ConfigError` for settings that do not fit it.
+    it would get alone. `tokenizer` is needed for sentences to stay whole, and to measure a model's profile; `executor`
+    reads the chunks, by default this process one after the other (`homerlm.scale` has others; the paper's tree stays
+    here). Raises `UnsupportedModelError` for a model that cannot run HOMER and `ConfigError` for settings that do not
+    fit it.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Compressor:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         config: Config | None = None,
+        executor: Executor | None = None,
     ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise InputError(
@@ -65,10 +69,13 @@ class Compressor:
             )
         if config is not None and not isinstance(config, HomerConfig | MergeConfig):
             raise InputError(f"config is {type(config).__name__}; it must be HomerConfig() or HomerConfig.paper()")
+        if isinstance(config, MergeConfig) and executor not in (None, IN_PROCESS):
+            raise ConfigError("executor cannot act with the paper's preset: one process reads a tree: leave it out")
         self.model = model
         self.tokenizer = tokenizer
         self.config: Config = with_known_profile(model, config or HomerConfig())
         self.decoder = Decoder(model)
+        self.executor: Executor = executor or IN_PROCESS
         self.method: Method = self._method(self.config)
         if model not in _verified:
             verify_layer_loop(self.decoder)
@@ -255,7 +262,7 @@ class Compressor:
             max_chunk_len=self.config.max_chunk_len or length,
             target_len=self.config.target_len or length,
         )
-        return type(self)(self.model, self.tokenizer, config)
+        return type(self)(self.model, self.tokenizer, config, self.executor)
 
     @torch.no_grad()
     def _indexing(
@@ -265,7 +272,7 @@ class Compressor:
         if path is not None:
             storage.check_target(path)  # before the work
         yield from self._profiled()
-        indexer = Indexer(self.decoder, self._finding(), self.tokenizer)
+        indexer = Indexer(self.decoder, self._finding())
         with (
             self.decoder.session(),
             out_of_memory_explained("reading into an index", "Lower chunk_batch or max_chunk_len"),
@@ -303,7 +310,7 @@ class Compressor:
         origin = partial(Origin.now, self.model, tokenizer_fingerprint(self.tokenizer), config.to_dict())
         if isinstance(config, MergeConfig):
             return Merge.on(self.decoder, config, origin)
-        return Select.on(self.decoder, config, origin, self.tokenizer)
+        return Select.on(self.decoder, config, origin, self.tokenizer, self.executor)
 
     @cached_property
     def _neutral(self) -> Tensor | None:

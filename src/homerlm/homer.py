@@ -37,8 +37,9 @@ class Homer(Compressor):
     is and left as it was.
 
     Any number of threads may use one model, through one `Homer` or several, while its owner uses it too: each gets what
-    it would get alone. `tokenizer` is needed for text (`ask`). Raises `UnsupportedModelError` for a model that cannot
-    run HOMER and `ConfigError` for settings that do not fit it.
+    it would get alone. `tokenizer` is needed for text (`ask`); `executor` reads the chunks, by default this process
+    (docs/scale.md). Raises `UnsupportedModelError` for a model that cannot run HOMER and `ConfigError` for settings
+    that do not fit it.
     """
 
     def read(
@@ -189,7 +190,7 @@ class Homer(Compressor):
             around[0] = torch.tensor([document.frame.prefix])
         taken = sum(part.shape[1] for part in around)
         config = config_for(self.config, tokens, taken, min_share, self.limit)
-        chooser = type(self)(self.model, self.tokenizer, config)
+        chooser = type(self)(self.model, self.tokenizer, config, self.executor)
         return chooser._finding_in(document, question, affixes, asking.neutral())
 
     def _finding_in(

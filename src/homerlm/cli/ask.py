@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,8 +30,12 @@ from homerlm.cli.options import (
 )
 from homerlm.cli.outputs import check_outputs
 from homerlm.cli.reader import RemoteReader
+from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import SELECT_TOKENS, Config, MergeConfig
 from homerlm.formatting import size
+
+if TYPE_CHECKING:
+    from homerlm.executor import Executor
 
 EXAMPLES = """
 Examples:
@@ -52,6 +56,7 @@ Examples:
 
 @with_config
 def ask(
+    ctx: typer.Context,
     given: Given = None,
     *,
     question: Question = None,
@@ -95,6 +100,10 @@ def ask(
     show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer and errors, nothing else.")] = False,
     as_json: Json = False,
+    workers: Workers = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
     settings: Config,
 ) -> None:
     """Answer a question about documents far longer than the model can read."""
@@ -113,7 +122,9 @@ def ask(
     if not quiet:
         say_skipped(skipped)
     silent = quiet or as_json
-    homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
+    chosen = WorkerOptions(workers, num_workers, gpus_per_worker, cpus_per_worker)
+    executor = chosen.executor(ctx, settings, model, rope, dtype, device)
+    homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent, executor=executor)
     if remote is not None:
         remote.print_answer(
             homer,
@@ -165,6 +176,7 @@ def open_homer(
     device: str | None = None,
     dtype: DType = DType.auto,
     quiet: bool = False,
+    executor: Executor | None = None,
 ) -> Any:
     """The compressor for a command's options, with a spinner while the model loads."""
     with status("Loading the model", quiet):
@@ -174,7 +186,7 @@ def open_homer(
         if calibration is not None:
             assert isinstance(settings, MergeConfig)
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))
-        return Homer(loaded, tokenizer, settings)
+        return Homer(loaded, tokenizer, settings, executor)
 
 
 def summary(answer: Any) -> str:
@@ -232,19 +244,25 @@ def _check(
 
 
 def is_index(path: Path | None) -> bool:
-    """Whether a file is an index (rather than one compressed document, or no file of ours)."""
+    """Whether it is an index in a file or a folder (rather than one compressed document, or no file of ours)."""
     if path is None:
         return False
     from homerlm.index.index import KIND
+    from homerlm.index.manifest import is_collection
     from homerlm.storage import kind_of
 
-    return kind_of(path) == KIND
+    return is_collection(path) or kind_of(path) == KIND
 
 
 def load_saved(path: Path, homer: Any) -> Any:
-    """What was read before: an index, or one compressed document."""
+    """What was read before: an index in a file or a folder, or one compressed document. The files of a folder are not
+    read through where workers do that."""
     from homerlm import CompactContext, Index
+    from homerlm.executor import IN_PROCESS
+    from homerlm.index.manifest import load_collection
 
+    if path.is_dir():
+        return load_collection(path, homer.model, homer.tokenizer, check=homer.executor is IN_PROCESS)
     return (Index if is_index(path) else CompactContext).load(path, homer.model, homer.tokenizer)
 
 

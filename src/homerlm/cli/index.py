@@ -16,6 +16,7 @@ from homerlm.cli.ask import load_saved, open_homer
 from homerlm.cli.console import err, print_json, reading, say_skipped
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
+from homerlm.cli.folder import FolderOptions, ModelOptions, NameField, ShardTokens, TextField, index_folder
 from homerlm.cli.options import (
     Chat,
     Device,
@@ -31,6 +32,7 @@ from homerlm.cli.options import (
     with_config,
 )
 from homerlm.cli.outputs import check_outputs
+from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import Config, MergeConfig
 from homerlm.formatting import size
 
@@ -45,6 +47,8 @@ Examples:
 
   homer ask --context company.homer "Who signed the contract?"
 
+  homer index library/ records.jsonl table.parquet -o all/ --shard-tokens 1M --workers ray --num-workers 4
+
   homer select --context company.homer "Who signed the contract?" --json
 """
 ACTING = ("max_chunk_len", "chunk_batch", "scoring_layers")  # settings that make a difference to what is kept
@@ -52,6 +56,7 @@ ACTING = ("max_chunk_len", "chunk_batch", "scoring_layers")  # settings that mak
 
 @partial(with_config, without=[name for name in config_fields() if name not in ACTING])
 def index(
+    ctx: typer.Context,
     given: Annotated[
         list[str],
         typer.Argument(
@@ -59,13 +64,16 @@ def index(
         ),
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, or, for shards, the folder.")],
     append: Annotated[
         bool, typer.Option("--append", help="Add the documents to the index that the file holds.")
     ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Half of the space: keys as whole numbers of a byte (docs/index.md).")
     ] = False,
+    shard_tokens: ShardTokens = None,
+    text_field: TextField = None,
+    name_field: NameField = None,
     model: Model = None,
     rope: Rope = None,
     device: Device = None,
@@ -76,12 +84,33 @@ def index(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
     as_json: Json = False,
+    workers: Workers = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
     settings: Config,
 ) -> None:
     """Read documents once and keep what later questions find every passage by (homer ask --context)."""
     options = template_options(template_option or [], chat)
     if isinstance(settings, MergeConfig):
         raise UsageError("--preset paper: the paper's preset keeps no keys to find tokens by: leave it out")
+    silent, workers_given = quiet or as_json, WorkerOptions(workers, num_workers, gpus_per_worker, cpus_per_worker)
+    if shard_tokens is not None:
+        index_folder(
+            given,
+            output,
+            FolderOptions.of(shard_tokens, text_field, name_field, int8=int8, chat=chat, password=password),
+            {"--append": append, "--force": force, "--template-option": template_option},
+            workers_given.settings(),
+            lambda: open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent),
+            ModelOptions(model, rope, dtype, device),
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
+    for name, value in (("--text-field", text_field), ("--name-field", name_field)):
+        if value is not None:
+            raise UsageError(f"{name} is for the records of a folder of shards: add --shard-tokens, or leave it out")
     if append and not output.exists():
         raise UsageError(f"--append adds to an index, but {output} does not exist: leave --append out to make it")
     if append and int8:
@@ -89,8 +118,8 @@ def index(
     found = inputs.expand(given)
     check_outputs({"--output": output}, [*found.files, model], force=force or append)
     check_device(device)
-    silent = quiet or as_json
-    homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent)
+    executor = workers_given.executor(ctx, settings, model, rope, dtype, device)
+    homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent, executor=executor)
     into = load_saved(output, homer) if append else None
     before = len(into) if into else 0
     unread: list[Any] = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +11,12 @@ from torch import Tensor
 from homerlm.context import CompactContext
 from homerlm.index.index import Index
 from homerlm.index.question import LayerQuestion, Question
+from homerlm.index.scoring import Block, group_scores
+from homerlm.index.shards import PartScores, candidates
+from homerlm.index.spread import document_of
 from homerlm.passes import Event
 from homerlm.prompt import PromptIds
-from homerlm.score.heads import joined
-from homerlm.score.scores import SCORES
-from homerlm.select.document import Document
 from homerlm.select.method import Select, in_prompt
-
-FORGET_BYTES = 1 << 25  # of keys that are read before memory is given back
-GROUP_TOKENS, WAITING_TOKENS = 1 << 14, 1 << 20  # that are scored at once, and that wait for others of their length
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def asking(
         else:
             tokens = torch.arange(len(index))
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
-        document = Document(index.ids, index.units, torch.tensor([part.first_token for part in index.parts]))
+        document = document_of(select, index)
         prompt = PromptIds(prefix, document.at(tokens)[None].to(decoder.device), suffix_ids, neutral)
         context = yield from select.read_candidates(prompt, plan, document, tokens)
         if plan.reranks:
@@ -85,87 +81,19 @@ class Search:
             asked = [one.only([head.index for head in scoring.of_layer(one.layer)]) for one in asked]
         return cls(select, index, asked)
 
-    def scores(self, blocks: Sequence[tuple[int, int]]) -> Tensor:
+    def scores(self, blocks: Sequence[Block]) -> Tensor:
         """(B, C) of the tokens `[start, stop)` of blocks of one length; those of a block compete with each other."""
-        layout, config = self.index.frame.layout, self.select.config
-        rows = torch.stack([self.index.keys_of(*block) for block in blocks])
-        total = torch.zeros(rows.shape[:2], device=self.select.decoder.device)
-        for one in self.asked:
-            by_head = one.scores(layout.of_layer(rows, one.layer), SCORES[config.score])
-            total += joined(by_head, layout.scoring.of_layer(one.layer)).to(total.device)
-        return total.cpu()
+        return group_scores(self.index, self.asked, self.select.config.score, blocks, self.select.decoder.device)
 
     def candidates(self, count: int) -> Generator[Event, None, Tensor]:
-        """Events of the blocks that are scored; the value is the best tokens, (count,) ascending."""
-        index, config = self.index, self.select.config
-        by_unit = config.unit == "sentence" and len(index.units) > 0
-        significance = UnitScores(index.units, len(index)) if by_unit else None
-        scores = torch.empty(0 if by_unit else len(index))
-        read = seen = 0
-        for blocks in alike(index.blocks):
-            for (start, stop), new in zip(blocks, self.scores(blocks), strict=True):
-                if significance is None:
-                    scores[start:stop] = new
-                else:
-                    significance.add(start, new)
-                read += stop - start
-            seen += new.numel() * len(blocks) * index.keys[:1].nbytes
-            if seen > FORGET_BYTES:
-                index.forget()
-                seen = 0
-            yield Event(read, len(index))
-        index.forget()
-        if significance is not None:
-            return significance.best(count)
-        whole = scores[None].to(self.select.decoder.device)
+        """Events of the parts that are scored; the value is the best tokens, (count,) ascending."""
+        index, select = self.index, self.select
+        by_unit = select.config.unit == "sentence" and len(index.units) > 0
+        work = PartScores(tuple(self.asked), select.config.score, count if by_unit else None)
+        found = yield from candidates(select.executor, select.loaded, index, work)
+        if by_unit:
+            return found
+        whole = found[None].to(select.decoder.device)
         places = torch.arange(len(index), device=whole.device)[None]
-        ids = index.ids[None].long().to(whole.device)
-        return self.select.ranking.candidates(whole, ids, places, count)[0].cpu()
-
-
-def alike(blocks: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """The blocks in groups of one length, so that few large operations score them, not many small ones. Those of a long
-    document have two lengths."""
-    waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    tokens = 0
-    for block in blocks:
-        group, length = waiting[block[1] - block[0]], block[1] - block[0]
-        group.append(block)
-        tokens += length
-        if len(group) * length >= GROUP_TOKENS:
-            tokens -= len(group) * length
-            yield waiting.pop(length)
-        elif tokens >= WAITING_TOKENS:  # of many lengths: do not read the whole index ahead
-            yield from waiting.values()
-            waiting.clear()
-            tokens = 0
-    yield from waiting.values()
-
-
-class UnitScores:
-    """The significance of units that begin at `starts` (U,) of so many tokens, summed block by block: as
-    `unit_significance`, with one number for each unit instead of each token."""
-
-    def __init__(self, starts: Tensor, tokens: int) -> None:
-        self._starts = starts
-        self._sizes = torch.diff(starts, append=torch.tensor([tokens]))
-        self._sums = torch.zeros(len(starts))
-
-    def add(self, first: int, scores: Tensor) -> None:
-        """Scores (C,) of the tokens from `first` on."""
-        places = torch.arange(first, first + len(scores))
-        self._sums.index_add_(0, torch.searchsorted(self._starts, places, right=True) - 1, scores)
-
-    @property
-    def significance(self) -> Tensor:
-        """(U,) of the units: the sum of their tokens' scores by the square root of their length."""
-        return self._sums / self._sizes.sqrt()
-
-    def best(self, count: int) -> Tensor:
-        """(count,) ascending: the tokens of the best units, the last one cut. Ties go to the earlier unit."""
-        order = self.significance.argsort(descending=True, stable=True)
-        filled = self._sizes[order].cumsum(0)
-        order = order[: int(torch.searchsorted(filled, torch.tensor(count))) + 1]
-        starts, sizes = self._starts[order], self._sizes[order]
-        inside = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        return (starts.repeat_interleave(sizes) + inside)[:count].sort().values
+        ids = index.ids[:][None].long().to(whole.device)
+        return select.ranking.candidates(whole, ids, places, count)[0].cpu()

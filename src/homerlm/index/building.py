@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homerlm import storage
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.index.index import Frame, Index, Part, save_rows
 from homerlm.index.keys import KeyLayout, indexing
 from homerlm.index.pieces import Piece, pieces, unit_starts
 from homerlm.mapped import Rows, Spool
 from homerlm.model.decoder import Decoder
 from homerlm.passes import Event
-from homerlm.score.sentences import Sentences
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans, groups_alike, lengths
 
@@ -50,15 +50,15 @@ class Memory:
 class Builder:
     """Documents one after the other, behind those of `into`. Works inside the decoder's session.
 
-    sentences: for the units, where there is a tokenizer; batch: chunks that run at once.
+    model: sentences for the units, where it has a tokenizer; batch: chunks that run at once; executor: what reads them.
     """
 
-    decoder: Decoder
+    model: LoadedModel
     frame: Frame
     into: Index
-    sentences: Sentences | None
     store: Store
     batch: int = 1
+    executor: Executor = IN_PROCESS
     parts: list[Part] = field(default_factory=list)
     tokens: int = 0
 
@@ -101,28 +101,50 @@ class Builder:
             return
         self.store.add("ids", piece.ids[0].to("cpu", torch.int32))
         self.store.add("spans", piece.spans)
-        if self.sentences is not None:
-            self.store.add("units", unit_starts(self.sentences, piece.ids.to(self.decoder.device)) + self.tokens)
+        if (sentences := self.model.sentences) is not None:
+            self.store.add("units", unit_starts(sentences, piece.ids.to(self.model.decoder.device)) + self.tokens)
         spans = even_spans(count, self.frame.chunk_len)
         self.store.add("chunks", torch.tensor([start for start, _ in spans]) + self.tokens)
-        for group in groups_alike(spans, self.batch):
-            self._keep(torch.cat([piece.ids[:, start:stop] for start, stop in group]))
-            yield group[-1][1]
+        groups = list(groups_alike(spans, self.batch))
+        ids = (torch.cat([piece.ids[:, start:stop] for start, stop in group]) for group in groups)
+        ends = iter(group[-1][1] for group in groups)
+        done = 0
+        with closing(self.executor.map(self.model, ChunkKeys.of(self.frame), ids)) as kept:  # type: ignore[type-var]
+            for rows in kept:
+                if rows is not None:
+                    self._keep(*rows)
+                    done = next(ends)
+                yield done
         self.tokens += count
 
-    def _keep(self, ids: Tensor) -> None:
-        """Run chunks of ids (B, C) behind the prefix and keep their keys."""
-        decoder, layout = self.decoder, self.frame.layout
-        prefix = torch.tensor([self.frame.prefix], dtype=torch.long).expand(len(ids), -1)
+    def _keep(self, keys: Tensor, scales: Tensor | None) -> None:
+        self.store.add("keys", keys)
+        if scales is not None:
+            self.store.add("scales", scales)
+
+
+@dataclass(frozen=True)
+class ChunkKeys:
+    """Work of an executor: the keys of chunks of ids (B, C) that are read behind the prefix. Its value: rows
+    (B * C, width) of the layout, and their scales (B * C, slots) where they are int8."""
+
+    layout: KeyLayout
+    prefix: tuple[int, ...]
+    int8: bool
+
+    @classmethod
+    def of(cls, frame: Frame) -> ChunkKeys:
+        return cls(frame.layout, frame.prefix, frame.int8)
+
+    def __call__(self, model: LoadedModel, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        decoder, layout = model.decoder, self.layout
+        prefix = torch.tensor([self.prefix], dtype=torch.long).expand(len(ids), -1)
         whole = torch.cat([prefix, ids.cpu()], dim=1).to(decoder.device)
         positions = torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1)
         steps = decoder.steps(decoder.embed(whole), positions, 0, layout.scoring.last + 1, finish=False)
         seen = [step.attended for step in steps if step.layer in layout.scoring.layers]
-        for rows in layout.rows(seen, prefix.shape[1], whole.shape[1]).cpu():
-            if self.frame.int8:
-                rows, scales = layout.to_int8(rows)
-                self.store.add("scales", scales)
-            self.store.add("keys", rows)
+        rows = layout.rows(seen, prefix.shape[1], whole.shape[1]).cpu().flatten(0, 1)
+        return layout.to_int8(rows) if self.int8 else (rows, None)
 
 
 def empty(frame: Frame, dtype: torch.dtype) -> Index:
@@ -150,7 +172,6 @@ class Indexer:
 
     decoder: Decoder
     method: Select
-    tokenizer: PreTrainedTokenizerBase | None
 
     def frame(
         self, prefix_ids: Tensor, stand_in: Tensor, neutral_len: int, *, chat: bool | None = None, int8: bool = False
@@ -185,8 +206,5 @@ class Indexer:
             save_rows(path, into.frame, builder.parts, rows)
 
     def _builder(self, into: Index, store: Store) -> Builder:
-        sentences = self.method.sentences
-        if sentences is None and self.tokenizer is not None:  # whichever unit the method chooses by
-            vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
-            sentences = Sentences(self.tokenizer, vocab, self.decoder.device)
-        return Builder(self.decoder, into.frame, into, sentences, store, self.method.config.chunk_batch)
+        method = self.method
+        return Builder(method.loaded, into.frame, into, store, method.config.chunk_batch, method.executor)

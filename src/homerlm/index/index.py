@@ -39,6 +39,15 @@ class Part:
 
 
 @dataclass(frozen=True)
+class IndexFile:
+    """A file of an index, or of a part of it: its documents' tokens `[first_token, first_token + tokens)`."""
+
+    path: str
+    first_token: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Frame:
     """What an index and everything that is added to it have in common.
 
@@ -96,7 +105,7 @@ class Index:
     keys: (T, width) rows of `KeyLayout`, as they were in their chunk, RoPE applied; scales: (T, slots) where keys are
     int8; ids: (T,); chunks, units: the first token of each chunk, and of each unit (sentence), which is chosen as a
     whole, none without a tokenizer; spans: (T, 2) characters `[start, end)` of each token in its document; text:
-    (bytes,) UTF-8 of all documents, none where ids were given.
+    (bytes,) UTF-8 of all documents, none where ids were given; files: that hold all of it, none where it is in memory.
     """
 
     frame: Frame
@@ -109,6 +118,7 @@ class Index:
     spans: Tensor
     text: Tensor
     mapped: Mapped | MappedFiles | None = field(default=None)
+    files: tuple[IndexFile, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -179,16 +189,23 @@ class Index:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+        cls,
+        path: str | os.PathLike[str],
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        check: bool = True,
     ) -> Index:
         """A saved index, for the model that made it. Its tensors stay in the file and are read when they are needed.
+        Without `check` the file is not read through to see whether it is damaged: who scores its keys should have done
+        so.
 
         Raises `MismatchError` with both values for another model, RoPE scaling, dtype or tokenizer (where one is
         given), or for a file of another kind, `CorruptFileError` for a damaged one, `InputError` for a path that is
         no file.
         """
-        window, metadata = mapped.read(path, kind=KIND, version=VERSION)
-        index = _rebuilt(path, window, metadata, vocab=model.get_input_embeddings().weight.shape[0])
+        window, metadata = mapped.read(path, kind=KIND, version=VERSION, check=check)
+        index = rebuilt(path, window, metadata, vocab=model.get_input_embeddings().weight.shape[0])
         dtype = str(model.dtype) if index.frame.int8 else str(index.keys.dtype)
         index.frame.origin.check(path, dtype, model, tokenizer)
         index.forget()
@@ -203,7 +220,7 @@ def save_rows(
     mapped.write(path, kind=KIND, version=VERSION, tensors=rows, metadata=metadata)
 
 
-def _rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> Index:
+def rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> Index:
     """The index from its file's parts, every name, shape, dtype and number checked."""
     try:
         frame = Frame.from_dict(metadata)
@@ -233,7 +250,7 @@ def _rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) ->
     if _ends(parts) != (tokens, len(tensors["text"])):
         raise CorruptFileError(f"{path}: its documents do not follow each other to the end of its tokens and text")
     given = {name: tensors.get(name) for name in ("keys", "scales", *TENSORS)}
-    return Index(frame, parts, **given, mapped=window)
+    return Index(frame, parts, **given, mapped=window, files=(IndexFile(os.path.abspath(path), 0, tokens),))
 
 
 def _ends(parts: Sequence[Part]) -> tuple[int, int]:

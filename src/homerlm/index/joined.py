@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from homerlm.errors import InputError, MismatchError
-from homerlm.index.index import TENSORS, Index, Part
+from homerlm.index.index import Index, Part
 from homerlm.mapped import MappedFiles
 
 
@@ -24,22 +25,34 @@ class JoinedRows:
         self.dtype = parts[0].dtype
         self.shape = (self._ends[-1], *parts[0].shape[1:])
         self.nbytes = sum(part.nbytes for part in parts)
+        self.device = parts[0].device
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, rows: slice) -> Tensor:
-        """`[start, stop)`."""
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """`[start, stop)`, or those of the numbers (n,)."""
+        if isinstance(rows, Tensor):
+            return self._gathered(rows)
         start, stop, _ = rows.indices(len(self))
         inside = []
-        for part, end in zip(self._parts, self._ends, strict=True):
-            first = end - len(part)
-            if first < stop and end > start:
-                inside.append(part[max(start - first, 0) : stop - first])
+        for number in range(bisect_right(self._ends, start), len(self._ends)):
+            part, first = self._parts[number], self._ends[number] - len(self._parts[number])
+            if first >= stop:
+                break
+            inside.append(part[max(start - first, 0) : stop - first])
         return torch.cat(inside) if len(inside) > 1 else (inside or [self._parts[0][:0]])[0]
 
     def detach(self) -> JoinedRows:
         return self
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        found = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
+        numbers = torch.searchsorted(torch.tensor(self._ends), rows, right=True)
+        for number in numbers.unique().tolist():
+            part, own = self._parts[number], numbers == number
+            found[own] = part[rows[own] - (self._ends[number] - len(part))]
+        return found
 
 
 def join(indexes: Sequence[Index], names: Sequence[str] | None = None) -> Index:
@@ -57,17 +70,24 @@ def join(indexes: Sequence[Index], names: Sequence[str] | None = None) -> Index:
     if len(indexes) == 1:
         return replace(first, parts=parts)
     firsts = [0, *accumulate(map(len, indexes))][:-1]
-    moved = {"chunks": firsts, "units": firsts}
-    small = {
-        name: torch.cat([getattr(one, name) + by for one, by in zip(indexes, moved[name], strict=True)])
-        if name in moved
-        else torch.cat([getattr(one, name) for one in indexes])
-        for name in TENSORS
+    starts = {
+        name: torch.cat([getattr(one, name) + by for one, by in zip(indexes, firsts, strict=True)])
+        for name in ("chunks", "units")
     }
-    files = MappedFiles([one.mapped for one in indexes if one.mapped is not None])
-    scales = None if first.scales is None else JoinedRows([one.scales for one in indexes])
+    rows = {name: JoinedRows([getattr(one, name) for one in indexes]) for name in first.tensors() if name not in starts}
+    windows = MappedFiles([one.mapped for one in indexes if one.mapped is not None])
+    files = [
+        replace(file, first_token=file.first_token + by)
+        for one, by in zip(indexes, firsts, strict=True)
+        for file in one.files
+    ]
+    held = sum(file.tokens for file in files) == sum(map(len, indexes))
     return Index(
-        first.frame, parts, keys=JoinedRows([one.keys for one in indexes]), scales=scales, **small, mapped=files
+        first.frame,
+        parts,
+        **({"scales": None} | rows | starts),
+        mapped=windows,
+        files=tuple(files) if held else (),
     )
 
 

@@ -35,6 +35,7 @@ def narrowed(index: Index, spans: Sequence[tuple[int, int]]) -> Index:
         chunks=_starts(index.chunks, tokens),
         units=_starts(index.units, tokens),
         spans=index.spans[tokens],
+        files=(),
     )
 
 

@@ -8,6 +8,7 @@ replaces by a ranking (docs/how-it-works.md, docs/experiments.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from homerlm.config import HomerConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.method import Compressing
 from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
@@ -42,13 +44,14 @@ LINK_SHARE = 8  # of the room for the document, one part in so many is for what 
 class Select:
     """The default method on one model. Sentences are known where there is a tokenizer.
 
-    origin: that of a context made now.
+    origin: that of a context made now; executor: what reads the chunks.
     """
 
     decoder: Decoder
     config: HomerConfig
     origin: Callable[[], Origin]
     tokenizer: PreTrainedTokenizerBase | None
+    executor: Executor = IN_PROCESS
 
     @classmethod
     def on(
@@ -57,26 +60,28 @@ class Select:
         config: HomerConfig,
         origin: Callable[[], Origin],
         tokenizer: PreTrainedTokenizerBase | None,
+        executor: Executor,
     ) -> Select:
         """Raises `ConfigError` for settings that do not fit the model."""
         lengths(config, decoder.shape, 0, 0, 0)
-        return cls(decoder, config, origin, tokenizer)
+        return cls(decoder, config, origin, tokenizer, executor)
 
     @property
     def lengths(self) -> Lengths:
         return Lengths(*lengths(self.config, self.decoder.shape, 0, 0, 0))
 
     @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model as work finds it."""
+        return LoadedModel(self.decoder, self.tokenizer)
+
+    @property
     def sentences(self) -> Sentences | None:
-        """Made when first needed: it looks at every token of the vocabulary."""
-        if self.tokenizer is None or (self.config.unit == "neighbours" and not self.config.sentence_weight):
-            return None
-        vocab = self.decoder.model.get_input_embeddings().weight.shape[0]
-        return Sentences(self.tokenizer, vocab, self.decoder.device)
+        return self.ranking.sentences
 
     @property
     def ranking(self) -> Ranking:
-        return Ranking(self.config, self.sentences)
+        return Ranking.on(self.loaded, self.config)
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int, neutral_len: int = 0) -> SelectPlan:
         return SelectPlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len, neutral_len)
@@ -150,9 +155,13 @@ class Select:
             return read
         reading = reading.of(read)
         scores: list[Tensor] = []
-        for group, new in reading.chunks():
-            scores.append(new)
-            yield Event(group[-1][1], total)
+        done = 0
+        with closing(reading.chunks_by(self.executor, self.loaded)) as chunks:
+            for chunk in chunks:
+                if chunk is not None:
+                    done = chunk[0][-1][1]
+                    scores.append(chunk[1])
+                yield Event(done, total)
         count = plan.candidates - plan.prefix_len - plan.suffix_len
         best = self.ranking.candidates(torch.cat(scores, dim=1), reading.context_ids, read, count)
         kept = read.gather(1, best)

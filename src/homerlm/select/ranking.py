@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from homerlm.config import HomerConfig
+from homerlm.executor import LoadedModel
 from homerlm.score.heads import early_len
 from homerlm.score.neighbours import significance, top_tokens, unit_significance
 from homerlm.score.sentences import Sentences
@@ -19,6 +20,12 @@ class Ranking:
 
     config: HomerConfig
     sentences: Sentences | None
+
+    @classmethod
+    def on(cls, model: LoadedModel, config: HomerConfig) -> Ranking:
+        """By a model's sentences, where the settings have a use for them."""
+        unused = config.unit == "neighbours" and not config.sentence_weight
+        return cls(config, None if unused else model.sentences)
 
     def going_on(self, scores: Tensor, ids: Tensor, share: float) -> Tensor:
         """Ascending indices (B, n) of the share of a chunk's tokens, with early scores (B, C) and ids (B, C), that go

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from homerlm.executor import Executor, LoadedModel
 from homerlm.model.decoder import Decoder, LayerStep
 from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
@@ -20,6 +22,15 @@ from homerlm.select.plan import SelectPlan
 from homerlm.select.ranking import Ranking
 
 Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GroupIds:
+    """Context ids of a group of spans: (B * n, C) of n spans, which attention scores, or (B, lead + C) of one, behind
+    the `lead` tokens before it that surprisal is measured after."""
+
+    ids: Tensor
+    lead: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +53,22 @@ class Reading:
     def chunks(self) -> Iterator[tuple[list[Span], Tensor]]:
         """Groups of neighbouring spans and the scores (B, C') of their context tokens, in the document's order."""
         for group in self.plan.span_groups():
-            if self.plan.config.chosen_by == "attention":
-                yield group, self._by_attention(group)
-            else:
-                yield group, self._by_surprisal(group[0])
+            yield group, self.of_group(self._ids_of(group))
+
+    def chunks_by(
+        self, executor: Executor, here: LoadedModel
+    ) -> Generator[tuple[list[Span], Tensor] | None, None, None]:
+        """`chunks` by an executor, and its pauses. here: the model that this reading runs on."""
+        groups = list(self.plan.span_groups())
+        values = executor.map(here, ChunkScores.of(self), map(self._ids_of, groups))
+        left = iter(groups)
+        with closing(values) as mapped:  # type: ignore[type-var]
+            for scores in mapped:
+                yield None if scores is None else (next(left), scores.to(self.context_ids.device))
+
+    def of_group(self, ids: GroupIds) -> Tensor:
+        """Scores (B, C') of a group's context tokens."""
+        return self._by_surprisal(ids) if ids.lead is not None else self._by_attention(ids)
 
     def score(self, context_ids: Tensor, scoring: Scoring) -> Tensor:
         """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row."""
@@ -94,18 +117,23 @@ class Reading:
     ) -> Iterator[LayerStep]:
         return self.decoder.steps(hidden, chunk.position_ids, first, stop, finish=finish, fork=chunk.fork)
 
-    def _by_attention(self, group: list[Span]) -> Tensor:
-        ids = torch.cat([self.context_ids[:, start:stop] for start, stop in group])
+    def _ids_of(self, group: list[Span]) -> GroupIds:
+        if self.plan.config.chosen_by == "attention":
+            return GroupIds(torch.cat([self.context_ids[:, start:stop] for start, stop in group]))
+        start, stop = group[0]
+        first = max(start - self.plan.lead, 0)
+        return GroupIds(self.context_ids[:, first:stop], start - first)
+
+    def _by_attention(self, group: GroupIds) -> Tensor:
         reading, early = self.plan.reading, self.plan.early
-        scores = self.score(ids, reading) if early is None else self.score_with_fewer(ids, reading, early)
+        scores = self.score(group.ids, reading) if early is None else self.score_with_fewer(group.ids, reading, early)
         return torch.cat(scores.split(len(self.context_ids)), dim=1)
 
-    def _by_surprisal(self, span: Span) -> Tensor:
+    def _by_surprisal(self, group: GroupIds) -> Tensor:
         """Nats that the model could not have predicted, averaged over neighbours; where attention counts too, the mean
         of two ranks among the chunk's tokens: what does a little of both is rarer than what does much of one."""
-        plan, (start, stop) = self.plan, span
-        first = max(start - plan.lead, 0)
-        chunk = self._chunk(self.context_ids[:, first:stop])
+        plan = self.plan
+        chunk = self._chunk(group.ids)
         scorer = self._scorer(chunk, plan.reading)
         hidden = self.decoder.embed(chunk.input_ids)
         for step in self._steps(chunk, hidden, 0, len(self.decoder.layers), finish=True):
@@ -113,7 +141,7 @@ class Reading:
             hidden = step.hidden
             if plan.by_attention:
                 scorer(step.attended)
-        context = slice(plan.prefix_len + start - first, plan.prefix_len + stop - first)
+        context = slice(plan.prefix_len + (group.lead or 0), plan.prefix_len + group.ids.shape[1])
         scores = surprisal(self.decoder, chunk.input_ids, hidden, context)
         if not plan.by_attention:
             return scores
@@ -133,3 +161,28 @@ class Reading:
 
     def _scorer(self, chunk: Chunk, scoring: Scoring) -> Scorer:
         return Scorer(self.decoder, SCORES[self.plan.config.score], scoring, self.plan.queries, chunk)
+
+
+@dataclass(frozen=True)
+class ChunkScores:
+    """Work of an executor: the scores (B, C') of a group's context tokens for one question. plan: without its spans and
+    its profile, which the scores do not depend on; prefix, suffix, neutral: ids (B, tokens)."""
+
+    plan: SelectPlan
+    prefix: Tensor
+    suffix: Tensor
+    neutral: Tensor | None
+
+    @classmethod
+    def of(cls, reading: Reading) -> ChunkScores:
+        plan, prompt = reading.plan, reading.prompt
+        short = replace(plan, spans=(), config=replace(plan.config, profile=None))
+        return cls(short, prompt.prefix, prompt.suffix, prompt.neutral if plan.neutral_len else None)
+
+    def __call__(self, model: LoadedModel, item: GroupIds) -> Tensor:
+        device = model.decoder.device
+        prefix, suffix, ids = (part.to(device) for part in (self.prefix, self.suffix, item.ids))
+        neutral = None if self.neutral is None else self.neutral.to(device)
+        prompt = PromptIds(prefix, prefix[:, :0], suffix, neutral)
+        ranking = Ranking.on(model, self.plan.config)
+        return Reading(model.decoder, self.plan, prompt, ranking).of_group(GroupIds(ids, item.lead))

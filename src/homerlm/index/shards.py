@@ -1,0 +1,193 @@
+"""An index scored part by part: in several files, by the workers that hold them.
+
+Blocks are those of the whole index, so the scores are what one process gets: a block that reaches into the next file is
+scored with the one that it begins in. Of each part the best units travel, no scores of tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from homerlm import mapped
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel
+from homerlm.index.index import KIND, VERSION, Index, IndexFile, rebuilt
+from homerlm.index.joined import join
+from homerlm.index.question import LayerQuestion
+from homerlm.index.scoring import Block, scored
+from homerlm.index.units import UnitScores, best_units, tokens_of
+from homerlm.passes import Event
+
+PART_TOKENS = 1 << 18  # that are one item: the work stops within one
+OPEN_FILES = 512  # that a worker holds
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks (n, 2), tokens `[start, stop)` of the whole index, that follow each other and begin in one file. files: it
+    and those that the last block reaches into."""
+
+    files: tuple[IndexFile, ...]
+    blocks: Tensor
+
+    @property
+    def first(self) -> int:
+        return int(self.blocks[0, 0])
+
+    @property
+    def stop(self) -> int:
+        return int(self.blocks[-1, 1])
+
+
+@dataclass(frozen=True)
+class FoundUnits:
+    """numbers: (n,) of units, counted from the part's first file on; sums: (n,) of the scores of their tokens in the
+    part."""
+
+    numbers: Tensor
+    sums: Tensor
+
+
+@dataclass(frozen=True)
+class PartScores:
+    """Work of an executor: how much a question asks for each token of a part. asked: in each scoring layer; count:
+    tokens that are wanted of the whole index, of the best units, or None where each token's score is."""
+
+    asked: tuple[LayerQuestion, ...]
+    score: str
+    count: int | None
+
+    def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
+        return self.of(opened(item.files, model), item.files[0].first_token, item, model.decoder.device)
+
+    def of(self, index: Index, before: int, part: Part, device: torch.device) -> FoundUnits | Tensor:
+        """A part's, of an index without the first tokens, so many, of the whole one."""
+        first, stop = part.first - before, part.stop - before
+        blocks = [(start - before, end - before) for start, end in part.blocks.tolist()]
+        scores = scored(index, self.asked, self.score, blocks, device)
+        found = (
+            _by_token(scores, first, stop) if self.count is None else _by_unit(scores, index, first, stop, self.count)
+        )
+        index.forget()
+        return found
+
+
+@dataclass(frozen=True)
+class PartScoresHere:
+    """The same with an index that is here, whether it is in files or not."""
+
+    index: Index
+    work: PartScores
+
+    def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
+        found = self.work.of(self.index, 0, item, model.decoder.device)
+        if isinstance(found, Tensor):
+            return found
+        return replace(found, numbers=found.numbers - _first_unit(self.index, item))
+
+
+def _by_token(scores: Iterable[tuple[Block, Tensor]], first: int, stop: int) -> Tensor:
+    found = torch.empty(stop - first)
+    for (start, end), new in scores:
+        found[start - first : end - first] = new
+    return found
+
+
+def _by_unit(scores: Iterable[tuple[Block, Tensor]], index: Index, first: int, stop: int, count: int) -> FoundUnits:
+    """The best units of an index with all of their tokens in `[first, stop)`, and those with some."""
+    begin, end = torch.searchsorted(index.units, torch.tensor([first + 1, stop])).tolist()
+    starts, after = index.units[begin - 1 : end], index.units[end : end + 1].tolist() or [len(index)]
+    units = UnitScores(starts, after[0])
+    for (start, _), new in scores:
+        units.add(start, new)
+    whole = (starts >= first) & (starts + units.sizes <= stop)
+    inside, cut = whole.nonzero()[:, 0], (~whole).nonzero()[:, 0]
+    best = inside[best_units(units.sums[inside], units.sizes[inside], count)]
+    numbers = torch.cat([best, cut])
+    return FoundUnits(numbers + begin - 1, units.sums[numbers])
+
+
+def parts_of(index: Index) -> list[Part]:
+    """The blocks of an index by the files that they begin in, cut at `PART_TOKENS`."""
+    return [Part(files, torch.tensor(blocks)) for files, blocks in _grouped(index)]
+
+
+def _grouped(index: Index) -> Iterator[tuple[tuple[IndexFile, ...], list[Block]]]:
+    number, group = 0, list[Block]()
+    files = index.files or (IndexFile("", 0, len(index)),)
+
+    def files_of(group: Sequence[Block]) -> tuple[IndexFile, ...]:
+        end = next(n for n in range(number, len(files)) if files[n].first_token + files[n].tokens >= group[-1][1])
+        return files[number : end + 1]
+
+    for block in index.blocks:
+        in_next = block[0] >= files[number].first_token + files[number].tokens
+        if group and (in_next or block[1] - group[0][0] > PART_TOKENS):
+            yield files_of(group), group
+            group = []
+        while block[0] >= files[number].first_token + files[number].tokens:
+            number += 1
+        group.append(block)
+    if group:
+        yield files_of(group), group
+
+
+def candidates(executor: Executor, here: LoadedModel, index: Index, work: PartScores) -> Generator[Event, None, Tensor]:
+    """Events of the parts that are scored; the value is the best tokens of the whole index, (count,) ascending, or the
+    scores of all, (T,)."""
+    parts = parts_of(index)
+    found: list[FoundUnits | Tensor] = []
+    read = 0
+    if executor is IN_PROCESS or not index.files:
+        mapped_parts = IN_PROCESS.map(here, PartScoresHere(index, work), parts)
+    else:
+        numbers = {file.path: number for number, file in enumerate(index.files)}
+        mapped_parts = executor.map(here, work, parts, [numbers[part.files[0].path] for part in parts])
+    with closing(mapped_parts) as values:  # type: ignore[type-var]
+        for value in values:
+            if value is not None:
+                read = parts[len(found)].stop
+                found.append(value)
+            yield Event(read, len(index))
+    if work.count is None:
+        return torch.cat([value for value in found if isinstance(value, Tensor)])
+    return _best(index, parts, [value for value in found if isinstance(value, FoundUnits)], work.count)
+
+
+def _best(index: Index, parts: Sequence[Part], found: Sequence[FoundUnits], count: int) -> Tensor:
+    """(count,) tokens of the best of the units that were found; what several parts have of one is added up."""
+    numbers = torch.cat([one.numbers + _first_unit(index, part) for one, part in zip(found, parts, strict=True)])
+    units, places = numbers.unique(return_inverse=True)
+    sums = torch.zeros(len(units), dtype=torch.float64).index_add_(0, places, torch.cat([one.sums for one in found]))
+    ends = torch.cat([index.units, torch.tensor([len(index)])])
+    starts, sizes = ends[units], ends[units + 1] - ends[units]
+    order = best_units(sums, sizes, count)
+    return tokens_of(starts[order], sizes[order], count)
+
+
+def _first_unit(index: Index, part: Part) -> int:
+    """The number of a part's first file's first unit."""
+    return int(torch.searchsorted(index.units, part.files[0].first_token))
+
+
+def opened(files: Sequence[IndexFile], model: LoadedModel) -> Index:
+    """Files that follow each other as one index, for the model that made them. They stay open in this process."""
+    vocab = model.decoder.model.get_input_embeddings().weight.shape[0]
+    return join([_file(one.path, vocab, *_state(one.path)) for one in files])
+
+
+def _state(path: str) -> tuple[int, int]:
+    facts = os.stat(path)
+    return facts.st_mtime_ns, facts.st_size
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _file(path: str, vocab: int, modified: int, size: int) -> Index:  # noqa: ARG001 (another file has others)
+    """A file's index, read through once to see that it is whole."""
+    return rebuilt(path, *mapped.read(path, kind=KIND, version=VERSION), vocab=vocab)

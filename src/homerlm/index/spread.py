@@ -1,0 +1,65 @@
+"""The documents of an index in several files, searched for rare words by the workers that hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel
+from homerlm.index.index import Index, IndexFile
+from homerlm.index.shards import opened
+from homerlm.select.document import Document
+from homerlm.select.links import RARE
+from homerlm.select.method import Select
+
+
+@dataclass(frozen=True)
+class RarePairs:
+    """Work of an executor: where in a file the pairs `wanted` (n,), ascending, stand. Its value: (2, m) numbers of a
+    pair and of a unit of the file, of each pair as many as show that it is not rare."""
+
+    wanted: Tensor
+
+    def __call__(self, model: LoadedModel, item: IndexFile) -> Tensor:
+        index = opened([item], model)
+        seen: Counter[int] = Counter()
+        found = []
+        for pair, unit in Document(index.ids, index.units).units_with(self.wanted):
+            seen[pair] += 1
+            if seen[pair] <= RARE + 1:
+                found.append((pair, unit))
+        index.forget()
+        return torch.tensor(found, dtype=torch.long).view(-1, 2).T
+
+
+@dataclass(frozen=True)
+class SpreadDocument(Document):
+    """An index's documents, whose pairs workers look for."""
+
+    files: tuple[IndexFile, ...] = ()
+    executor: Executor = IN_PROCESS
+    here: LoadedModel | None = None
+
+    def units_with(self, wanted: Tensor) -> Iterator[tuple[int, int]]:
+        """As `Document.units_with`, but of a pair that is not rare some units alone."""
+        assert self.here is not None
+        left = iter(self.files)
+        values = self.executor.map(self.here, RarePairs(wanted), self.files, range(len(self.files)))
+        with closing(values) as mapped:  # type: ignore[type-var]
+            for value in mapped:
+                if value is not None:
+                    first = int(torch.searchsorted(self.starts, next(left).first_token))
+                    yield from ((pair, unit + first) for pair, unit in value.T.tolist())
+
+
+def document_of(select: Select, index: Index) -> Document:
+    """An index's documents as the choice knows them."""
+    texts = torch.tensor([part.first_token for part in index.parts])
+    if select.executor is IN_PROCESS or not index.files:
+        return Document(index.ids, index.units, texts)
+    return SpreadDocument(index.ids, index.units, texts, index.files, select.executor, select.loaded)

@@ -1,0 +1,1 @@
+"""Reading on several devices and machines: the executors (`homerlm.executor` is their protocol), and corpora."""

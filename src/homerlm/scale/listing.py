@@ -1,0 +1,152 @@
+"""Documents of a corpus: files, lines of JSON and rows of Parquet, each with the digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from homerlm.documents import Inputs, Skipped, headings_of, read_document
+from homerlm.errors import ConfigError, DocumentError
+
+LINES, ROWS = (".jsonl", ".ndjson"), (".parquet",)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the text and of the document's name in lines and rows."""
+
+    text: str = "text"
+    name: str = "name"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A document, not read yet. sha256: of its file, or of its text in a line or row; place: of a line, its first byte
+    and how many it has, of a row, its group and its number there. reason: why it cannot be read, if that is known."""
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+    place: tuple[int, int] | None = None
+    reason: str | None = None
+
+
+def files_of(found: Inputs) -> list[tuple[str, str]]:
+    """Name and path of a command's inputs, tables among them, which are no text."""
+    tables = [item.path for item in found.skipped if item.path.suffix.lower() in ROWS and item.path.is_file()]
+    files = [*found.files, *tables]
+    return list(zip(headings_of(files), map(str, files), strict=True))
+
+
+def skipped_of(found: Inputs) -> list[Skipped]:
+    return [item for item in found.skipped if item.path.suffix.lower() not in ROWS or not item.path.is_file()]
+
+
+def list_file(name: str, path: str, fields: Fields) -> Iterator[Listed]:
+    """The documents of one file. What is wrong with one of them is its `reason`."""
+    suffix = Path(path).suffix.lower()
+    try:
+        if suffix in LINES:
+            yield from _lines(name, path, fields)
+        elif suffix in ROWS:
+            yield from _rows(name, path, fields)
+        else:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield Listed(name, path, digest, Path(path).stat().st_size)
+    except OSError as error:
+        yield _unread(name, path, error.strerror or str(error))
+
+
+def text_of(document: Listed, fields: Fields, password: str | None = None) -> str:
+    """Raises `DocumentError`."""
+    if document.reason is not None:
+        raise DocumentError(document.reason)
+    try:
+        if document.place is None:
+            return read_document(document.path, password=password)
+        if Path(document.path).suffix.lower() in LINES:
+            with open(document.path, "rb") as file:
+                file.seek(document.place[0])
+                text = json.loads(file.read(document.place[1]))[fields.text]
+        else:
+            text = _group(document.path, document.place[0], fields)[0][document.place[1]]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise DocumentError(f"{document.path} has changed since it was listed: {error}") from error
+    if _digest(text) != document.sha256:
+        raise DocumentError(f"{document.path} has changed since it was listed")
+    return text
+
+
+def _lines(name: str, path: str, fields: Fields) -> Iterator[Listed]:
+    at = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            place, at = (at, len(line)), at + len(line)
+            if not line.strip():
+                continue
+            label = f"{name}:{number}"
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("it is no JSON object")
+            except ValueError as error:
+                yield _unread(label, path, f"line {number} is no record: {error}")
+            else:
+                yield _record(record.get(fields.name) or label, path, record.get(fields.text), place, fields)
+
+
+def _rows(name: str, path: str, fields: Fields) -> Iterator[Listed]:
+    parquet = _parquet()
+    try:
+        groups, columns = parquet.ParquetFile(path).num_row_groups, parquet.read_schema(path).names
+    except Exception as error:  # whatever a damaged file raises
+        yield _unread(name, path, f"it is no Parquet file: {error}")
+        return
+    if fields.text not in columns:
+        yield _unread(name, path, f"it has no column {fields.text!r}, only {', '.join(columns[:9])} (--text-field)")
+        return
+    number = 0
+    for group in range(groups):
+        texts, names = _group(path, group, fields)
+        for row, (text, label) in enumerate(zip(texts, names, strict=True)):
+            number += 1
+            yield _record(label or f"{name}:{number}", path, text, (group, row), fields)
+
+
+def _record(name: Any, path: str, text: Any, place: tuple[int, int], fields: Fields) -> Listed:
+    if not isinstance(text, str) or not text.strip():
+        return _unread(str(name), path, f"its {fields.text!r} is no text (--text-field)")
+    return Listed(str(name), path, _digest(text), len(text.encode()), place)
+
+
+def _unread(name: str, path: str, reason: str) -> Listed:
+    return Listed(name, path, _digest(f"{path}\n{name}\n{reason}"), 0, reason=reason)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _group(path: str, group: int, fields: Fields) -> tuple[list[Any], list[Any]]:
+    """Texts and names of a row group."""
+    file = _parquet().ParquetFile(path)
+    names = [fields.text, *([fields.name] if fields.name in file.schema_arrow.names else [])]
+    table = file.read_row_group(group, columns=names)
+    texts = table.column(fields.text).to_pylist()
+    return texts, table.column(fields.name).to_pylist() if len(names) > 1 else [None] * len(texts)
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ConfigError('Parquet needs pyarrow, which is not installed: pip install "homerlm[ray]"') from error
+    return parquet
