@@ -1,0 +1,173 @@
+"""What does one worker do in a second? The figures that `homer plan --cluster` computes a cluster from, measured here.
+
+Python's documentation is read once, and its rows are repeated to indexes of two lengths (`benchmarks/index.py`): what a
+question's time grows by is its rate, what is left is its beginning. The driver's part is measured with Ray, where it is
+installed: actors that do nothing are given tasks.
+
+    python benchmarks/cluster_rates.py --tokens 0.5M 2M --threads 2 --output results/cluster/rates.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homerlm import Homer, Index, load_model
+from homerlm.cli.plan import with_default_profile
+from homerlm.config import HomerConfig
+from homerlm.lab.corpora import python_documentation
+from homerlm.model.identity import model_name
+from homerlm.model.memory import keep_freed_memory
+from homerlm.scale.rates import UNIT_TOKENS, Rates
+from homerlm.select.document import Document
+from homerlm.select.links import ROUNDS, SOURCES, Links
+from index import QUESTION, asked, repeated
+from serve_process import machine
+
+READ, REPEATS = 60_000, 5  # characters that are read, questions that are timed
+TASKS, RANKED, SEARCHED = 2000, 1 << 20, 2_000_000
+NEW_TOKENS = 32
+
+
+def reading(homer: Homer) -> tuple[Index, float]:
+    """An index, and tokens a second at which it was made. The first reading is not timed."""
+    text = python_documentation()[:READ]
+    homer.read(text[: READ // 10])
+    started = time.perf_counter()
+    index = homer.read(text)
+    return index, len(index) / (time.perf_counter() - started)
+
+
+def timed(homer: Homer, small: Index, tokens: int) -> dict[str, Any]:
+    """Medians of a question to an index of so many tokens: seconds until its candidates are known, and for the rest."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index"
+        repeated(small, tokens, path)
+        index = Index.load(path, homer.model, homer.tokenizer)
+        asked(homer, index)
+        runs = [asked(homer, index) for _ in range(REPEATS)]
+    scored = statistics.median(run["scored_s"] for run in runs)
+    rest = statistics.median(run["seconds"] - run["scored_s"] for run in runs)
+    return {"tokens": len(index), "scored_s": scored, "rest_s": rest, "runs": runs}
+
+
+def line(points: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    """Seconds at no tokens, and tokens a second, of a line through two points."""
+    first, last = points[0], points[-1]
+    slope = (last[name] - first[name]) / (last["tokens"] - first["tokens"])
+    return max(first[name] - slope * first["tokens"], 0.0), 1 / max(slope, 1e-12)
+
+
+def new_token_s(homer: Homer, index: Index) -> float:
+    """Seconds of one more token of an answer."""
+
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        homer.ask(index, QUESTION, max_new_tokens=count, min_new_tokens=count)
+        return time.perf_counter() - started
+
+    seconds(1)
+    short = statistics.median(seconds(1) for _ in range(3))
+    long = statistics.median(seconds(NEW_TOKENS + 1) for _ in range(3))
+    return (long - short) / NEW_TOKENS
+
+
+def search_rate() -> float:
+    """Tokens a second that are searched for what the best sentences share, all rounds of it taken together. On ids in
+    which nothing leads on there is one round, so that its time is taken as often as there can be rounds."""
+    ids = torch.randint(1 << 16, (SEARCHED,), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
+    document = Document(ids, torch.arange(0, SEARCHED, UNIT_TOKENS))
+    times = []
+    for first in range(REPEATS):
+        links = Links(document, [])
+        started = time.perf_counter()
+        links.follow(range(first, first + SOURCES), [], 1 << 10)
+        times.append(time.perf_counter() - started)
+    return SEARCHED / statistics.median(times) / (ROUNDS + 1)
+
+
+def merge_rate() -> float:
+    """Candidates a second that are ranked: the best thousandth of so many."""
+    scores = torch.rand(RANKED)
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        scores.topk(RANKED // 1000)
+        times.append(time.perf_counter() - started)
+    return RANKED / statistics.median(times)
+
+
+def task_s() -> float | None:
+    """Seconds of the driver for a task of an actor, its answer with it; None without Ray."""
+    try:
+        import ray
+    except ImportError:
+        return None
+
+    class Worker:
+        def nothing(self) -> int:
+            return 0
+
+    ray.init("local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    try:
+        actor: Any = ray.remote(Worker)
+        workers = [actor.options(num_cpus=1).remote() for _ in range(2)]
+        ray.get([worker.nothing.remote() for worker in workers])
+        started = time.perf_counter()
+        ray.get([workers[i % 2].nothing.remote() for i in range(TASKS)])
+        return (time.perf_counter() - started) / TASKS
+    finally:
+        ray.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="name, folder or file; default the bundled model")
+    parser.add_argument("--tokens", nargs=2, default=["0.5M", "2M"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, required=True)
+    given = parser.parse_args()
+    before = machine()
+    each_task = task_s()
+    keep_freed_memory()
+    torch.set_num_threads(given.threads)
+    started = time.perf_counter()
+    loaded = load_model(given.model)
+    start = time.perf_counter() - started
+    homer = Homer(*loaded, with_default_profile(HomerConfig()) if given.model is None else None)
+    small, read = reading(homer)
+    points = [timed(homer, small, int(float(wanted.rstrip("M")) * 10**6)) for wanted in given.tokens]
+    question, scan = line(points, "scored_s")
+    rerank, search = min(point["rest_s"] for point in points), search_rate()
+    rates = Rates(
+        worker=f"{given.threads} threads of {before['processor']}",
+        model="bundled" if given.model is None else model_name(loaded[0]) or given.model,
+        index_bytes=round(small.nbytes / len(small), 1),
+        text_bytes=round(len(small.text) / len(small), 2),
+        read=round(read),
+        scan=round(scan),
+        search=round(search),
+        question_s=round(question, 3),
+        rerank_s=round(rerank, 3),
+        new_token_s=round(new_token_s(homer, small), 4),
+        task_s=round(each_task or 0.0, 6),
+        merge=round(merge_rate()),
+        start_s=round(start, 2),
+    )
+    facts = {"command": "benchmarks/cluster_rates.py", "threads": given.threads, "before": before, "after": machine()}
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    record = {"rates": asdict(rates), "facts": facts | {"ray": each_task is not None}, "points": points}
+    given.output.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record["rates"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

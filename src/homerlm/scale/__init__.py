@@ -1,0 +1,1 @@
+"""Reading spread over processes and machines."""
