@@ -7,7 +7,9 @@ import secrets
 from contextvars import ContextVar
 
 ROUTE_LEN = 12  # hexadecimal digits
-ROUTE: ContextVar[str] = ContextVar("route", default="")  # of the request that is answered; "" where there is one server
+ROUTE: ContextVar[str] = ContextVar(
+    "route", default=""
+)  # of the request that is answered; "" where there is one server
 _ROUTED = re.compile(rf"[a-z]+[_-](?:[0-9a-f]{{24}}|[0-9a-f]{{32}})([0-9a-f]{{{ROUTE_LEN}}})")
 
 

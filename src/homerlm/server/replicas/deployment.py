@@ -55,7 +55,9 @@ class Replicas:
 class Replica:
     """The whole server in one process, without a port. load: gives its model; settings: those of `Settings`."""
 
-    async def __init__(self, load: Callable[[], Homer], settings: dict[str, Any]) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, load: Callable[[], Homer], settings: dict[str, Any]
+    ) -> None:
         given = Settings.of(**settings)
         logging.getLogger("homerlm").setLevel(logging.INFO)
         homer = load()
@@ -143,4 +145,5 @@ def deployed(load: Callable[[], Homer], settings: Settings, replicas: Replicas) 
         ),
         **number,
     )
-    return FrontDeployment.bind(given, replicas.most, holding.bind(load, given))
+    front_deployment: Any = FrontDeployment
+    return front_deployment.bind(given, replicas.most, holding.bind(load, given))

@@ -1,5 +1,5 @@
-"""What stands before the replicas: each request is read, given to the replica that it belongs to, and answered with what
-comes from there."""
+"""What stands before the replicas: each request is read, given to the replica that it belongs to, and answered with
+what comes from there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Front:
         route = await asyncio.to_thread(route_of, owner, path, body)
         answer = _Answer(path, send)
         work = answer.forward(self._send(portable(scope, scope["state"]["request_id"]), body, route))
-        gone: None | Response = await until_gone(Request(scope, receive), work)
+        gone: Response | None = await until_gone(Request(scope, receive), work)
         if gone is not None and not answer.begun:
             await gone(scope, receive, send)
 
