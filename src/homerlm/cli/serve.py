@@ -180,7 +180,12 @@ def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    store = Store(settings.folder, max_bytes=settings.store_bytes, owner_bytes=settings.owner_bytes)
+    store = Store(
+        settings.folder,
+        max_bytes=settings.store_bytes,
+        owner_bytes=settings.owner_bytes,
+        on_network=settings.store_on_network,
+    )
     engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
     documents = Documents(homer, engine, store, lifetime=settings.lifetime)
 

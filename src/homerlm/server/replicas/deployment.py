@@ -61,7 +61,12 @@ class Replica:
         given = Settings.of(**settings)
         logging.getLogger("homerlm").setLevel(logging.INFO)
         homer = load()
-        self._store = Store(given.folder, max_bytes=given.store_bytes, owner_bytes=given.owner_bytes)
+        self._store = Store(
+            given.folder,
+            max_bytes=given.store_bytes,
+            owner_bytes=given.owner_bytes,
+            on_network=given.store_on_network,
+        )
         engine = Engine(homer, waiting=ANY_NUMBER, streams=given.streams)
         self._app = create_app(given, engine, Documents(homer, engine, self._store, lifetime=given.lifetime))
         self._life = AsyncExitStack()
