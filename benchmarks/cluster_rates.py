@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from homerlm import Homer, Index, load_model
+from homerlm import Homer, Index, load_model, prompt
 from homerlm.cli.plan import with_default_profile
 from homerlm.config import HomerConfig
 from homerlm.lab.corpora import python_documentation
@@ -67,6 +67,17 @@ def line(points: list[dict[str, Any]], name: str) -> tuple[float, float]:
     if slope <= 0:
         raise RuntimeError(f"more tokens took no longer ({points}): something else ran beside it, measure again")
     return max(first[name] - slope * first["tokens"], 0.0), 1 / slope
+
+
+def tokenise_rate(homer: Homer) -> float:
+    """Tokens a second that are cut out of text by one thread."""
+    assert homer.tokenizer is not None
+    text, times = python_documentation()[: 10 * READ], []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        count = prompt.token_ids(homer.tokenizer, text).shape[1]
+        times.append(time.perf_counter() - started)
+    return count / min(times)
 
 
 def new_token_s(homer: Homer, index: Index) -> float:
@@ -155,6 +166,7 @@ def main() -> None:
         model="bundled" if given.model is None else model_name(loaded[0]) or given.model,
         index_bytes=round(small.nbytes / len(small), 1),
         text_bytes=round(len(small.text) / len(small), 2),
+        tokenise=round(tokenise_rate(homer)),
         read=round(read),
         scan=round(scan),
         search=round(search),

@@ -21,6 +21,7 @@ RATES = Rates(
     model="bundled",
     index_bytes=800.0,
     text_bytes=4.0,
+    tokenise=1e5,
     read=1000.0,
     scan=1e6,
     search=1e7,
@@ -56,7 +57,7 @@ def test_the_index_its_bytes_and_what_is_moved():
     planned = plan()
     assert planned.index_bytes == 24e6 * 800
     assert planned.machine_bytes == 6e6 * 800
-    assert planned.indexing == {"reading": 2000, "disk": 4.8, "network": 0.24, "driver": 0.024}
+    assert planned.indexing == {"tokenising": 20, "reading": 2000, "disk": 4.8, "network": 0.24, "driver": 0.024}
     assert planned.moved_bytes["index"] == 96e6
     assert planned.gathered_bytes == 12 * 1024 * CANDIDATE_BYTES
 
@@ -132,7 +133,7 @@ def test_the_bytes_of_a_token_are_those_of_the_index_itself():
 def test_an_accelerator_is_assumed_out_of_its_data_sheet():
     shape = DecoderShape(8192, (None,) * 30, 576, 1536, 9, 3, 64, 49152, 2)
     found = [
-        assumed(RATES, ACCELERATORS["h100"], share, shape, Scoring((9,)), Scoring((15,)), 1024, 1024)
+        assumed(RATES, "a model", ACCELERATORS["h100"], share, shape, Scoring((9,)), Scoring((15,)), 1024, 1024)
         for share in (0.2, 0.4)
     ]
     assert "assumed" in found[0].worker
@@ -171,7 +172,7 @@ def test_an_accelerator_that_is_not_there_is_called_an_assumption(run, rates):
     given = ["plan", "default", "1000000000", "--cluster", "64x8", "--rates", rates, "--accelerator", "h100"]
     code, out, _ = run(*given)
     assert code == 0
-    assert "h100 (assumed)" in out
+    assert "h100 at 30% (assumed)" in out
     assert "nothing was measured on it" in out
     assert json.loads(run(*given, "--json")[1])["rates"]["index_bytes"] == pytest.approx(784.7, abs=1)
 

@@ -140,7 +140,7 @@ def _rates(options: ClusterOptions, model: str, shape: DecoderShape, config: Hom
         kept, again = indexing(config, shape, chunk_len), scoring(config, shape, target_len, again=True)
         share = 0.3 if options.utilisation is None else options.utilisation
         known = ACCELERATORS[options.accelerator]
-        measured = assumed(measured, known, share, shape, kept, again, chunk_len, target_len)
+        measured = assumed(measured, Path(model).name, known, share, shape, kept, again, chunk_len, target_len)
     changes = {"index_bytes": options.index_bytes, "read": options.read_rate, "scan": options.scan_rate}
     return measured.changed(**changes), target_len
 
@@ -173,8 +173,8 @@ def _show(planned: ClusterPlan) -> None:
     )
     if "(assumed)" in rates.worker:
         out.print(
-            "Its figures are assumptions out of a data sheet, nothing was measured on it; the driver's, and those of "
-            "the search for links, are measured on a CPU."
+            "Its figures are assumptions out of a data sheet, nothing was measured on it; tokenising, the search for "
+            "links and the driver are as they were measured on a CPU."
         )
     out.print(
         f"Index: {size(planned.index_bytes)}, {rates.index_bytes:,.0f} bytes a token, "

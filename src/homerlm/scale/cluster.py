@@ -72,7 +72,7 @@ class ClusterPlan:
         for name in ("tokens", "shard", "candidates"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("read", "scan", "search", "merge", "index_bytes"):
+        for name in ("tokenise", "read", "scan", "search", "merge", "index_bytes"):
             if getattr(self.rates, name) <= 0:
                 raise ConfigError(f"the rate {name} is {getattr(self.rates, name)}; it must be above 0")
 
@@ -111,6 +111,7 @@ class ClusterPlan:
         """Seconds that each part of making the index takes, all of them at once but the start."""
         text = self.machine_tokens * self.rates.text_bytes
         return {
+            "tokenising": self.worker_tokens / self.rates.tokenise,
             "reading": self.worker_tokens / self.rates.read,
             "disk": self.machine_bytes / self.machines.disk_rate,
             "network": text / self.machines.network,
@@ -173,19 +174,24 @@ class ClusterPlan:
             Limit(
                 "network",
                 "machines",
-                machines.network / (machines.workers * rates.read * rates.text_bytes),
+                machines.network / (machines.workers * self._speed * rates.text_bytes),
                 "text comes slower than it is read; per machine, so more machines change nothing unless one store "
                 "serves all",
             ),
             Limit(
                 "driver",
                 "machines",
-                self.shard / (machines.all_workers * rates.read * rates.task_s) if rates.task_s else float("inf"),
+                self.shard / (machines.all_workers * self._speed * rates.task_s) if rates.task_s else float("inf"),
                 "shards are read faster than it hands them out: make shards larger",
             ),
             Limit("gather", "machines", self._until_gathers(), f"candidates of one question take {GATHER_S:g} s"),
         ]
         return tuple(sorted(found, key=lambda limit: limit.growth))
+
+    @property
+    def _speed(self) -> float:
+        """Tokens a second that go into the index on one worker."""
+        return min(self.rates.tokenise, self.rates.read)
 
     @property
     def _from_disk_s(self) -> float:

@@ -24,16 +24,18 @@ class Rates:
     """What one worker does in a second, and what the one that asks (the driver) needs for many.
 
     worker: what these figures are of; model: whose index; index_bytes, text_bytes: of a token, text within the former;
-    read: tokens read into an index; scan: tokens whose keys a question meets; search: tokens whose ids are searched for
-    what the best sentences share; question_s: until a question's queries are known; rerank_s: to read the candidates
-    and the answer's prompt; new_token_s: for a token of the answer; task_s: of the driver for one task; merge:
-    candidates that the driver ranks in a second; start_s: until a worker holds its model.
+    tokenise: tokens cut out of text, by the machine's processor; read: tokens read into an index; scan: tokens whose
+    keys a question meets; search: tokens whose ids are searched for what the best sentences share; question_s: until a
+    question's queries are known; rerank_s: to read the candidates and the answer's prompt; new_token_s: for a token of
+    the answer; task_s: of the driver for one task; merge: candidates that the driver ranks in a second; start_s: until
+    a worker holds its model.
     """
 
     worker: str
     model: str
     index_bytes: float
     text_bytes: float
+    tokenise: float
     read: float
     scan: float
     search: float
@@ -99,6 +101,7 @@ def index_bytes(scoring: Scoring, shape: DecoderShape, *, int8: bool = False) ->
 
 def assumed(
     measured: Rates,
+    model: str,
     accelerator: Accelerator,
     utilisation: float,
     shape: DecoderShape,
@@ -110,7 +113,7 @@ def assumed(
 ) -> Rates:
     """An accelerator's rates out of its data sheet: this share of its operations for reading, of its memory's rate for
     new tokens, and of the way from the machine's memory, where the index lies, for meeting keys. What the driver does
-    and what the machine's processor searches stay as they were measured."""
+    and what the machine's processor does (tokens, searching ids) stays as it was measured."""
     each = chunk_len - QUESTION_TOKENS
     rate = accelerator.flops * utilisation
     candidates = _flops(shape, reranking.last + 1, target_len) + _flops(shape, shape.layers, target_len)
@@ -119,7 +122,8 @@ def assumed(
     keys = kept - ID_BYTES - SPAN_BYTES - UNIT_BYTES / UNIT_TOKENS - TEXT_BYTES
     return replace(
         measured,
-        worker=f"{accelerator.name} (assumed)",
+        worker=f"{accelerator.name} at {utilisation:.0%} (assumed)",
+        model=model,
         index_bytes=kept,
         read=rate * each / _flops(shape, indexing.last + 1, chunk_len),
         scan=accelerator.link_rate * utilisation / keys,
