@@ -138,6 +138,24 @@ def test_leaving_the_bridge_ends_the_application(ahead):
     assert ended == [True]
 
 
+def test_leaving_before_the_first_message_ends_the_application_too():
+    """One that does not look whether its client is there."""
+    ended = []
+
+    async def waiting(request: Request):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    async def leave():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(collected(application(waiting)), 0.2)
+        assert ended == [True]
+
+    asyncio.run(asyncio.wait_for(leave(), 10))
+
+
 def test_what_the_application_raises_comes_out_of_the_bridge():
     async def broken(request: Request):
         raise ZeroDivisionError("w55")
