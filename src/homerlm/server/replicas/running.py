@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -48,7 +49,8 @@ def serving(
         ray_options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False, **ray_options}
     port = settings.port or _free_port(settings.host)
     try:
-        ray.init(address, log_to_driver=False, **ray_options)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **ray_options)
         serve.start(http_options={"host": settings.host, "port": port})
         serve.run(deployed(load, settings, replicas), name=NAME, route_prefix="/")
         yield f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
