@@ -52,6 +52,7 @@ def launched(model_folder, tmp_path):
 def test_flags_are_settings():
     given = {option.name for option in get_command(main.app).commands["serve"].params}
     own = {"model", "config", "rope", "device", "dtype", "quiet"}
+    own |= {"replicas", "ray", "cpus_per_replica", "gpus_per_replica"}
     assert given - own <= Settings.model_fields.keys()
     assert {"host", "port", "api_key", "key_file", "without_key", "store", "cors_origin", "name"} <= given
 

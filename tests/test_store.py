@@ -371,3 +371,47 @@ def test_what_it_keeps_is_its_owners_alone(store):
     kept = [path for path in store.folder.rglob("*") if path.is_file()]
     assert {"store.sqlite", "store.sqlite-wal"} < {path.name for path in kept}
     assert {path.name: path.stat().st_mode & 0o777 for path in kept} == {path.name: 0o600 for path in kept}
+
+
+def test_a_file_is_read_by_one_server_until_that_ends_or_falls_silent(store, tmp_path, monkeypatch):
+    vector_store = store.vector_stores.create("me")
+    path = store.temporary()
+    path.write_text("text")
+    file = store.add_file(path, owner="me", name="a.txt", purpose="assistants")
+    store.vector_stores.add(vector_store.id, [file.id])
+    member = store.vector_stores.member(vector_store.id, file.id)
+    claim, ended = store.vector_stores.claim, set()
+
+    def runs(holder):
+        return holder not in ended
+
+    assert claim(member, "a", 30, runs)
+    assert claim(member, "a", 30, runs)
+    assert not claim(member, "b", 30, runs)
+    store.vector_stores.release(member, "b")
+    assert not claim(member, "b", 30, runs)
+    ended.add("a")
+    assert claim(member, "b", 30, runs)
+    store.vector_stores.release(member, "b")
+    assert claim(member, "c", -1, runs)  # its time is over at once
+    assert claim(member, "d", 30, runs)
+
+
+def test_what_another_machine_writes_is_not_cleared_away(store):
+    incoming = store.folder / "incoming"
+    others = {incoming / "999999999-1-elsewhere": True, incoming / "999999999-1": False}
+    old = incoming / "999999998-1-elsewhere"
+    for folder in (*others, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    store.clear_orphans()
+    assert {folder: folder.exists() for folder in others} == others
+    assert not old.exists()
+
+
+def test_a_store_on_a_network_has_no_write_ahead_log(tmp_path):
+    for on_network, log in ((True, False), (False, True)):
+        made = Store(tmp_path / str(on_network), max_bytes=LARGE, owner_bytes=LARGE, on_network=on_network)
+        made.vector_stores.create("me")
+        assert (made.folder / "store.sqlite-wal").exists() is log
+        made.close()

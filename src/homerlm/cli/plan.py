@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homerlm.cli.cluster import ClusterOptions, plan_cluster, with_cluster
 from homerlm.cli.console import out, print_json
+from homerlm.cli.errors import UsageError
 from homerlm.cli.options import Json, Rope, parse_tokens, with_config
 from homerlm.config import Config, HomerConfig, MergeConfig
 from homerlm.formatting import size
@@ -24,11 +26,14 @@ Examples:
   homer plan meta-llama/Llama-2-7b-chat-hf 65536 --rope yarn:2 --preset paper
 
   homer plan ./my-model 1000000 --target-len 8192 --json
+
+  homer plan default 1000000000 --cluster 64x8 --rates rates.json --accelerator h100
 """
 _MAX_LINES = 60
 
 
 @with_config
+@with_cluster
 def plan(
     model: Annotated[str, typer.Argument(help="Hub name, folder or .gguf file; `default` is the bundled model.")],
     tokens: Annotated[str, typer.Argument(help="Length of the document in tokens; 8k is 8,192, 1M is 1,048,576.")],
@@ -38,8 +43,12 @@ def plan(
     rope: Rope = None,
     as_json: Json = False,
     settings: Config,
+    cluster: ClusterOptions,
 ) -> None:
-    """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded."""
+    """Show the tree, its layer ranges and the memory predicted, for any model config; no weights are loaded.
+
+    With --cluster: what an index of so many tokens takes on many machines, and a question about it.
+    """
     context_len = parse_tokens(tokens, "TOKENS")
     from homerlm.model.loading import load_config
     from homerlm.model.shape import DecoderShape
@@ -48,6 +57,12 @@ def plan(
     shape = DecoderShape.of(config)
     if model == "default" and isinstance(settings, HomerConfig):
         settings = with_default_profile(settings)
+    if cluster.cluster is not None:
+        if not isinstance(settings, HomerConfig):
+            raise UsageError("--cluster plans an index, which the paper's preset does not make: leave out one of them")
+        plan_cluster(cluster, model, context_len, shape, settings, as_json=as_json)
+        return
+    cluster.check_unused()
     planned = _plan(settings, shape, prefix_len, context_len, suffix_len)
     facts = {
         "model_limit": shape.limit,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from homerlm.cli.ask import open_homer
-from homerlm.cli.console import err
+from homerlm.cli.console import err, status
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
 from homerlm.cli.options import Device, Numbers, Rope
@@ -28,8 +32,11 @@ Examples:
 
   homer serve --host 0.0.0.0 --key-file keys.txt
 
+  homer serve --replicas 1:4 --gpus-per-replica 1 --device cuda
+
   HOMER_SERVE_MAX_NEW_TOKENS=500 homer serve --config server.toml
 """
+PANEL = "Replicas"
 ANY_NUMBER = 1 << 30  # the server's door counts who comes in
 NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "pydantic_settings", "platformdirs", "multipart")
 
@@ -65,6 +72,31 @@ def serve(
         Path | None,
         typer.Option(help="TOML file with these and all other settings, by their names in the environment."),
     ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve with so many processes through Ray Serve, each with the model: 2, or 1:4 for as many as the "
+            "requests that wait need. Default: this one, without Ray.",
+            rich_help_panel=PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray that runs: its address, or auto. Default: one on this machine for as long as this command runs.",
+            rich_help_panel=PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    cpus_per_replica: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Cores of each. Default 1.", rich_help_panel=PANEL, show_default=False),
+    ] = None,
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GPUs of each, also a part. Default 0.", rich_help_panel=PANEL, show_default=False),
+    ] = None,
     rope: Rope = None,
     device: Device = None,
     dtype: Numbers = DType.auto,
@@ -89,6 +121,14 @@ def serve(
         store=store,
     )
     check_device(device)
+    cluster: dict[str, Any] = {"ray": ray, "cpus_per_replica": cpus_per_replica, "gpus_per_replica": gpus_per_replica}
+    if replicas is not None:
+        load = partial(open_homer, model, rope, None, HomerConfig(), device=device, dtype=dtype, quiet=True)
+        run_replicas(load, settings, replicas, quiet=quiet, **cluster)
+        return
+    for option, value in cluster.items():
+        if value is not None:
+            raise UsageError(f"--{option.replace('_', '-')} has no effect without --replicas: add it, as 2")
     homer = open_homer(model, rope, None, HomerConfig(), device=device, dtype=dtype, quiet=quiet)
     run(homer, settings, quiet=quiet)
 
@@ -98,6 +138,36 @@ def check_installed() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f'the server needs {", ".join(missing)}: pip install "homerlm[server]"')
+
+
+def run_replicas(
+    load: Callable[[], Any],
+    settings: Settings,
+    replicas: str,
+    *,
+    quiet: bool,
+    ray: str | None,
+    cpus_per_replica: float | None,
+    gpus_per_replica: float | None,
+) -> None:
+    """Serve with replicas, which each `load` the model, until a signal ends it."""
+    from homerlm.server.replicas import running
+
+    found = re.fullmatch(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?", replicas, re.ASCII)
+    if not found or int(found[2] or found[1]) < int(found[1]):
+        raise UsageError(f"--replicas is {replicas!r}; it must be a number, or the least and the most, as 1:4")
+    running.check_installed()
+    from homerlm.server.replicas.deployment import Replicas
+
+    cpus = 1.0 if cpus_per_replica is None else cpus_per_replica
+    wanted = Replicas(int(found[1]), int(found[2] or found[1]), cpus, gpus_per_replica or 0.0)
+    with status("Starting the replicas", quiet), ExitStack() as stack:
+        address = stack.enter_context(running.serving(load, settings, wanted, ray or running.LOCAL))
+        serving = stack.pop_all()
+    with serving:
+        if not quiet:
+            err.print(f"Listening at {address}/v1 (documents in {settings.folder}); Ctrl+C ends it.", soft_wrap=True)
+        running.until_told()
 
 
 def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
@@ -110,7 +180,12 @@ def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    store = Store(settings.folder, max_bytes=settings.store_bytes, owner_bytes=settings.owner_bytes)
+    store = Store(
+        settings.folder,
+        max_bytes=settings.store_bytes,
+        owner_bytes=settings.owner_bytes,
+        on_network=settings.store_on_network,
+    )
     engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
     documents = Documents(homer, engine, store, lifetime=settings.lifetime)
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from homerlm.conversation.messages import Message
 from homerlm.server.answering import Usage
 from homerlm.server.errors import ApiError
+from homerlm.server.ids import token
 from homerlm.server.input_items import COMPACTION, Conversed, conversation, message_item
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import response_usage
@@ -41,7 +42,7 @@ async def compact(body: Conversed, owner: Owner, server: Shared) -> dict[str, An
 
 
 def _compacted(messages: Sequence[Message], usage: Usage) -> dict[str, Any]:
-    id = f"resp_{secrets.token_hex(16)}"
+    id = f"resp_{token(16)}"
     asked = [_item(message) for message in messages if message.role == "user" and message.text]
     item = {"id": f"cmp_{secrets.token_hex(12)}", "type": COMPACTION, "encrypted_content": id}
     return {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -16,10 +17,13 @@ from homerlm.server.errors import logged
 from homerlm.server.found import text_of
 from homerlm.server.state import Server
 from homerlm.store.documents import sha256_of
+from homerlm.store.folder import runs as process_runs
+from homerlm.store.folder import this_process
 from homerlm.store.records import Member
 
 AT_ONCE = 2  # files that are read beside the answers
 BUSY_SECONDS, CLEARING_SECONDS = 2.0, 600.0
+CLAIM_SECONDS = 30.0  # without a sign of the server that reads a file, until another one may
 _log = logging.getLogger("homerlm.server")
 
 
@@ -30,6 +34,7 @@ class Indexing:
         self._server = server
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._holder = f"{this_process()}/{secrets.token_hex(4)}"
 
     def start(self, members: list[Member]) -> None:
         """Read files that were added to vector stores."""
@@ -66,7 +71,9 @@ class Indexing:
     async def _read(self, member: Member) -> None:
         documents = self._server.documents
         try:
-            async with self._places:
+            async with self._claimed(member) as wanted, self._places:
+                if not wanted:
+                    return
                 name, text = await text_of(self._server, member.owner, member.id)
                 index = await self._index(member, name, text)
             facts: dict[str, Any] = {"sha256": sha256_of(text), "bytes": index.nbytes}
@@ -81,6 +88,24 @@ class Indexing:
                 documents.store.vector_stores.finish, member, "failed", error_code=code, error=message[:1000]
             )
 
+    @asynccontextmanager
+    async def _claimed(self, member: Member) -> AsyncGenerator[bool, None]:
+        """Waits until no other server reads the file. False where it has been read then, or is not to be read."""
+        stores = self._server.documents.store.vector_stores
+
+        async def claim() -> bool:
+            return await asyncio.to_thread(stores.claim, member, self._holder, CLAIM_SECONDS, _runs)
+
+        while not await claim():
+            await asyncio.sleep(CLAIM_SECONDS / 3)
+        keeping = asyncio.create_task(_again_and_again(claim))
+        try:
+            now = await asyncio.to_thread(stores.member, member.vector_store, member.id)
+            yield now is not None and (now.status, now.created) == ("in_progress", member.created)
+        finally:
+            keeping.cancel()
+            await asyncio.shield(asyncio.to_thread(stores.release, member, self._holder))
+
     async def _index(self, member: Member, name: str, text: str) -> Any:
         while True:
             try:
@@ -93,6 +118,16 @@ class Indexing:
             del self._tasks[key]
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Stopped):
             _log.error("a file of a vector store was not read: %s", type(error).__name__)
+
+
+def _runs(holder: str) -> bool:
+    return process_runs(holder.rpartition("/")[0])
+
+
+async def _again_and_again(claim: Callable[[], Awaitable[bool]]) -> None:
+    while True:
+        await asyncio.sleep(CLAIM_SECONDS / 3)
+        await claim()
 
 
 def indexing_of(app: FastAPI) -> Indexing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from homerlm.server.answering import Usage
 from homerlm.server.file_search import FileSearch
+from homerlm.server.ids import token
 from homerlm.server.input_items import Conversed, InputItem
 from homerlm.server.parameters import Body, Sampling, Words, refuse_format, refuse_tools, unsupported
 from homerlm.server.writing_out import homer_json
@@ -87,7 +87,7 @@ class ResponseBody(Conversed, Sampling):
 def response_json(body: ResponseBody, model: str) -> dict[str, Any]:
     """The object of a response that has begun."""
     return {
-        "id": f"resp_{secrets.token_hex(16)}",
+        "id": f"resp_{token(16)}",
         "object": "response",
         "created_at": int(time.time()),
         "status": "in_progress",

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     cors_origin: Listed = Field((), description="A web page's origin that may call the server. May be repeated.")
 
     store: Path | None = Field(None, description="Folder for documents that were read; default the user's own.")
+    store_on_network: bool = Field(False, description="It is on a network file system, for several machines.")
     store_bytes: int = Field(20 << 30, ge=1, description="Most bytes in it; what was used longest ago goes.")
     owner_bytes: int = Field(10 << 30, ge=1, description="Most bytes in it of one key.")
     document_days: float | None = Field(None, gt=0, description="Days after its last use until a document goes.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from homerlm.server.answering import Progress, Step, Usage
+from homerlm.server.ids import token
 from homerlm.server.parameters import Generation
 from homerlm.server.sse import DONE, Events, event
 from homerlm.server.state import Server
@@ -23,7 +23,7 @@ class Frame:
     kind: str
     model: str
     prefix: str
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str = field(default_factory=lambda: token(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

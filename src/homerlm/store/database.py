@@ -79,16 +79,28 @@ CREATE INDEX members_batch ON members (batch);
 """
 
 
+CLAIMS = """
+CREATE TABLE IF NOT EXISTS claims (
+    vector_store TEXT NOT NULL,
+    id TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    until REAL NOT NULL,
+    PRIMARY KEY (vector_store, id)
+)
+"""
+
+
 class Database:
     """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
     one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full.
 
     check_new: is called before the tables of a new one are made, while nobody else writes; what it raises prevents
-    that.
+    that; on_network: the folder is a network file system's, which has no memory that machines share: no write-ahead
+    log then, and all who use the folder have to say so.
     """
 
-    def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None) -> None:
-        self._path, self._check_new = path, check_new
+    def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None, *, on_network: bool = False) -> None:
+        self._path, self._check_new, self._journal = path, check_new, "DELETE" if on_network else "WAL"
         self._lock = threading.RLock()
         with suppress(OSError):  # SQLite says it better
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its own files beside it take this mode
@@ -137,7 +149,7 @@ class Database:
     def _prepare(self) -> None:
         with self._explained():
             self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA journal_mode = {self._journal}")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             damage = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
@@ -150,6 +162,7 @@ class Database:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise MismatchError(f"{self._path} has version {version}, this homerlm knows {VERSION}: upgrade homerlm")
+        connection.execute(CLAIMS)
         if version == VERSION:
             return
         self._check_new()

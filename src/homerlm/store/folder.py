@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,7 @@ import psutil
 from homerlm.errors import InputError, QuotaError
 
 KINDS = ("documents", "files")
+OLD_SECONDS = 24 * 3600  # no file takes so long to be written
 
 
 class Folder:
@@ -21,7 +24,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._incoming = path / "incoming" / _process()
+        self._incoming = path / "incoming" / this_process()
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (*(path / kind for kind in KINDS), self._incoming):
@@ -57,9 +60,9 @@ class Folder:
         self.of(kind, id).unlink(missing_ok=True)
 
     def clear_incoming(self) -> None:
-        """Remove what processes that have ended left unfinished."""
+        """Remove what processes that have ended left unfinished; of another machine's, what has lain there for long."""
         for folder in (self.path / "incoming").iterdir():
-            if folder != self._incoming and not _runs(folder.name):
+            if folder != self._incoming and (not runs(folder.name) or _is_old(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
@@ -72,19 +75,29 @@ class Folder:
             yield from (self.path / kind).iterdir()
 
 
-def _process() -> str:
-    """This process by number and beginning: numbers are given again."""
-    return f"{os.getpid()}-{_began(psutil.Process())}"
+def this_process() -> str:
+    """This process by number, beginning and machine: numbers are given again."""
+    return f"{os.getpid()}-{_began(psutil.Process())}-{platform.node()}"
 
 
-def _runs(name: str) -> bool:
-    number, _, began = name.partition("-")
+def runs(name: str) -> bool:
+    """Whether a process of this name (`this_process`) runs; of one on another machine nobody can tell, and it does."""
+    number, _, rest = name.partition("-")
+    began, _, node = rest.partition("-")
+    if node not in ("", platform.node()):
+        return True
     try:
         return number.isdecimal() and _began(psutil.Process(int(number))) == began
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def _is_old(folder: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - folder.stat().st_mtime > OLD_SECONDS and not folder.name.endswith(platform.node())
+    return False
 
 
 def _began(process: psutil.Process) -> str:

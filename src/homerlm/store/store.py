@@ -38,15 +38,15 @@ class Store:
     find what is theirs, and nothing else.
 
     max_bytes: of all files and documents; owner_bytes: of one owner's. Above them the documents that were used longest
-    ago go, since they can be read again; uploaded files stay. Raises `InputError` for a folder that cannot be used,
-    `CorruptFileError` for a database that is damaged, or lost where there are files.
+    ago go, since they can be read again; uploaded files stay. on_network: as of `Database`. Raises `InputError` for a
+    folder that cannot be used, `CorruptFileError` for a database that is damaged, or lost where there are files.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int, owner_bytes: int) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, owner_bytes: int, on_network: bool = False) -> None:
         self.folder = Path(folder)
         self._space = Space(max_bytes, owner_bytes)
         self._files = Folder(self.folder)
-        self._database = Database(self.folder / "store.sqlite", self._check_new)
+        self._database = Database(self.folder / "store.sqlite", self._check_new, on_network=on_network)
         self.vector_stores = VectorStores(self._database)
         self.clear_orphans()
 

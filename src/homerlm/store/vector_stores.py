@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from homerlm.store.database import Database, page
@@ -140,6 +140,24 @@ class VectorStores:
         """Files of all vector stores that are still to be read."""
         rows = self._database.rows(f"SELECT * FROM {_MEMBERS} WHERE status = 'in_progress' ORDER BY number")
         return [_member(row) for row in rows]
+
+    def claim(self, member: Member, holder: str, seconds: float, runs: Callable[[str], bool]) -> bool:
+        """Whether a file that is to be read is this holder's to read, for so many seconds from now: nobody else holds
+        it who still runs and has not let it lie for too long."""
+        key, now = (member.vector_store, member.id), time.time()
+        with self._database.write() as connection:
+            sql = "SELECT holder FROM claims WHERE vector_store = ? AND id = ? AND until > ?"
+            held = connection.execute(sql, (*key, now)).fetchone()
+            if held is not None and held["holder"] != holder and runs(held["holder"]):
+                return False
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", (*key, holder, now + seconds))
+            return True
+
+    def release(self, member: Member, holder: str) -> None:
+        """Let others read a file."""
+        with self._database.write() as connection:
+            values = member.vector_store, member.id, holder
+            connection.execute("DELETE FROM claims WHERE vector_store = ? AND id = ? AND holder = ?", values)
 
     def finish(self, member: Member, status: str, **facts: Any) -> None:
         """Note what became of a file that was to be read, unless it was cancelled, removed or added anew meanwhile.

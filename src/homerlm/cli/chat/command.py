@@ -135,7 +135,12 @@ def _run(
     from homerlm.store.documents import Documents
     from homerlm.store.store import Store
 
-    store = Store(settings.folder, max_bytes=settings.store_bytes, owner_bytes=settings.owner_bytes)
+    store = Store(
+        settings.folder,
+        max_bytes=settings.store_bytes,
+        owner_bytes=settings.owner_bytes,
+        on_network=settings.store_on_network,
+    )
     engine = Engine(homer)
     documents = Documents(homer, engine, store, lifetime=settings.lifetime)
 

@@ -1,0 +1,1 @@
+"""The server's application on several processes and machines, through Ray Serve."""
