@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homerlm.errors import HomerError
 from homerlm.lab.facts import Outcome, facts_of, failure
 from homerlm.lab.methods import Method
-from homerlm.lab.questions import ASKING, Judge, Setup
+from homerlm.lab.questions import ASKING, Judge, Setup, answered
 from homerlm.lab.readers import reader_for
 from homerlm.lab.records import Known, Record
 from homerlm.lab.samples import Task
@@ -61,6 +61,19 @@ class SampleWork:
         depth = None if sample.depth is None else round(sample.depth, 4)
         for place, outcome in enumerate(ASKING[self.ask](setup, sample, self.task.max_new_tokens, self.judge)):
             yield place, {"depth": depth} | sample.facts | outcome
+
+
+def drawn(
+    tasks: Sequence[Task], lengths: Sequence[int], samples: int, seed: int, judge: Judge | None = None, **more: Any
+) -> list[Work]:
+    """`samples` of every task at every length (documents, where each is asked several times). Sample by sample, so that
+    a run that is stopped has as many of every length."""
+    return [
+        SampleWork(task, length, k, seed, judge or answered(task.max_new_tokens), **more)
+        for k in range(samples)
+        for task in tasks
+        for length in lengths
+    ]
 
 
 @dataclass
