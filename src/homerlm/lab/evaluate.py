@@ -15,7 +15,7 @@ from homerlm.lab.facts import Outcome, facts_of, failure
 from homerlm.lab.methods import Method
 from homerlm.lab.questions import ASKING, Judge, Setup, answered
 from homerlm.lab.readers import reader_for
-from homerlm.lab.records import Known, Record
+from homerlm.lab.records import Record, RecordFile
 from homerlm.lab.samples import Task
 from homerlm.model.rope import RopeScaling
 
@@ -119,7 +119,7 @@ class EvalJob:
     def label(self) -> str:
         return str(self.method)
 
-    def records(self, known: Known) -> Iterator[Record]:
+    def records(self, known: RecordFile) -> Iterator[Record]:
         facts = self.models.facts(self.method)
         keys = [facts | key for key in self.work.keys]
         found = {place: record for place, key in enumerate(keys) if (record := known.get(key))}
