@@ -26,7 +26,7 @@ from homerlm.cli import measuring
 from homerlm.cli.main import app
 from homerlm.errors import ConfigError, HomerError, InputError, OutOfMemoryError, ScheduleError, UnsupportedModelError
 from homerlm.lab import rates
-from homerlm.lab.case import PROFILE, Case
+from homerlm.lab.case import PROFILE, Case, cases
 from homerlm.lab.cost import AFFIX_LEN, bench_reader, cost_of, random_prompt
 from homerlm.lab.flops import Shape, flops_of, plain_pass, with_kept
 from homerlm.lab.isolated import record_of, run_isolated
@@ -40,7 +40,6 @@ from homerlm.lab.ratios import ratios
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.report import sections, terminal_tables, write_report
 from homerlm.lab.run import raise_failure, run
-from homerlm.lab.suites import cases
 from homerlm.score.calibration import Calibration
 from tiny import HEAD_DIM, KV_HEADS, LAYERS, VOCAB, llama, prompt
 
@@ -281,7 +280,7 @@ def test_methods_and_trees_that_do_not_fit_are_refused(model, source):
 
 
 def test_the_plain_model_goes_only_so_far():
-    made = cases(parse_methods(["plain homer"], ()), [100, 200], [1, 4], 100, Case(repeats=2))
+    made = cases(parse_methods(["plain homer"]), [100, 200], [1, 4], 100, Case(repeats=2))
     assert [(case.method, case.length, case.batch) for case in made] == [
         *((method, 100, batch) for batch in (1, 4) for method in ("plain", "homer")),
         *(("homer", 200, batch) for batch in (1, 4)),

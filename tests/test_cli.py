@@ -15,7 +15,7 @@ import homerlm
 from command import WORDS, ask, runner
 from homerlm import Homer, HomerConfig
 from homerlm.cli import main, options
-from homerlm.cli.options import parse_lengths
+from homerlm.cli.options import parse_counts
 from homerlm.errors import ConfigError, OutOfMemoryError
 
 
@@ -153,7 +153,7 @@ def test_token_counts_may_be_in_k_and_M(homer, monkeypatch):
     affixes = 20 + 30
     chunks = [run["tokens"] - affixes for run in record["passes"] if run["kind"] == "chunk"]
     assert sum(chunks) == 2048
-    assert parse_lengths("8k, 16_384 1M") == [8192, 16384, 1 << 20]
+    assert parse_counts("8k, 16_384 1M", "length") == [8192, 16384, 1 << 20]
     for wrong in ("8g", "0", "-5", "k", "1.5k", "many", "٣"):
         code, _, err = homer("plan", "MODEL", "--", wrong)
         assert code == 2

@@ -182,6 +182,20 @@ def test_every_ablation_and_sweep_row_is_a_method():
         Method.parse(text).config()
 
 
+@pytest.mark.parametrize(
+    ("command", "methods", "output"),
+    [
+        (["eval", "passkey"], "plain homer-paper homer", "homer-eval/passkey"),
+        (["eval", "stories"], "random bm25 oracle homer", "homer-eval/stories"),
+        (["bench", "speed"], "plain homer-paper homer homer+yarn:2", "homer-bench/speed"),
+    ],
+)
+def test_help_shows_what_runs_by_default(command, methods, output):
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "300"}).output
+    assert f"[default: {methods}]" in shown
+    assert f"[default: {output}]" in shown
+
+
 def test_report_prints_the_tables_of_a_folder_again(homer, monkeypatch, tmp_path):
     first = homer("passkey", "--methods", "plain", "--lengths", "300", "--samples", 2, "-o", tmp_path)
     (tmp_path / "report.md").unlink()

@@ -84,7 +84,7 @@ def test_a_wrong_method_is_refused_by_name(text, why):
 )
 def test_methods_are_listed_by_commas_or_spaces(given):
     names = ["plain", "plain+pi:2", "homer:min_share=0.0,pooling=1+yarn:2", "homer-paper"]
-    assert [str(method) for method in parse_methods(given, ())] == names
+    assert [str(method) for method in parse_methods(given)] == names
 
 
 def test_the_settings_reach_the_config():

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from homerlm.cli.measuring import (
-    MeasuringOptions,
-    parse_counts,
-    run_and_report,
-    show_report,
-    with_options,
-)
-from homerlm.cli.options import parse_lengths
+from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
+from homerlm.cli.options import parse_counts, parse_tokens
 from homerlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,10 +25,15 @@ app = typer.Typer(
 )
 app.command("report")(show_report)
 
+METHODS = ["plain homer-paper homer homer+yarn:2"]
+CPU_PLAIN_UP_TO = "32k"  # the plain model's attention takes minutes beyond
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(MeasuringOptions):
     """The options of every benchmark."""
+
+    folder: ClassVar[str] = "homer-bench"
 
     random: Annotated[
         str | None,
@@ -86,23 +85,26 @@ class BenchOptions(MeasuringOptions):
         return Case(**same, device=_device(self.device), dtype=self.dtype, **changes)
 
     def measure(self, **changes: Any) -> None:
-        from homerlm.lab import suites
+        like = self.case(new_tokens=tuple(sorted(parse_counts(self.new_tokens, "new tokens"))), **changes)
+        batches, longest = parse_counts(self.batch, "batch"), self.plain_up_to
+        if longest is None and like.device == "cpu":
+            longest = CPU_PLAIN_UP_TO
+        self.run(like, batches, None if longest is None else parse_tokens(longest, "--plain-up-to"))
 
-        new_tokens = tuple(sorted(parse_counts("new tokens", self.new_tokens)))
-        like = self.case(new_tokens=new_tokens, **changes)
-        on_cpu = suites.CPU_PLAIN_UP_TO if like.device == "cpu" else None
-        methods, lengths = self.methods_or(suites.BENCH_METHODS), parse_lengths(self.lengths)
-        plain_up_to = parse_lengths(self.plain_up_to)[0] if self.plain_up_to else on_cpu
-        self.run(suites.cases(methods, lengths, parse_counts("batch", self.batch), plain_up_to, like))
-
-    def run(self, cases: Sequence[Case]) -> None:
+    def run(self, like: Case, batches: Sequence[int] = (1,), plain_up_to: int | None = None) -> None:
+        """Cases like this one, of every method, length and batch."""
+        from homerlm.lab.case import cases
         from homerlm.lab.isolated import IsolatedJob
 
-        run_and_report([IsolatedJob(case, self.timeout or None) for case in cases], self.output)
+        lengths = parse_counts(self.lengths, "length")
+        made = cases(self.parsed_methods, lengths, batches, plain_up_to, like)
+        run_and_report([IsolatedJob(case, self.timeout or None) for case in made], self.output)
 
 
-@app.command()
-@with_options(BenchOptions, without=("compiled",), lengths="4k,8k,16k,32k,64k", output=Path("homer-bench/memory"))
+_command = partial(measuring_command, app, BenchOptions)
+
+
+@_command("memory", without=("compiled",), methods=METHODS, lengths="4k,8k,16k,32k,64k")
 def memory(options: BenchOptions) -> None:
     """Table 5 and figure 1: peak memory by length, split into weights, keys and values, and transient.
 
@@ -111,8 +113,7 @@ def memory(options: BenchOptions) -> None:
     options.measure(tensors=True)
 
 
-@app.command()
-@with_options(BenchOptions, lengths="8k,16k,32k", new_tokens="20,50,100", repeats=3, output=Path("homer-bench/speed"))
+@_command("speed", methods=METHODS, lengths="8k,16k,32k", new_tokens="20,50,100", repeats=3)
 def speed(options: BenchOptions) -> None:
     """Table 8: time to read a prompt and to write new tokens, beside what the arithmetic alone would take.
 
@@ -121,20 +122,12 @@ def speed(options: BenchOptions) -> None:
     options.measure()
 
 
-@app.command()
-@with_options(
-    BenchOptions,
-    without=("batch", "new_tokens", "plain_up_to", "compiled"),
-    lengths="16k",
-    output=Path("homer-bench/profile"),
-)
+@_command("profile", without=("batch", "new_tokens", "plain_up_to", "compiled"), methods=["plain homer"], lengths="16k")
 def profile(options: BenchOptions) -> None:
     """Where the time of reading goes: attention, projections, MLP, scoring, merging copies, Python."""
-    from homerlm.lab import suites
     from homerlm.lab.case import PROFILE
 
-    methods, lengths = options.methods_or(suites.PROFILE_METHODS), parse_lengths(options.lengths)
-    options.run(suites.cases(methods, lengths, [1], None, options.case(job=PROFILE, new_tokens=(1,))))
+    options.run(options.case(job=PROFILE, new_tokens=(1,)))
 
 
 def _device(name: str | None) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from homerlm.cli.measuring import MeasuringOptions, run_and_report, show_report, with_options
-from homerlm.cli.options import parse_lengths
+from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
+from homerlm.cli.options import parse_counts, parse_tokens
 
 if TYPE_CHECKING:
-    from homerlm.lab.evaluate import Plan, Work
+    from homerlm.lab.evaluate import Plan
+    from homerlm.lab.samples import Task
 
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
@@ -27,21 +29,26 @@ app.command("report")(show_report)
 
 Kind = StrEnum("Kind", ["single", "single-word", "single-uuid", "single-filler", "keys", "values", "queries"])
 Retrieval = StrEnum("Retrieval", ["passkey", "needle"])
-
 Puzzle = StrEnum("Puzzle", {"one": "one fact", "two": "two facts", "three": "three facts", "counting": "counting"})
-SETS = {
-    "associations": "Facts planted in a text; only general knowledge ties them to their questions.",
-    "relations": "How people are related, asked for from the other side, in other words.",
-    "paraphrases": "Facts planted in a text, asked for in other words.",
-}
+Works = list[Any]  # of `homerlm.lab.evaluate.Work`
 Text = Annotated[str, typer.Option(help="A text file; `python` is Python's own documentation.")]
 Tasks = Annotated[list[Retrieval] | None, typer.Option("--task", help="On which task; may be repeated.")]
 NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
+
+RETRIEVAL = "plain homer-paper homer"
+RIVALS = "random bm25 oracle homer"
+FINDING = " ".join(
+    f"{name}={budget}"
+    for budget in (256, 1024)
+    for name in ("random:budget", "bm25:budget", "oracle:budget", "homer:min_share=0,target_len")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(MeasuringOptions):
     """The options of every task."""
+
+    folder: ClassVar[str] = "homer-eval"
 
     samples: Annotated[int, typer.Option(min=1, help="Samples of each field of a table (the paper: 500).")] = 20
     seed: Annotated[int, typer.Option(help="What the samples are drawn from.")] = 0
@@ -51,14 +58,11 @@ class EvalOptions(MeasuringOptions):
     ] = None
     chat: Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")] = False
 
-    @property
-    def drawn(self) -> tuple[list[int], int, int]:
-        """Lengths, samples and seed."""
-        return parse_lengths(self.lengths), self.samples, self.seed
+    def draw(self, tasks: Sequence[Task], **more: Any) -> Works:
+        """Samples of every task at every length, as many as asked for."""
+        from homerlm.lab.evaluate import drawn
 
-    def run_each(self, default: tuple[str, ...], works: list[Work]) -> None:
-        """Every method, by default these, on all of the work."""
-        self.run([(method, works) for method in self.methods_or(default)])
+        return drawn(tasks, parse_counts(self.lengths, "length"), self.samples, self.seed, **more)
 
     def run(self, plan: Plan) -> None:
         from homerlm.lab.evaluate import Models, jobs_of
@@ -68,22 +72,32 @@ class EvalOptions(MeasuringOptions):
         run_and_report(jobs_of(plan, models), self.output)
 
 
-def _task(name: str, without: tuple[str, ...] = (), **defaults: Any) -> Callable[..., Any]:
-    """A decorator for the command of a task."""
-    options = with_options(EvalOptions, without, output=Path(f"homer-eval/{name}"), **defaults)
-    return lambda command: app.command(name)(options(command))
+_command = partial(measuring_command, app, EvalOptions)
 
 
-@_task("passkey")
-def passkey(options: EvalOptions) -> None:
+def _task(name: str, methods: str, without: tuple[str, ...] = (), **defaults: Any) -> Callable[..., Any]:
+    """A decorator for a command that gives work, on which every method runs, by default these."""
+
+    def decorate(work: Callable[..., Works]) -> None:
+        @wraps(work)
+        def command(options: EvalOptions, **own: Any) -> None:
+            chosen, works = options.parsed_methods, work(options, **own)
+            options.run([(method, works) for method in chosen])
+
+        _command(name, without, methods=[methods], **defaults)(command)
+
+    return decorate
+
+
+@_task("passkey", RETRIEVAL)
+def passkey(options: EvalOptions) -> Works:
     """Table 1: a five-digit key hidden in repeated filler."""
-    from homerlm.lab import suites
     from homerlm.lab.tasks.passkey import Passkey
 
-    options.run_each(suites.RETRIEVAL_METHODS, suites.drawn([Passkey()], *options.drawn))
+    return options.draw([Passkey()])
 
 
-@_task("needle")
+@_task("needle", RETRIEVAL)
 def needle(
     options: EvalOptions,
     *,
@@ -93,13 +107,9 @@ def needle(
         typer.Option(help="Whether the question is known when the document is read, or comes later."),
     ] = "now",
     text: Text = "python",
-) -> None:
+) -> Works:
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
-    from homerlm.lab import suites
-
-    drawn, kinds = options.drawn, [str(chosen) for chosen in kind or ("single", "keys")]
-    tasks = suites.needles(kinds, *_text(text), ask=ask)
-    options.run_each(suites.RETRIEVAL_METHODS, suites.drawn(tasks, *drawn, ask=ask))
+    return options.draw(_needles(kind or [Kind("single"), Kind("keys")], text, ask), ask=ask)
 
 
 def _planted(name: str, purpose: str) -> None:
@@ -110,37 +120,35 @@ def _planted(name: str, purpose: str) -> None:
         *,
         facts: Annotated[int, typer.Option(min=1, max=6, help="Facts in a document; one is asked for.")] = 4,
         text: Text = "python",
-    ) -> None:
-        from homerlm.lab import suites
+    ) -> Works:
         from homerlm.lab.tasks.planted import Planted
 
-        options.run_each(suites.RIVAL_METHODS, suites.drawn([Planted(name, *_text(text), facts)], *options.drawn))
+        return options.draw([Planted(name, *_text(text), facts)])
 
     command.__doc__ = purpose
-    _task(name)(command)
+    _task(name, RIVALS)(command)
 
 
-for _name, _purpose in SETS.items():
-    _planted(_name, _purpose)
+_planted("associations", "Facts planted in a text; only general knowledge ties them to their questions.")
+_planted("relations", "How people are related, asked for from the other side, in other words.")
+_planted("paraphrases", "Facts planted in a text, asked for in other words.")
 
 
-@_task("stories")
+@_task("stories", RIVALS)
 def stories(
     options: EvalOptions,
     *,
     kind: Annotated[list[Puzzle] | None, typer.Option(help="What is asked for; may be repeated.")] = None,
     events: Annotated[int, typer.Option(min=8, max=60, help="Sentences of a story.")] = 14,
     text: Text = "python",
-) -> None:
+) -> Works:
     """Sentences of a story spread over a text: one, two or three of them put together, or counted."""
-    from homerlm.lab import suites
     from homerlm.lab.tasks.stories import Story
 
-    tasks = [Story(str(variant), *_text(text), events) for variant in kind or Puzzle]
-    options.run_each(suites.RIVAL_METHODS, suites.drawn(tasks, *options.drawn))
+    return options.draw([Story(str(variant), *_text(text), events) for variant in kind or Puzzle])
 
 
-@_task("variables")
+@_task("variables", RIVALS)
 def variables(
     options: EvalOptions,
     *,
@@ -149,34 +157,30 @@ def variables(
     ] = None,
     chains: Annotated[int, typer.Option(min=1, max=8, help="Chains in a document; one is asked for.")] = 1,
     text: Text = "python",
-) -> None:
+) -> Works:
     """RULER's variable tracking: all variables that a chain of assignments gives a value."""
-    from homerlm.lab import suites
     from homerlm.lab.tasks.variables import Variables
 
-    tasks = [Variables(*_text(text), count, chains) for count in hops or (2, 3, 4)]
-    options.run_each(suites.RIVAL_METHODS, suites.drawn(tasks, *options.drawn))
+    return options.draw([Variables(*_text(text), count, chains) for count in hops or (2, 3, 4)])
 
 
-@_task("common-words")
-def common_words(options: EvalOptions, *, text: Text = "python") -> None:
+@_task("common-words", RIVALS)
+def common_words(options: EvalOptions, *, text: Text = "python") -> Works:
     """RULER's common words: the ten that stand most often in a long list, of the words of a text."""
-    from homerlm.lab import suites
     from homerlm.lab.tasks.common import CommonWords
 
-    options.run_each(suites.RIVAL_METHODS, suites.drawn([CommonWords(*_text(text))], *options.drawn))
+    return options.draw([CommonWords(*_text(text))])
 
 
-@_task("frequent-words")
-def frequent_words(options: EvalOptions) -> None:
+@_task("frequent-words", RIVALS)
+def frequent_words(options: EvalOptions) -> Works:
     """RULER's frequent words: the three most frequent codes of a text of codes."""
-    from homerlm.lab import suites
     from homerlm.lab.tasks.common import FrequentWords
 
-    options.run_each(suites.RIVAL_METHODS, suites.drawn([FrequentWords()], *options.drawn))
+    return options.draw([FrequentWords()])
 
 
-@_task("headings", without=("chat",))
+@_task("headings", FINDING, without=("chat",))
 def headings(
     options: EvalOptions,
     *,
@@ -186,33 +190,33 @@ def headings(
             help="A Markdown, reStructuredText or HTML file, or a folder of these; `python` is Python's help."
         ),
     ] = "python",
-) -> None:
+) -> Works:
     """Whether the section that a heading stands above is found by the heading as a question; nothing is answered."""
-    from homerlm.lab import suites
     from homerlm.lab.tasks.headings import Headings, found, load_sections
 
     name = "Python documentation" if corpus == "python" else Path(corpus).name
-    task = Headings(tuple(load_sections(corpus)), name)
-    options.run_each(suites.FINDING_METHODS, suites.drawn([task], *options.drawn, judge=found))
+    return options.draw([Headings(tuple(load_sections(corpus)), name)], judge=found)
 
 
-@_task("qa", without=("lengths",), samples=100)
+@_task(
+    "qa", "truncate truncate+pi:2 truncate+ntk:2 truncate+yarn:2 homer-paper homer", without=("lengths",), samples=100
+)
 def qa(
     options: EvalOptions,
     *,
     data: Annotated[
         Path | None, typer.Option(help="QuALITY's file as it is released (JSON lines); default from the hub.")
     ] = None,
-) -> None:
+) -> Works:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
-    from homerlm.lab import suites
+    from homerlm.lab.evaluate import drawn
     from homerlm.lab.tasks.quality import Quality, load_quality
 
     quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
-    options.run_each(suites.QA_METHODS, suites.qa(quality, options.samples, options.seed))
+    return drawn([quality], [0], min(options.samples, len(quality.items)), options.seed)
 
 
-@_task("perplexity", without=("lengths", "samples", "seed", "chat"))
+@_task("perplexity", "plain pi:2 ntk:2 yarn:2 homer-paper homer", without=("lengths", "samples", "seed", "chat"))
 def perplexity(
     options: EvalOptions,
     *,
@@ -222,28 +226,28 @@ def perplexity(
     ] = None,
     documents: Annotated[int, typer.Option(min=1, help="Documents to score; one text is begun at as many places.")] = 4,
     length: Annotated[str, typer.Option(help="Tokens of each document to score; 64k is 65,536.")] = "32k",
-) -> None:
+) -> Works:
     """Table 3 and figure 5: perplexity of long text, accumulated, with all before each window compressed."""
-    from homerlm.lab import suites
-    from homerlm.lab.perplexity import rotations
+    from homerlm.lab.perplexity import WindowsWork, rotations
     from homerlm.model.loading import load_config
 
-    tokens = parse_lengths(length)[0]
+    tokens = parse_tokens(length, "length")
     texts, name = _documents(text or ["python"])
     texts = rotations(texts[0], documents) if len(texts) == 1 else texts[:documents]
     limit = load_config(options.model).max_position_embeddings
-    options.run_each(suites.PERPLEXITY_METHODS, suites.perplexity(texts, name, tokens, limit))
+    return [WindowsWork(document, k, tokens, limit, name) for k, document in enumerate(texts)]
 
 
-@_task("passkey-perplexity", lengths="2k,4k,8k,16k,32k,64k")
-def passkey_perplexity(options: EvalOptions) -> None:
+@_task("passkey-perplexity", "homer-paper homer", lengths="2k,4k,8k,16k,32k,64k")
+def passkey_perplexity(options: EvalOptions) -> Works:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
-    from homerlm.lab import suites
+    from homerlm.lab.questions import likelihood_of_answer
+    from homerlm.lab.tasks.passkey import Passkey
 
-    options.run_each(suites.LIKELIHOOD_METHODS, suites.passkey_perplexity(*options.drawn))
+    return options.draw([Passkey()], judge=likelihood_of_answer, row=("passkey-perplexity", ""))
 
 
-@_task("ablation", without=("methods",), lengths="16k")
+@_command("ablation", without=("methods",), lengths="16k")
 def ablation(
     options: EvalOptions,
     *,
@@ -255,13 +259,12 @@ def ablation(
     text: Text = "python",
 ) -> None:
     """Tables 4a and 4b, and what each part of the default preset is worth."""
-    from homerlm.lab import suites
+    from homerlm.lab.suites import ablation_rows
 
-    rows, drawn = suites.ablation_rows(row or []), options.drawn
-    options.run(suites.variants("ablation", rows, _tasks(task, kind, text), *drawn))
+    _run_variants("ablation", options, ablation_rows(row or []), _retrieval(task, kind, text))
 
 
-@_task("sensitivity", without=("methods",), lengths="16k")
+@_command("sensitivity", without=("methods",), lengths="16k")
 def sensitivity(
     options: EvalOptions,
     *,
@@ -271,12 +274,38 @@ def sensitivity(
     text: Text = "python",
 ) -> None:
     """Chunk length, target length, warm-up and retention swept: answers, tokens kept, memory, time."""
-    from homerlm.lab import suites
+    from homerlm.lab.suites import sweep
     from homerlm.model.loading import load_config
 
-    drawn, config = options.drawn, load_config(options.model)
-    rows = suites.sweep(method, config.max_position_embeddings, config.num_hidden_layers)
-    options.run(suites.variants("sensitivity", rows, _tasks(task, kind, text), *drawn))
+    config = load_config(options.model)
+    rows = sweep(method, config.max_position_embeddings, config.num_hidden_layers)
+    _run_variants("sensitivity", options, rows, _retrieval(task, kind, text))
+
+
+def _run_variants(name: str, options: EvalOptions, rows: dict[str, str], tasks: list[Task]) -> None:
+    """The same samples under changed settings: `rows` maps a report's row to the method that it stands for."""
+    from homerlm.lab.methods import Method
+
+    plan: Plan = []
+    for label, method in rows.items():
+        for task in tasks:
+            named = f"{task.name} {task.variant}".strip() + ", " if task.variant or len(tasks) > 1 else ""
+            plan.append((Method.parse(method), options.draw([task], row=(name, named + label))))
+    options.run(plan)
+
+
+def _retrieval(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Task]:
+    from homerlm.lab.tasks.passkey import Passkey
+
+    chosen = names or [Retrieval("passkey")]
+    return [task for name in chosen for task in ([Passkey()] if name == "passkey" else _needles([kind], text))]
+
+
+def _needles(kinds: Sequence[Kind], text: str, ask: str = "now") -> list[Task]:
+    """Asked later, each document has five keys and a question for each."""
+    from homerlm.lab.tasks.needle import QUESTIONS_LATER, Needle
+
+    return [Needle(str(kind), *_text(text), QUESTIONS_LATER if ask == "later" else 1) for kind in kinds]
 
 
 def _text(name: str) -> tuple[str, str]:
@@ -292,14 +321,3 @@ def _documents(names: list[str]) -> tuple[list[str], str]:
     named: dict[str, Callable[[], list[str]]] = {"python": lambda: [python_documentation()], "pg19": pg19}
     texts = [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
     return texts, ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)
-
-
-def _tasks(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Any]:
-    from homerlm.lab.suites import needles
-    from homerlm.lab.tasks.passkey import Passkey
-
-    made: dict[str, Callable[[], list[Any]]] = {
-        "passkey": lambda: [Passkey()],
-        "needle": lambda: list(needles([str(kind)], *_text(text))),
-    }
-    return [task for name in names or [Retrieval("passkey")] for task in made[name]()]

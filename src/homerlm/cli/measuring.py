@@ -1,4 +1,4 @@
-"""What `homer eval` and `homer bench` share: bundles of options, lists of numbers, a run with its report."""
+"""What `homer eval` and `homer bench` share: bundles of options, a run with its report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
 from homerlm.cli.console import err, note_command, out, progress_bar
 from homerlm.cli.options import Model
-from homerlm.errors import ConfigError, InputError
+from homerlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from homerlm.lab.methods import Method
@@ -29,8 +29,10 @@ Folder = Annotated[Path, typer.Argument(help="Folder of records, as given with -
 class MeasuringOptions:
     """The options of every measurement. Raises `InputError` for an output that cannot be written."""
 
+    folder: ClassVar[str]  # of the commands' outputs
+
     model: Model = None
-    methods: Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.", show_default=False)] = None
+    methods: Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.")] = None
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")] = "4k,8k,16k,32k"
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")] = Path("homer")
 
@@ -39,19 +41,24 @@ class MeasuringOptions:
 
         check_output(self.output)
 
-    def methods_or(self, default: tuple[str, ...]) -> list[Method]:
+    @property
+    def parsed_methods(self) -> list[Method]:
         from homerlm.lab.methods import parse_methods
 
-        return parse_methods(self.methods, default)
+        return parse_methods(self.methods or ())
 
 
-def with_options(bundle: Any, without: Sequence[str] = (), **defaults: Any) -> Callable[..., Callable[..., None]]:
-    """Give a command the fields of `bundle`, a dataclass of options, as options of its own, but those it goes
-    `without`; it is called with one of these in place of its first parameter. `defaults` are this command's."""
+def measuring_command(
+    app: typer.Typer, bundle: Any, name: str, without: Sequence[str] = (), **defaults: Any
+) -> Callable[[Callable[..., None]], None]:
+    """A decorator for a command of `app` that has the fields of `bundle`, a dataclass of options, as options too, but
+    those it goes `without`; it is called with one of these in place of its first parameter. `defaults` are this
+    command's."""
     hints = get_type_hints(bundle, include_extras=True)
     chosen = [field for field in fields(bundle) if field.name not in without]
+    defaults["output"] = Path(f"{bundle.folder}/{name}")
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., None]) -> None:
         @wraps(command)
         def wrapper(**given: Any) -> None:
             _check_installed()
@@ -64,7 +71,7 @@ def with_options(bundle: Any, without: Sequence[str] = (), **defaults: Any) -> C
         shared = [option(name, annotation=hints[name], default=value) for name, value in default.items()]
         wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
-        return wrapper
+        app.command(name)(wrapper)
 
     return decorate
 
@@ -72,14 +79,6 @@ def with_options(bundle: Any, without: Sequence[str] = (), **defaults: Any) -> C
 def _check_installed() -> None:
     if importlib.util.find_spec("pandas") is None:
         raise ConfigError(f"measuring needs pandas, which is not installed: {EXTRA}")
-
-
-def parse_counts(name: str, text: str) -> list[int]:
-    """`1,4,8` as numbers; raises `InputError`."""
-    items = text.replace(",", " ").split()
-    if not items or not all(item.isdecimal() and int(item) for item in items):
-        raise InputError(f"{name} is {text!r}; it must be whole numbers of at least 1, by commas")
-    return [int(item) for item in items]
 
 
 def run_and_report(jobs: Sequence[Job], output: Path) -> None:

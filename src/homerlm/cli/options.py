@@ -67,9 +67,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace output files that 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def parse_lengths(text: str) -> list[int]:
-    """`8k, 16384, 1M` as numbers; raises `InputError`."""
-    return [parse_tokens(item, "length") for item in text.replace(",", " ").split() or [text]]
+def parse_counts(text: str, name: str) -> list[int]:
+    """`8k, 16384, 1M` as numbers; raises `UsageError` naming the argument."""
+    return [parse_tokens(item, name) for item in text.replace(",", " ").split() or [text]]
 
 
 def parse_tokens(text: str, name: str, least: int = 1) -> int:
@@ -77,7 +77,7 @@ def parse_tokens(text: str, name: str, least: int = 1) -> int:
     found = re.fullmatch(r"(\d[\d_]*)([kKmM]?)", text.strip(), re.ASCII)
     count = int(found[1]) << {"": 0, "k": 10, "m": 20}[found[2].lower()] if found else 0
     if count < least:
-        raise UsageError(f"{name} is {text!r}; it must be a token count such as 8192 or 8k, of at least {least:,}")
+        raise UsageError(f"{name} is {text!r}; it must be a count such as 8192 or 8k, of at least {least:,}")
     return count
 
 

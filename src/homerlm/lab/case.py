@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.errors import ConfigError
+from homerlm.lab.methods import Method
 from homerlm.lab.random_weights import random_model, shape_config
 from homerlm.model.compiling import compile_model
 from homerlm.model.loading import load_model, native_dtype
@@ -87,3 +88,17 @@ def source_name(case: Mapping[str, Any]) -> str:
         return case.get("model") or "bundled model"
     cut = f", {case['layers']} layers" if case.get("layers") else ""
     return f"{case['random']} (random weights{cut})"
+
+
+def cases(
+    methods: Sequence[Method], lengths: Sequence[int], batches: Sequence[int], plain_up_to: int | None, like: Case
+) -> list[Case]:
+    """Every method at every length and batch, the short ones first, otherwise `like` one; the methods that read every
+    token with every other only to `plain_up_to` tokens."""
+    return [
+        replace(like, method=str(method), length=length, batch=batch)
+        for length in lengths
+        for batch in batches
+        for method in methods
+        if method.is_homer or plain_up_to is None or length <= plain_up_to
+    ]

@@ -12,10 +12,12 @@ from homerlm.config import MergeConfig
 from homerlm.errors import ConfigError
 from homerlm.homer import Homer
 from homerlm.lab.asked import Asked
+from homerlm.lab.case import Case
 from homerlm.lab.flops import Flops, Shape, flops_of, plain_pass, with_kept
 from homerlm.lab.methods import Method
 from homerlm.lab.readers import HomerReader, PlainReader, Reader
 from homerlm.merge.plan import MergeLengths
+from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.shape import DecoderShape
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
@@ -64,6 +66,15 @@ def bench_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTo
         longest = MergeLengths.of(config, DecoderShape.of(text)).max_chunk_len
         config = replace(config, calibration=Calibration(torch.zeros(text.num_hidden_layers, longest)))
     return HomerReader(Homer(model, tokenizer, config))
+
+
+def prepared(case: Case) -> tuple[Reader, Asked]:
+    """A case's method on its model, and its prompt. Raises `HomerError`, out of memory among them."""
+    method = Method.parse(case.method)
+    with out_of_memory_explained("loading the model", "Take a smaller model"):
+        model, tokenizer = case.load(method.rope)
+        reader = bench_reader(method, model, tokenizer)
+    return reader, random_prompt(model, case.length, case.batch)
 
 
 def random_prompt(model: Any, length: int, batch: int, seed: int = 0) -> Asked:

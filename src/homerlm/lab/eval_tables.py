@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,15 +10,13 @@ import pandas as pd
 from homerlm.formatting import size
 from homerlm.lab import paper
 from homerlm.lab.summary import (
-    MOST_LENGTHS,
     PERPLEXITY_TASKS,
     limit_of,
-    method_rank,
     one_setup,
     rounded_lengths,
     summarise,
 )
-from homerlm.lab.tables import DASH, Section, Show, Table, by_length, failures, length_columns
+from homerlm.lab.tables import DASH, Cell, Section, Table, by_field, by_length, failures, shown_lengths
 
 TITLES = {
     "passkey": "Passkey retrieval",
@@ -40,10 +37,10 @@ TITLES = {
 }
 ASKS = {"now": "question known while reading", "later": "read first, asked later"}
 SCORE_TITLE = "Share right, [Wilson's 95% interval]"
+JUDGED_TITLES = {"perplexity": "Perplexity up to a length", "passkey-perplexity": "Perplexity of the right answer"}
 BOTH_TITLE = "Kept: share of the tokens that are needed for the answer. Right: share of right answers"
 KEPT_TITLE = "Tokens kept, share of the needed ones among them"
 COST_TITLE = "Peak memory above what was in use; median seconds of a request (of which reading)"
-_BETWEEN = " \0 "  # a row's name and the method that it stands for, which gets a column of its own
 
 
 def eval_sections(records: pd.DataFrame) -> list[Section]:
@@ -66,91 +63,77 @@ def _section(task: str, records: pd.DataFrame) -> Section:
 
 def _task(records: pd.DataFrame, limit: int | None) -> list[Table]:
     summary = labelled(summarise(records))
-    task, ours = records["task"].iloc[0], sorted(records["length"].unique())
-    printed = paper.paper_table(task)
-    lengths = sorted({*shown_lengths(ours), *(printed.lengths if printed else ())})
-    title, places = SCORE_TITLE, 3
-    if task in PERPLEXITY_TASKS:
-        title = "Perplexity of the right answer" if task.startswith("passkey") else "Perplexity up to a length"
-        places = 2
-    table = _judged(title, summary, lengths, limit)
-    if not set(ours) <= set(lengths):
-        table.note += " The plot has the lengths between."
-    if printed:
-        table.add_paper(printed, lengths, lambda _name, _length, value: f"{value:.{places}f}")
-    both = _kept_and_right(summary, shown_lengths(ours), limit)
-    return [table, *both, *_costs(labelled(summarise(records.assign(variant=""))), limit)]
+    costs = labelled(summarise(records.assign(variant="")))  # the variants of a task are read alike and share a row
+    return [_judged(summary, limit), *_kept_and_right(summary, limit), *_costs(costs, limit)]
 
 
-def _judged(
-    title: str, summary: pd.DataFrame, lengths: Sequence[int], limit: int | None, corner: str = "method"
-) -> Table:
+def _judged(summary: pd.DataFrame, limit: int | None, corner: str = "method") -> Table:
     """A table of scores; how many samples each stands for is in its note where they are equally many."""
-    same = len(summary[summary["length"].isin(lengths)][["n", "errors"]].drop_duplicates()) == 1
     task = summary["task"].iloc[0]
-    show = _perplexity if task in PERPLEXITY_TASKS else _score
+    printed = paper.by_length(task)
+    lengths = shown_lengths(summary, printed)
+    same = len(summary.loc[summary["length"].isin(lengths), ["n", "errors"]].drop_duplicates()) == 1
+    show, places = (_perplexity, 2) if task in PERPLEXITY_TASKS else (_score, 3)
     what = "documents" if task == "perplexity" else "samples"
     n = f"{summary['n'].iloc[0]} {what} in every cell." if same else f"In round brackets: {what}."
-    note = f"{n} {_note(summary)}".strip()
-    return by_length(title, summary, lambda row: show(row, with_n=not same), lengths, limit, note, corner)
+    between = "" if set(summary["length"]) <= set(lengths) else "The plot has the lengths between."
+    note = " ".join(filter(None, (n, _note(summary), between)))
+    texts = None if printed is None else printed.map(lambda value: _number(value, f".{places}f") or DASH)
+    title = JUDGED_TITLES.get(task, SCORE_TITLE)
+    return by_length(title, summary, lambda row: show(row, with_n=not same), limit, note, corner, texts)
 
 
-def _kept_and_right(
-    summary: pd.DataFrame, lengths: Sequence[int], limit: int | None, corner: str = "method"
-) -> list[Table]:
+def _kept_and_right(summary: pd.DataFrame, limit: int | None, corner: str = "method") -> list[Table]:
     """Two columns a length, what a method chose and what was answered from it; nothing where no choice was judged."""
     if not summary["needle_kept"].notna().any():
         return []
-    kept, right = (by_length("", summary, show, lengths, None).rows for show in (_answer_kept, _right))
-    columns = [f"{length}: {what}" for length in length_columns(lengths, limit) for what in ("kept", "right")]
-    pairs = [(row, zip(row[1:], other[1:], strict=True)) for row, other in zip(kept, right, strict=True)]
-    return [Table(BOTH_TITLE, [corner, *columns], [[row[0], *chain.from_iterable(pair)] for row, pair in pairs])]
+    kept, right = (by_length("", summary, show, limit).cells for show in (_answer_kept, _right))
+    both = pd.concat([kept.add_suffix(": kept"), right.add_suffix(": right")], axis=1)
+    columns = [f"{length}: {what}" for length in kept.columns for what in ("kept", "right")]
+    return [Table(BOTH_TITLE, both[columns], corner=corner)]
 
 
 def _costs(summary: pd.DataFrame, limit: int | None, corner: str = "method") -> list[Table]:
-    """Tokens kept, memory and time. The variants of a task are read alike and share a row."""
-    lengths = shown_lengths(sorted(summary["length"].unique()))
-    shown: list[tuple[str, Show]] = [
-        (KEPT_TITLE, lambda row: _entry(_kept(row), _answer_kept(row), "" if row.n else row.failed)),
-        (COST_TITLE, lambda row: _entry(_memory(row), _seconds(row), "" if row.n else row.failed)),
-    ]
-    tables = [by_length(title, summary, show, lengths, limit, corner=corner) for title, show in shown]
+    """Tokens kept, memory and time."""
+    shown: dict[str, Cell] = {
+        KEPT_TITLE: lambda row: _entry(_kept(row), _answer_kept(row), "" if row.n else row.failed),
+        COST_TITLE: lambda row: _entry(_memory(row), _seconds(row), "" if row.n else row.failed),
+    }
+    tables = [by_length(title, summary, show, limit, corner=corner) for title, show in shown.items()]
     return [table for table in tables if table.filled]
 
 
 def _answers(records: pd.DataFrame, limit: int | None) -> list[Table]:
+    """By generation and by likelihood over all lengths, beside table 2, then as any task by length."""
     whole = labelled(summarise(records.assign(length=0)))
-    table = Table(f"{SCORE_TITLE}, all lengths", ["method", "answer", "likeliest choice"])
-    for group, members in whole.groupby("group", sort=False):
-        table.add_heading(str(group))
-        table.rows += [[row.method, _score(row), _number(row.likelihood_score, ".3f")] for row in members.itertuples()]
-    table.add_heading(f"{paper.CHAT}, table 2")
-    table.rows += [[f"paper: {name}", f"{value:.3f}", ""] for name, value in paper.quality().items()]
-    table.note = f"In round brackets: samples. {_note(whole)}".replace(" at 0", "")
+    cells = by_field(whole, {"answer": _score, "likeliest choice": lambda row: _number(row.likelihood_score, ".3f")})
+    for name, value in paper.quality().items():
+        cells.loc[(f"{paper.CHAT}, table 2", f"paper: {name}"), :] = [f"{value:.3f}", ""]
+    note = f"In round brackets: samples. {_note(whole)}".replace(" at 0", "")
     by_lengths = _task(records, limit)
-    return [table, *(by_lengths if records["length"].nunique() > 1 else by_lengths[1:])]
+    return [
+        Table(f"{SCORE_TITLE}, all lengths", cells, note),
+        *(by_lengths if records["length"].nunique() > 1 else by_lengths[1:]),
+    ]
 
 
 def _ablation(records: pd.DataFrame, limit: int | None) -> list[Table]:
     """Rows are what was changed: the paper's in its order with its numbers, then ours as they were run."""
-    records = records.assign(method=records["variant"] + _BETWEEN + records["method"], variant="")
-    place = {name: (*_paper_rank(name.partition(_BETWEEN)[0]), k) for k, name in enumerate(records["method"].unique())}
-    summary = labelled(summarise(records))
-    order = sorted((row.ask, place[row.method], row.Index) for row in summary.itertuples())
-    summary = summary.loc[[index for _, _, index in order]]
-    scores = _judged(SCORE_TITLE, summary, sorted(summary["length"].unique()), limit, "changed")
-    both = _kept_and_right(summary, sorted(summary["length"].unique()), limit, "changed")
-    tables = [scores, *both, *_costs(summary, limit, "changed")]
-    printed = paper.ablation()
+    several = records.groupby("variant")["method"].transform("nunique") > 1
+    names = records["variant"].where(~several, records["variant"] + ", " + records["method"])
+    methods, printed = dict(zip(names, records["method"], strict=True)), paper.ablation()
+    order = {name: k for k, name in enumerate(sorted(names.unique(), key=_paper_rank))}
+    summary = labelled(summarise(records.assign(method=names, variant="")))
+    summary = summary.assign(place=summary["method"].map(order)).sort_values(["ask", "place", "length"])
+    tables = [_judged(summary, limit, "changed"), *_kept_and_right(summary, limit, "changed")]
+    tables += _costs(summary, limit, "changed")
     for table in tables:
-        table.note = table.note.replace(_BETWEEN, ", ")
-        extra = [f"{paper.CHAT} (tables 4a, 4b; {paper.ABLATION_LENGTH:,})"] if table is scores else []
-        table.columns += [*extra, "method"]
-        for row in table.rows:
-            if row[1:]:
-                row[0], _, method = row[0].partition(_BETWEEN)
-                row += [_number(printed.get(row[0].removeprefix("passkey, ")), ".3f") for _ in extra] + [method]
-    return [table for table in tables if table.filled]
+        changes = table.cells.index.get_level_values(1)
+        if table.title == SCORE_TITLE:
+            column = f"{paper.CHAT} (tables 4a, 4b; {paper.ABLATION_LENGTH:,})"
+            table.cells[column] = [_number(printed.get(name.removeprefix("passkey, ")), ".3f") for name in changes]
+        table.cells["method"] = changes.map(methods)
+    return tables
 
 
 def _paper_rank(label: str) -> tuple[str, int]:
@@ -162,34 +145,27 @@ def _paper_rank(label: str) -> tuple[str, int]:
 
 def _sensitivity(records: pd.DataFrame, _limit: int | None) -> list[Table]:
     """A table for each swept setting, its values as rows."""
-    columns = ["share right", "tokens kept", "answer kept", "peak memory", "seconds (reading)"]
-    shows: list[Show] = [_score, _kept, _answer_kept, _memory, _seconds]
+    cells = {"share right": _score, "tokens kept": _kept, "answer kept": _answer_kept, "peak memory": _memory}
+    cells["seconds (reading)"] = _seconds
     summary = swept(summarise(records))
-    settings = summary[["method", "length", "ask"]].drop_duplicates()
+    where = summary["method"] + ", " + summary["length"].map("{:,}".format) + " tokens"
+    where += summary["ask"].map(lambda ask: f", {ASKS.get(ask, ask)}" if ask else "")
+    single = where.nunique() == 1
+    ending = f": {where.iloc[0]}" if single else ""
+    summary = summary.assign(group="" if single else where)
     tables = []
     for name, members in summary.groupby("setting", sort=False):
         note = f"{SCORE_TITLE}; in round brackets: samples. {_note(members)}".strip()
-        table = Table(f"{name} swept", [str(name), *columns], note=note)
-        if len(settings) == 1:
-            table.title += f": {_where(*settings.iloc[0])}"
-        for where, rows in members.groupby(["method", "length", "ask"], sort=False):
-            if len(settings) > 1:
-                table.add_heading(_where(*where))
-            table.rows += [[row.value, *(show(row) for show in shows)] for row in rows.itertuples()]
-        tables.append(table)
+        values = by_field(members.assign(method=members["value"]), cells)
+        tables.append(Table(f"{name} swept{ending}", values, note, corner=str(name)))
     return tables
-
-
-def _where(method: str, length: int, ask: str) -> str:
-    return ", ".join(part for part in (method, f"{length:,} tokens", ASKS.get(ask, ask)) if part)
 
 
 def swept(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary of a sweep with each variant's `setting` and `value`, sorted by these."""
     parts = summary["variant"].str.rpartition("=")
     summary = summary.assign(setting=parts[0], value=parts[2], number=pd.to_numeric(parts[2], errors="coerce"))
-    rank = summary["method"].map({m: k for k, m in enumerate(sorted(summary["method"].unique(), key=method_rank))})
-    return summary.assign(rank=rank).sort_values(["ask", "rank", "length", "setting", "number"], kind="stable")
+    return summary.sort_values(["ask", "rank", "length", "setting", "number"], kind="stable")
 
 
 def without_setting(records: pd.DataFrame) -> pd.DataFrame:
@@ -204,17 +180,6 @@ def without_setting(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(method=[shortened(*pair) for pair in zip(records["method"], settings, strict=True)])
 
 
-def shown_lengths(lengths: list[int]) -> list[int]:
-    """All lengths, or, of too many, the last one up to each doubling of the first, and the longest."""
-    if len(lengths) <= MOST_LENGTHS:
-        return lengths
-    chosen, step = {lengths[-1]}, lengths[0]
-    while step < lengths[-1]:
-        chosen.add(max(n for n in lengths if n <= step))
-        step *= 2
-    return sorted(chosen)
-
-
 def labelled(summary: pd.DataFrame, asks: Mapping[str, str] = ASKS) -> pd.DataFrame:
     """The summary with a `group`: what tells a row's variant and way of asking from the others'."""
     variants = summary["variant"] if summary["variant"].nunique() > 1 else [""] * len(summary)
@@ -224,9 +189,8 @@ def labelled(summary: pd.DataFrame, asks: Mapping[str, str] = ASKS) -> pd.DataFr
 
 def _note(summary: pd.DataFrame) -> str:
     """What all rows share, and the first words of what failed."""
-    variants = list(summary["variant"].unique())
-    asks = list(summary["ask"].unique()) if summary["task"].iloc[0] not in PERPLEXITY_TASKS else []
-    shared = [values[0] for values in (variants, [ASKS.get(ask, ask) for ask in asks]) if len(values) == 1]
+    asks = [] if summary["task"].iloc[0] in PERPLEXITY_TASKS else summary["ask"].replace(ASKS).unique()
+    shared = [values[0] for values in (summary["variant"].unique(), asks) if len(values) == 1]
     listed = ", ".join(text for text in shared if text and "=" not in text)
     return " ".join(filter(None, (f"All rows: {listed}." if listed else "", failures(summary))))
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homerlm.errors import HomerError
 from homerlm.lab.facts import Outcome, facts_of, failure
 from homerlm.lab.methods import Method
-from homerlm.lab.questions import ASKING, Judge, Setup
+from homerlm.lab.questions import ASKING, Judge, Setup, answered
 from homerlm.lab.readers import reader_for
-from homerlm.lab.records import Known, Record
+from homerlm.lab.records import Record, RecordFile
 from homerlm.lab.samples import Task
 from homerlm.model.rope import RopeScaling
 
@@ -63,6 +63,19 @@ class SampleWork:
             yield place, {"depth": depth} | sample.facts | outcome
 
 
+def drawn(
+    tasks: Sequence[Task], lengths: Sequence[int], samples: int, seed: int, judge: Judge | None = None, **more: Any
+) -> list[Work]:
+    """`samples` of every task at every length (documents, where each is asked several times). Sample by sample, so that
+    a run that is stopped has as many of every length."""
+    return [
+        SampleWork(task, length, k, seed, judge or answered(task.max_new_tokens), **more)
+        for k in range(samples)
+        for task in tasks
+        for length in lengths
+    ]
+
+
 @dataclass
 class Models:
     """The model of one RoPE scaling at a time. `calibrations`: files for the scores that need one."""
@@ -106,7 +119,7 @@ class EvalJob:
     def label(self) -> str:
         return str(self.method)
 
-    def records(self, known: Known) -> Iterator[Record]:
+    def records(self, known: RecordFile) -> Iterator[Record]:
         facts = self.models.facts(self.method)
         keys = [facts | key for key in self.work.keys]
         found = {place: record for place, key in enumerate(keys) if (record := known.get(key))}

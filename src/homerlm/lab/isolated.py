@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from homerlm.errors import HomerError
 from homerlm.lab.case import PROFILE, Case
-from homerlm.lab.records import OUT_OF_MEMORY, Known, Record
+from homerlm.lab.records import OUT_OF_MEMORY, Record, RecordFile
 
 SIGKILL = 9  # which the signal module lacks on Windows
 
@@ -32,7 +32,7 @@ class IsolatedJob:
         batch = f", batch {self.case.batch}" if self.case.batch > 1 else ""
         return f"{self.case.method}, {self.case.length:,} tokens{batch}"
 
-    def records(self, known: Known) -> Iterator[Record]:
+    def records(self, known: RecordFile) -> Iterator[Record]:
         yield known.get(self.case.key) or run_isolated(self.case, self.timeout_s)
 
 

@@ -18,10 +18,9 @@ from transformers import PreTrainedModel
 from homerlm.errors import UnsupportedModelError
 from homerlm.lab.asked import Asked
 from homerlm.lab.case import WARM_UP_LEN, Case
-from homerlm.lab.cost import bench_reader, cost_of, random_prompt
+from homerlm.lab.cost import cost_of, prepared, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import Shape
-from homerlm.lab.methods import Method
 from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.rates import Rates, measure_rates
 from homerlm.lab.readers import Reader
@@ -41,12 +40,9 @@ class Repeat:
 
 def measure(case: Case) -> Outcome:
     """The record of a case. Raises `HomerError` for one that cannot run, out of memory among them."""
-    method = Method.parse(case.method)
     before = bytes_in_use(torch.device(case.device))
-    with out_of_memory_explained("loading the model", "Take a smaller model"):
-        model, tokenizer = case.load(method.rope)
-        reader = bench_reader(method, model, tokenizer)
-    prompt = random_prompt(model, case.length, case.batch)
+    reader, prompt = prepared(case)
+    model = reader.model
     record = facts_of(model, chat=False) | {"batch": case.batch, "weights_bytes": weights_bytes(model)}
     if case.compiled:
         record["model"] += ", compiled"

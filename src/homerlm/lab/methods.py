@@ -83,7 +83,7 @@ def _settings(base: str, given: dict[str, str]) -> tuple[tuple[str, Any], ...]:
     return tuple((name, value if name == "path" else int(value)) for name, value in given.items())
 
 
-def parse_methods(given: Sequence[str] | None, default: Sequence[str]) -> list[Method]:
-    """The methods of `--methods`; raises `ConfigError` with the grammar for others."""
-    names = [name for item in given or default for name in _BETWEEN.split(item)]
+def parse_methods(given: Sequence[str]) -> list[Method]:
+    """The methods of `--methods`, each once; raises `ConfigError` with the grammar for others."""
+    names = [name for item in given for name in _BETWEEN.split(item)]
     return [Method.parse(name) for name in dict.fromkeys(names) if name]

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
+
+import pandas as pd
 
 LIMIT = 4096  # of Llama-2: to compare at the same multiple of a model's limit
 CHAT = "paper, Llama-2-7b-chat"
 BASE = "paper, Llama-2-7b"
 ABLATION_LENGTH = 16384
 
-_BY_LENGTH = {  # task: whose numbers, where the file has them, and the table's name
-    "passkey": (CHAT, ("passkey_accuracy", "Llama-2-7b-chat"), "table 1"),
-    "perplexity": (BASE, ("pg19_perplexity", "Llama-2-7b"), "table 3"),
-    "passkey-perplexity": (CHAT, ("passkey_perplexity",), "table 9"),
-    "memory": (f"{BASE}, A100", ("peak_memory_gb_a100_llama2_7b",), "table 5, everything in use"),
+_BY_LENGTH = {  # task: whose numbers and which table, then where the file has its lengths and rows
+    "passkey": (f"{CHAT}, table 1", "passkey_accuracy", "Llama-2-7b-chat"),
+    "perplexity": (f"{BASE}, table 3", "pg19_perplexity", "Llama-2-7b"),
+    "passkey-perplexity": (f"{CHAT}, table 9", "passkey_perplexity", None),
+    "memory": (f"{BASE}, A100, table 5, everything in use", "peak_memory_gb_a100_llama2_7b", None),
 }
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """`rows` by method as the paper names it, a value for each of `lengths`, `None` where it prints NaN or nothing."""
-
-    heading: str
-    lengths: tuple[int, ...]
-    rows: dict[str, list[float | None]]
 
 
 @cache
@@ -37,21 +29,19 @@ def results() -> dict[str, Any]:
     return tables
 
 
-def paper_table(task: str) -> PaperTable | None:
-    """What the paper has by length for this task, or `None`."""
+def by_length(task: str) -> pd.DataFrame | None:
+    """The numbers of a task by (heading, method) and length, NaN where the paper prints none; `None` if it has none."""
     if task not in _BY_LENGTH:
         return None
-    who, (name, *model), number = _BY_LENGTH[task]
+    heading, name, model = _BY_LENGTH[task]
     found = results()[name]
-    rows = found[model[0]] if model else _without_lengths(found)
-    return PaperTable(f"{who}, {number} (limit {LIMIT:,})", tuple(found["lengths"]), rows)
+    return _frame(f"{heading} (limit {LIMIT:,})", found, found[model] if model else found)
 
 
-def seconds() -> dict[int, PaperTable]:
-    """Table 8: seconds of a request by the number of new tokens."""
+def seconds() -> dict[int, pd.DataFrame]:
+    """Table 8: seconds of a request by the number of new tokens, the baselines' first."""
     found = results()["seconds_a100_llama2_7b"]
-    heading, lengths = f"{BASE}, A100, table 8", tuple(found["lengths"])
-    return {int(new): PaperTable(heading, lengths, rows) for new, rows in _without_lengths(found).items()}
+    return {int(new): _frame(f"{BASE}, A100, table 8", found, found[new]) for new in found if new != "lengths"}
 
 
 def quality() -> dict[str, float]:
@@ -67,5 +57,7 @@ def ablation() -> dict[str, float]:
     return {f"{kind}: {name}": value for kind, table in kinds.items() for name, value in table.items()}
 
 
-def _without_lengths(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: values for name, values in found.items() if name != "lengths"}
+def _frame(heading: str, found: dict[str, Any], rows: dict[str, list[float | None]]) -> pd.DataFrame:
+    named = {f"paper: {name}": values for name, values in rows.items() if name != "lengths"}
+    index = pd.MultiIndex.from_product([[heading], named])
+    return pd.DataFrame([*named.values()], index=index, columns=found["lengths"], dtype=float)

@@ -14,7 +14,7 @@ from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.questions import Setup
-from homerlm.lab.readers import PlainReader
+from homerlm.lab.readers import PlainReader, everything
 from homerlm.prompt import token_ids
 
 AFFIX = 100  # tokens: the document's first are the prefix, those before the window the suffix
@@ -45,7 +45,7 @@ class WindowsWork:
     def run(self, setup: Setup, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:
         ids = token_ids(setup.tokenizer, self.document)[:, : self.length]
         bounds = [(a, b) for a, b in pairwise([0, *self.ends]) if b <= ids.shape[1]]
-        plain = isinstance(setup.reader, PlainReader) and setup.reader.budget is None
+        plain = isinstance(setup.reader, PlainReader) and setup.reader.keep is everything
         score = self._running(setup) if plain else partial(self._compressed, setup)
         for place, (start, stop) in enumerate(bounds):
             if plain or place not in done:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,21 +17,38 @@ from homerlm.lab.tables import Section
 
 DPI = 160
 SHORT = {"now": "asked at once", "later": "asked later"}
-SHARE, PERPLEXITY, MEMORY, SECONDS = "share right", "perplexity", "peak memory (GB)", "seconds per request"
-FIELDS = {SHARE: ("score", 1), PERPLEXITY: ("perplexity", 1), MEMORY: ("peak_bytes", 1e-9), SECONDS: ("seconds", 1)}
-BENCH = {  # of a benchmark, by the section's task: the caption, then what each panel shows
-    "memory": "Peak memory by prompt length (the paper's figure 1).",
-    "time": "Reading and writing by prompt length, medians.",
-}
-BENCH_FIELDS = {
-    "memory": {
-        "peak memory, everything in use (GB)": ("total_bytes", 1e-9),
-        "peak memory above the model (GB)": ("peak_bytes", 1e-9),
-    },
-    "time": {"time to first token (s)": ("first_token_s", 1), "time of each new token (ms)": ("step_s", 1e3)},
-}
-INTERVALS = "bands: Wilson's 95% interval."
 MARKERS = "osD^vPX"
+
+
+class Quantity(NamedTuple):
+    """What stands on a y axis: a field of the summary, times `scale`."""
+
+    label: str
+    field: str
+    scale: float = 1
+
+
+SHARE, PERPLEXITY = Quantity("share right", "score"), Quantity("perplexity", "perplexity")
+COSTS = (Quantity("peak memory (GB)", "peak_bytes", 1e-9), Quantity("seconds per request", "seconds"))
+BENCH = {  # of a benchmark, by the section's task: the caption, then what each panel shows
+    "memory": (
+        "Peak memory by prompt length (the paper's figure 1).",
+        Quantity("peak memory, everything in use (GB)", "total_bytes", 1e-9),
+        Quantity("peak memory above the model (GB)", "peak_bytes", 1e-9),
+    ),
+    "time": (
+        "Reading and writing by prompt length, medians.",
+        Quantity("time to first token (s)", "first_token_s"),
+        Quantity("time of each new token (ms)", "step_s", 1e3),
+    ),
+}
+CAPTIONS = {
+    "perplexity": "Perplexity of everything up to a length; lower is better.",
+    "passkey-perplexity": "Perplexity of the right answer; lower is better.",
+    "sensitivity": "One setting at a time; bands: Wilson's 95% interval.",
+    "accuracy": "Share right; bands: Wilson's 95% interval.",
+    "cost": "Highest memory above what was in use before, and median time of a request.",
+}
 
 
 @dataclass(frozen=True)
@@ -61,132 +79,99 @@ def draw(section: Section, folder: Path) -> list[Figure]:
     if task == "profile":
         return _bars(records, folder / "profile.png")
     if task in BENCH:
-        points = _points(_benchmarked(records), BENCH_FIELDS[task])
-        return _lines(points, folder / f"{task}.png", BENCH[task])
+        caption, *quantities = BENCH[task]
+        return _lines(_benchmarked(records), quantities, folder / f"{task}.png", caption)
     if task == "sensitivity":
-        points = _points(_sweeps(records), {name: FIELDS[name] for name in (SHARE, MEMORY, SECONDS)})
-        return _lines(points, folder / "sensitivity.png", f"One setting at a time; {INTERVALS}")
+        return _lines(_sweeps(records), (SHARE, *COSTS), folder / f"{task}.png", CAPTIONS[task])
     if task in ("ablation", "counts"):
         return []
     summary = labelled(summarise(records), SHORT)
     if task in PERPLEXITY_TASKS:
-        what = "of the right answer" if task.startswith("passkey") else "of everything up to a length"
-        points, caption = _points(summary, {PERPLEXITY: FIELDS[PERPLEXITY]}), f"Perplexity {what}; lower is better."
-        figures = _lines(points, folder / f"{task}.png", caption)
+        figures = _lines(summary, [PERPLEXITY], folder / f"{task}.png", CAPTIONS[task])
     else:
-        points = _points(summary, {SHARE: FIELDS[SHARE]})
-        figures = _lines(points, folder / f"{task}-accuracy.png", f"Share right; {INTERVALS}")
+        figures = _lines(summary, [SHARE], folder / f"{task}-accuracy.png", CAPTIONS["accuracy"])
         figures += _heat_maps(records, folder / f"{task}-depth.png")
-    summary = labelled(summarise(records.assign(variant="")), SHORT)
-    points = _points(summary, {name: FIELDS[name] for name in (MEMORY, SECONDS)})
-    caption = "Highest memory above what was in use before, and median time of a request."
-    return figures + _lines(points, folder / f"{task}-cost.png", caption, across=2)
-
-
-def _points(summary: pd.DataFrame, fields: dict[str, tuple[str, float]]) -> pd.DataFrame:
-    """What `_lines` draws: a panel for each group and quantity, in it a value for each method and length."""
-    made = [
-        summary.assign(
-            quantity=quantity, panel=summary["group"] + ": " + quantity, y=summary[name].astype(float) * scale
-        )
-        for quantity, (name, scale) in fields.items()
-    ]
-    return pd.concat(made).sort_values("group", kind="stable", key=lambda groups: pd.factorize(groups)[0])
+    summary = labelled(summarise(records.assign(variant="")), SHORT)  # the variants of a task are read alike
+    return figures + _lines(summary, COSTS, folder / f"{task}-cost.png", CAPTIONS["cost"], across=2)
 
 
 def _benchmarked(records: pd.DataFrame) -> pd.DataFrame:
     done = records[records["error"].isna()]
-    several = records["batch"].nunique() > 1
-    return done.assign(method=done["method"] + (", batch " + done["batch"].astype(str) if several else ""), group="")
+    batch = ", batch " + done["batch"].astype(str) if records["batch"].nunique() > 1 else ""
+    return done.assign(method=done["method"] + batch, group="")
 
 
 def _sweeps(records: pd.DataFrame) -> pd.DataFrame:
-    """A group for each swept setting, whose values are `ticks`, evenly spaced."""
-    rows = swept(summarise(records)).sort_values(["setting", "number"], kind="stable")
-    later = rows["ask"].map(lambda ask: ", asked later" if ask == "later" else "")
-    method = rows["method"] + ", " + rows["length"].map(length_label) + later
-    place = rows.groupby("setting")["value"].transform(lambda values: pd.factorize(values)[0])
-    return rows.assign(method=method, ticks=rows["value"], length=place, group=rows["setting"])
+    """A group for each swept setting, whose values take the place of the length."""
+    rows = swept(summarise(records))
+    asked = rows["ask"].map({"later": ", asked later"}).fillna("")
+    method = rows["method"] + ", " + rows["length"].map(length_label) + asked
+    return rows.assign(method=method, length=rows["number"], group=rows["setting"])
 
 
-def _lines(points: pd.DataFrame, path: Path, caption: str, across: int = 3) -> list[Figure]:
-    """One file of all panels that have a line to show; none if none has."""
-    points = points[points["y"].notna()]
-    most = points.groupby(["panel", "method"]).size().groupby("panel").max()
-    points = points[points["panel"].map(most) > 1].reset_index(drop=True)
+def _lines(
+    rows: pd.DataFrame, quantities: Sequence[Quantity], path: Path, caption: str, across: int = 3
+) -> list[Figure]:
+    """One file with a panel for each group and quantity that has a line to show; none if none has."""
+    places = pd.factorize(rows["group"])[0]
+    made = [
+        rows.assign(place=places, panel=rows["group"] + q.label, quantity=q.label, y=rows[q.field] * q.scale)
+        for q in quantities
+    ]
+    points = pd.concat(made).dropna(subset="y").sort_values("place", kind="stable")
+    sizes = points.groupby(["panel", "method"])["y"].transform("size")
+    points = points[sizes.groupby(points["panel"]).transform("max") > 1]
     if not len(points):
         return []
     _, seaborn = plotting()
+    methods = sorted(points["method"].unique(), key=method_rank)
+    styles = {
+        "marker": [MARKERS[k % len(MARKERS)] for k in range(len(methods))],
+        "linestyle": ["-" if method.startswith("homer") else "--" for method in methods],
+    }
     across = min(across, points["panel"].nunique())
     width = max(3.1 * across, 6.4)
-    methods = sorted(points["method"].unique(), key=method_rank)
-    grid = seaborn.relplot(
-        points,
-        kind="line",
-        x="length",
-        y="y",
-        hue="method",
-        hue_order=methods,
-        style="method",
-        style_order=methods,
-        markers={method: MARKERS[k % len(MARKERS)] for k, method in enumerate(methods)},
-        dashes={method: "" if method.startswith("homer") else (4, 2) for method in methods},
-        palette=dict(zip(methods, seaborn.color_palette("colorblind", len(methods)), strict=True)),
-        col="panel",
-        col_wrap=across,
-        estimator=None,
-        height=3,
-        aspect=width / across / 3,
-        facet_kws={"sharex": False, "sharey": False, "legend_out": False},
-    )
-    grid.set_titles("")
-    colours = {
-        text.get_text(): line.get_color()
-        for text, line in zip(grid.legend.texts, grid.legend.legend_handles, strict=True)
-    }
+    panels = {"col": "panel", "col_wrap": across, "height": 3, "aspect": width / across / 3}
+    lines = {"hue": "method", "hue_order": methods, "hue_kws": styles}
+    grid = seaborn.FacetGrid(points, **panels, **lines, sharex=False, sharey=False)
+    grid.map_dataframe(_line).set_titles("")
     for panel, axis in grid.axes_dict.items():
-        _dress(axis, points[points["panel"] == panel], colours)
+        _dress(axis, points[points["panel"] == panel])
     grid.tight_layout()
     columns = max(1, int(width / (0.8 + 0.085 * max(map(len, methods)))))
-    seaborn.move_legend(grid, "lower left", bbox_to_anchor=(0, 1), ncol=columns, title=None, frameon=False)
+    grid.add_legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=columns, title="", frameon=False)
     return [_save(grid.figure, path, caption)]
 
 
-def _dress(axis: Any, points: pd.DataFrame, colours: dict[str, Any]) -> None:
-    """Axes, units, intervals and the number of samples."""
-    group, quantity, is_sweep = points["group"].iloc[0], points["quantity"].iloc[0], "ticks" in points
-    n = f"n = {_span(points['n'])}"
-    axis.set_title(f"{group} ({n})" if group and not is_sweep else n, loc="left")
-    axis.set(xlabel=group if is_sweep else "prompt length (tokens)", ylabel=quantity)
+def _line(data: pd.DataFrame, color: Any, label: str, **style: Any) -> None:
+    axis, data = plotting()[0].gca(), data.sort_values("length")
+    axis.plot(data["length"], data["y"], color=color, label=label, **style)
+    if (data["quantity"] == SHARE.label).all():
+        axis.fill_between(data["length"], data["low"], data["high"], color=color, alpha=0.12, lw=0)
+
+
+def _dress(axis: Any, points: pd.DataFrame) -> None:
+    """Axes, units and the number of samples."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, StrMethodFormatter
+
+    group, quantity, n = points["group"].iloc[0], points["quantity"].iloc[0], f"n = {_span(points['n'])}"
+    swept_setting = group if "setting" in points else ""
+    axis.set_title(f"{group} ({n})" if group and not swept_setting else n, loc="left")
+    axis.set(xlabel=swept_setting or "prompt length (tokens)", ylabel=quantity)
     axis.grid(axis="y", color="#e2e2e2")
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: length_label(tokens)))
     low, high = points["y"].min(), points["y"].max()
-    if is_sweep:
-        ticks = points.drop_duplicates("length")
-        axis.set_xticks(ticks["length"], ticks["ticks"])
-        axis.set_ylim(0, 1.15 * high or 1)
-    else:
-        from matplotlib.ticker import FuncFormatter, LogLocator
-
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: length_label(int(tokens))))
-    if quantity == SHARE:
+    if quantity == SHARE.label:
         axis.set(ylim=(-0.02, 1.02), yticks=(0, 0.25, 0.5, 0.75, 1))
-        for method, line in points.sort_values("length").groupby("method"):
-            axis.fill_between(line["length"], line["low"], line["high"], color=colours[str(method)], alpha=0.12, lw=0)
-    elif not is_sweep and low > 0 and (quantity != PERPLEXITY or high > 10 * low):
-        _log_axis(axis, low, high)
+    elif high > 10 * low > 0:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    elif quantity != PERPLEXITY.label:
+        axis.set_ylim(0, 1.15 * high or 1)
     axis.minorticks_off()
-
-
-def _log_axis(axis: Any, low: float, high: float) -> None:
-    """Over at least one power of ten, with plain numbers."""
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
-
-    middle, half = (low * high) ** 0.5, max((high / low) ** 0.5 * 1.25, 10**0.5)
-    axis.set(yscale="log", ylim=(middle / half, middle * half))
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if half < 15 else (1,)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _heat_maps(records: pd.DataFrame, path: Path) -> list[Figure]:
@@ -197,8 +182,6 @@ def _heat_maps(records: pd.DataFrame, path: Path) -> list[Figure]:
     pyplot, seaborn = plotting()
     asked = ", " + scored["ask"].replace(SHORT) if scored["ask"].nunique() > 1 else ""
     scored = scored.assign(panel=scored["method"] + asked, tenth=(scored["depth"] * 10).astype(int).clip(upper=9))
-    panels = scored.drop_duplicates("panel")
-    place = {row.panel: (row.ask == "later", method_rank(row.method)) for row in panels.itertuples()}
     lengths = sorted(scored["length"].unique())
 
     def heat_map(data: pd.DataFrame, **_: Any) -> None:
@@ -207,9 +190,8 @@ def _heat_maps(records: pd.DataFrame, path: Path) -> list[Figure]:
         axis.patch.set(facecolor="white", edgecolor="#c4c4c4", hatch="////")
         axis.set_yticks([0, 5, 10], ["0%", "50%", "100%"], rotation=0)
 
-    across = min(len(place), 3)
-    order = sorted(place, key=place.__getitem__)
-    grid = seaborn.FacetGrid(scored, col="panel", col_order=order, col_wrap=across, height=3, aspect=1.1)
+    order = sorted(scored["panel"].unique(), key=lambda panel: (panel.endswith(SHORT["later"]), method_rank(panel)))
+    grid = seaborn.FacetGrid(scored, col="panel", col_order=order, col_wrap=min(len(order), 3), height=3, aspect=1.1)
     grid.map_dataframe(heat_map).set_titles("{col_name}")
     grid.set_axis_labels("prompt length (tokens)", "depth of the fact")
     pyplot.colorbar(grid.axes.flat[0].collections[0], ax=list(grid.axes.flat), label="share right", shrink=0.8)
@@ -225,16 +207,16 @@ def _bars(records: pd.DataFrame, path: Path) -> list[Figure]:
     done = records[records["error"].isna()]
     if not len(done):
         return []
-    plotting()
+    _, seaborn = plotting()
     labels = [f"{row.method}, {row.length:,}" for row in done.itertuples()]
     parts = pd.DataFrame(list(done["parts"]), index=labels, columns=list(PARTS))
-    axis = parts.plot.barh(stacked=True, figsize=(6.4, 1.6 + 0.5 * len(parts)), width=0.6)
+    axis = parts.plot.barh(
+        stacked=True, figsize=(6.4, 1.6 + 0.5 * len(parts)), width=0.6, xlabel="seconds of one reading"
+    )
     axis.invert_yaxis()
-    axis.set_xlabel("seconds of one reading")
+    seaborn.despine()
     axis.legend(loc="lower left", bbox_to_anchor=(-0.1, 1.02), ncols=4, frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    counts = ", ".join(map(str, sorted(done["n"].unique())))
-    return [_save(axis.figure, path, f"Where the time of reading goes; medians of {counts} repeats.")]
+    return [_save(axis.figure, path, f"Where the time of reading goes; medians of {_span(done['n'])} repeats.")]
 
 
 def _save(figure: Any, path: Path, caption: str) -> Figure:
@@ -248,8 +230,8 @@ def _span(counts: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def length_label(tokens: int) -> str:
+def length_label(tokens: float) -> str:
     for unit, size in (("M", 1 << 20), ("k", 1 << 10)):
         if tokens and tokens % size == 0:
-            return f"{tokens // size}{unit}"
-    return f"{tokens:,}"
+            return f"{tokens / size:g}{unit}"
+    return f"{tokens:,g}" if tokens < 1 else f"{tokens:,.0f}"

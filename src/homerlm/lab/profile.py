@@ -23,10 +23,9 @@ from transformers import PreTrainedModel
 
 from homerlm.lab.asked import Asked
 from homerlm.lab.case import WARM_UP_LEN, Case
-from homerlm.lab.cost import bench_reader, random_prompt
+from homerlm.lab.cost import prepared, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import attention_linears
-from homerlm.lab.methods import Method
 from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.readers import Reader
 from homerlm.model.decoder import Decoder
@@ -128,13 +127,9 @@ def _ranges_within(event: Any) -> Iterator[Any]:
 
 def profile(case: Case) -> Outcome:
     """The record of a case: `parts` in seconds, the medians over its repeats."""
-    method = Method.parse(case.method)
-    with out_of_memory_explained("loading the model", "Take a smaller model"):
-        model, tokenizer = case.load(method.rope)
-    reader = bench_reader(method, model, tokenizer)
+    reader, prompt = prepared(case)
     with out_of_memory_explained(f"reading {case.length} tokens", "Lower the length or the batch"):
-        reader.read(random_prompt(model, min(case.length, WARM_UP_LEN), case.batch), 0).prefill()
-        prompt = random_prompt(model, case.length, case.batch)
+        reader.read(random_prompt(reader.model, min(case.length, WARM_UP_LEN), case.batch), 0).prefill()
         runs = [profile_once(reader, prompt) for _ in range(case.repeats)]
     parts = {part: statistics.median(run[part] for run in runs) for part in PARTS}
-    return facts_of(model, chat=False) | {"batch": case.batch, "n": len(runs), "parts": parts}
+    return facts_of(reader.model, chat=False) | {"batch": case.batch, "n": len(runs), "parts": parts}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,22 +85,17 @@ def reader_for(
         homer = Homer(model, tokenizer, config)
         homer.profile()  # before anything is timed
         return HomerReader(homer)
+    settings = dict(method.settings)
+    budget = settings.pop("budget", None)
     if method.base == "plain":
         return PlainReader(model)
     if method.base in RIVALS:
-        return _rival_reader(method, model, tokenizer)
+        if tokenizer is None:
+            raise ConfigError(f"{method} chooses by the words of a text: random ids have none")
+        return PlainReader(model, chosen_by(RIVALS[method.base].make(model, tokenizer, **settings), budget or BUDGET))
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
-    budget = dict(method.settings).get("budget", int(limit * share))
-    return PlainReader(model, budget=budget, sinks=SINKS if method.base == "streaming" else None)
-
-
-def _rival_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> ChosenReader:
-    if tokenizer is None:
-        raise ConfigError(f"{method} chooses by the words of a text: random ids have none")
-    settings = dict(method.settings)
-    budget = settings.pop("budget", BUDGET)
-    return ChosenReader(model, RIVALS[method.base].make(model, tokenizer, **settings), budget)
+    return PlainReader(model, ends(budget or int(limit * share), SINKS if method.base == "streaming" else None))
 
 
 def _own_calibration(paths: Sequence[Path], model: PreTrainedModel) -> Calibration | None:
@@ -139,83 +134,86 @@ class HomerReader:
 
 @dataclass(frozen=True)
 class IndexReading:
+    """An index, or what was compressed, to be asked."""
+
     homer: Homer
-    index: Index
-    neutral_ids: Tensor | None
+    source: Index | CompactContext
+    neutral_ids: Tensor | None = None
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
-        context = self.homer.focus(self.index, suffix_ids, self.neutral_ids)
+        context = self.homer.focus(self.source, suffix_ids, self.neutral_ids)
         return HomerReading(self.homer, context, self.neutral_ids)
 
 
 @dataclass(frozen=True)
-class HomerReading:
-    homer: Homer
-    context: CompactContext
-    neutral_ids: Tensor | None = None
+class HomerReading(IndexReading):
+    source: CompactContext
 
     @property
     def token_indices(self) -> Tensor:
-        return self.context.token_indices[0]
+        return self.source.token_indices[0]
 
     def prefill(self) -> Prefill:
-        return Prefill.after(self.context, self.homer.model)
+        return Prefill.after(self.source, self.homer.model)
 
     def generate(self, max_new_tokens: int) -> list[int]:
-        return self.homer.generate(self.context, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
+        return self.homer.generate(self.source, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
 
-    def ask_again(self, suffix_ids: Tensor) -> HomerReading:
-        context = self.homer.focus(self.context, suffix_ids, self.neutral_ids)
-        return HomerReading(self.homer, context, self.neutral_ids)
+
+# Indices (kept,) of the prompt's tokens that are read, when so many new ones are to follow.
+Keep = Callable[[Asked, int], Tensor]
+
+
+def everything(prompt: Asked, _room: int) -> Tensor:
+    return torch.arange(sum(prompt.lengths[:3]))
+
+
+def ends(budget: int, sinks: int | None = None) -> Keep:
+    """The first and last tokens of a prompt that has more than `budget`, half and half, or `sinks` first and the most
+    recent ones; no less than its affixes come to."""
+
+    def keep(prompt: Asked, room: int) -> Tensor:
+        prefix, _, suffix, *_ = prompt.lengths
+        everywhere = everything(prompt, room)
+        if len(everywhere) + room <= budget:
+            return everywhere
+        kept = max(budget - room, prefix + suffix)
+        head = min(kept // 2 if sinks is None else sinks, kept)
+        return torch.cat([everywhere[:head], everywhere[len(everywhere) - (kept - head) :]])
+
+    return keep
+
+
+def chosen_by(choose: Chooser, budget: int) -> Keep:
+    """What a rival chooses of the document, in its order between the prompt's affixes: at most `budget` tokens."""
+
+    def keep(prompt: Asked, room: int) -> Tensor:
+        prefix, context, suffix, *_ = prompt.lengths
+        if budget <= prefix + suffix:
+            raise ConfigError(
+                f"budget is {budget}; instruction and question alone have {prefix + suffix} tokens: raise it"
+            )
+        spans = [(start + prefix, stop + prefix) for start, stop in choose(prompt, budget - prefix - suffix)]
+        everywhere = everything(prompt, room)
+        return torch.cat([everywhere[slice(*span)] for span in ((0, prefix), *spans, (prefix + context, None))])
+
+    return keep
 
 
 @dataclass(frozen=True)
 class PlainReader:
-    """The model as it is; with a `budget` in tokens, on the prompt's first and last tokens, half and half, or on
-    `sinks` first and the most recent ones. What is left is read anew, at contiguous positions."""
+    """The model as it is, on the prompt's tokens that are kept. These are read anew, at contiguous positions."""
 
     model: PreTrainedModel
-    budget: int | None = None
-    sinks: int | None = None
+    keep: Keep = everything
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
+        kept = self.keep(prompt, room)
         ids = torch.cat([prompt.prefix, prompt.context, prompt.suffix], dim=1)
-        length = ids.shape[1]
-        kept = torch.arange(length)
-        if self.budget is not None and length + room > self.budget:
-            keep = max(self.budget - room, prompt.prefix.shape[1] + prompt.suffix.shape[1])
-            head = min(self.sinks if self.sinks is not None else keep // 2, keep)
-            kept = torch.cat([kept[:head], kept[length - (keep - head) :]])
-            ids = ids[:, kept]
-        return PlainReading(self.model, ids.to(self.model.device), kept, prompt.suffix.shape[1], length)
+        suffix_len = prompt.suffix.shape[1]
+        return PlainReading(self.model, ids[:, kept].to(self.model.device), kept, suffix_len, ids.shape[1])
 
-    def read_for_later(self, prompt: Asked, room: int) -> Kept:
-        return self.read(prompt, room)
-
-
-@dataclass(frozen=True)
-class ChosenReader:
-    """What a rival chooses of the document, in its order between the prompt's affixes: a prompt of at most `budget`
-    tokens, which the model reads as it is."""
-
-    model: PreTrainedModel
-    choose: Chooser
-    budget: int
-
-    def read(self, prompt: Asked, room: int, use: Use = "answer") -> PlainReading:  # noqa: ARG002
-        start, length = prompt.prefix.shape[1], prompt.context.shape[1]
-        rest = start + prompt.suffix.shape[1]
-        if self.budget <= rest:
-            raise ConfigError(f"budget is {self.budget}; instruction and question alone have {rest} tokens: raise it")
-        chosen = self.choose(prompt, self.budget - rest)
-        kept = torch.tensor([token for span in chosen for token in range(*span)], dtype=torch.long)
-        ids = torch.cat([prompt.prefix, prompt.context[:, kept], prompt.suffix], dim=1)
-        places = torch.arange(length + rest)
-        indices = torch.cat([places[:start], kept + start, places[start + length :]])
-        return PlainReading(self.model, ids.to(self.model.device), indices, prompt.suffix.shape[1], length + rest)
-
-    def read_for_later(self, prompt: Asked, room: int) -> Kept:
-        return self.read(prompt, room)
+    read_for_later = read
 
 
 @dataclass(frozen=True)

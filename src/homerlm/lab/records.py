@@ -9,18 +9,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from homerlm.errors import InputError
 
 Record = Mapping[str, Any]
-
-
-class Known(Protocol):
-    """Records that need not be made again."""
-
-    def get(self, key: Record) -> Record | None:
-        """The record of this key that was made without an error."""
 
 
 RECORDS = "records.jsonl"
@@ -59,6 +52,7 @@ class RecordFile:
         return self.folder / RECORDS
 
     def get(self, key: Record) -> Record | None:
+        """The record of this key that was made without an error."""
         return self._known.get(key_of(key))
 
     def append(self, record: Record) -> None:

@@ -20,7 +20,7 @@ from homerlm.lab.plots import DPI, draw, plotting
 from homerlm.lab.ratios import RATIOS, ratios
 from homerlm.lab.records import read_records
 from homerlm.lab.summary import frame_of
-from homerlm.lab.tables import Section, to_rich
+from homerlm.lab.tables import Section
 
 _BENCH_TASKS = ("bench", "profile")
 _LABELS = {
@@ -42,7 +42,7 @@ def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
 
 def terminal_tables(folder: Path) -> list[RichTable]:
     """The tables of the records in a folder, without the paper's rows. Raises `InputError` if there are none."""
-    return [to_rich(table) for section in sections(read_records(folder)[0]) for table in section.tables]
+    return [table.to_rich() for section in sections(read_records(folder)[0]) for table in section.tables]
 
 
 def write_report(folder: Path, *, plots: bool = True) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from homerlm.errors import HomerError, OutOfMemoryError
-from homerlm.lab.records import OUT_OF_MEMORY, Known, Record, RecordFile
+from homerlm.lab.records import OUT_OF_MEMORY, Record, RecordFile
 
 Progress = Callable[[str, int, int], None]  # the job at work, jobs done, jobs there are
 
@@ -17,7 +17,7 @@ class Job(Protocol):
     @property
     def label(self) -> str: ...
 
-    def records(self, known: Known) -> Iterator[Record]:
+    def records(self, known: RecordFile) -> Iterator[Record]:
         """All of the job's records: those that are known as they are, then the others, made now. A failure is a record
         with an `error`."""
 

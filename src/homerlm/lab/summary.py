@@ -10,12 +10,17 @@ import numpy as np
 import pandas as pd
 
 from homerlm.lab.records import OUT_OF_MEMORY
+from homerlm.lab.tables import MOST_LENGTHS
 
 PERPLEXITY_TASKS = ("perplexity", "passkey-perplexity")
-MOST_LENGTHS = 12  # a table with more columns than this is not read
 TEXTS = ("task", "variant", "ask", "method", "error", "model", "dtype", "device", "chat", "text")
 MEANS = ("score", "likelihood_score", "tokens", "kept", "needle_kept")
-NUMBERS = (*MEANS, "nll", "count", "depth", "prefill_s", "seconds", "peak_bytes", "limit")
+NUMBERS = (
+    *(*MEANS, "nll", "count", "depth", "prefill_s", "seconds", "peak_bytes", "limit"),
+    *("weights_bytes", "constant_bytes", "kv_bytes", "transient_bytes", "total_bytes", "tensors_bytes"),
+    *("kv_bound_bytes", "counted_kv_bytes", "first_token_s", "step_s", "floor_share", "step_floor_s", "n"),
+)
+OTHERS = ("length", "sample", "seed", "batch", "requests", "flops", "rates", "parts")
 ROW = ["variant", "ask", "method", "length"]
 _Z95 = 1.959964
 _FAMILIES = ("plain", "truncate", "streaming", "random", "bm25", "embed", "retri", "oracle", "pi", "ntk", "yarn")
@@ -23,15 +28,16 @@ _SETUP = ("model", "dtype", "device", "chat")
 
 
 def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Records as a table with a column for each known field; what is no finite number where one belongs is NaN."""
+    """Records as a table with a column for each known field; what is no finite number where one belongs is NaN.
+    `requests`: a benchmark's seconds by new tokens."""
     frame = pd.DataFrame(list(records), dtype=object)
-    frame = frame.reindex(columns=[*TEXTS, *NUMBERS, "length", "sample", "seed", "versions", "settings"])
+    frame = frame.assign(requests=frame.get("seconds")).reindex(columns=[*TEXTS, *NUMBERS, *OTHERS])
     for name in NUMBERS:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
-    frame["length"] = frame["length"].astype(int)
     frame["error"] = frame["error"].where(frame["error"].astype(bool), None)
-    filled = {"variant": "", "ask": "", "method": "", "sample": 0, "seed": 0}
-    return frame.fillna(filled).astype(dict.fromkeys(("task", "variant", "ask", "method"), str))
+    filled = {"variant": "", "ask": "", "method": "(none)", "sample": 0, "seed": 0, "batch": 1}
+    texts = dict.fromkeys(("task", "variant", "ask", "method"), str)
+    return frame.fillna(filled).astype(texts | {"length": int, "batch": int})
 
 
 def summarise(records: pd.DataFrame) -> pd.DataFrame:
@@ -47,12 +53,13 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     aggregates |= {"likelihoods": ("nll", "count"), "nll": ("nll", "sum"), "count": ("count", "sum")}
     rows = done.groupby(ROW).agg(**aggregates).join(_failures(records), how="outer")
     rows["n"] = rows["scores"].where(rows["scores"] > 0, rows["samples"])
-    rows["perplexity"] = np.nan
     if task == "passkey-perplexity":
-        rows["n"], rows["perplexity"] = rows["likelihoods"], _perplexity(rows["nll"], rows["count"])
+        rows["n"] = rows["likelihoods"]
     elif task == "perplexity":
-        by_method = [_accumulated(windows) for _, windows in records.groupby(ROW[:-1])]
-        rows = rows.drop(columns=by_method[0].columns, errors="ignore").join(pd.concat(by_method))
+        accumulated = _accumulated(records)
+        rows = rows.drop(columns=accumulated.columns).join(accumulated)
+    with np.errstate(over="ignore"):
+        rows["perplexity"] = np.exp(rows["nll"].where(rows["count"] > 0) / rows["count"])
     counts = ["n", "errors", "out_of_memory"]
     rows[counts] = rows[counts].fillna(0).astype(int)
     rows["low"], rows["high"] = wilson(rows["score"], rows["n"])
@@ -75,38 +82,33 @@ def _failed(n: int, errors: int, out_of_memory: int) -> str:
 
 def _in_order(rows: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """Variants and ways of asking as the records have them, the later ones last; methods by family; lengths rising."""
-    order = {pair: k for k, pair in enumerate(dict.fromkeys(zip(records["variant"], records["ask"], strict=True)))}
-    place = {
-        row.Index: (row.ask == "later", order[row.variant, row.ask], method_rank(row.method), row.length)
-        for row in rows.itertuples()
-    }
-    return rows.loc[sorted(rows.index, key=place.__getitem__)]
+    pairs = list(dict.fromkeys(zip(records["variant"], records["ask"], strict=True)))
+    order = [pairs.index(pair) for pair in zip(rows["variant"], rows["ask"], strict=True)]
+    keys = {"later": rows["ask"] == "later", "order": order, "rank": ranks(rows["method"])}
+    return rows.assign(**keys).sort_values([*keys, "length"])
 
 
 def _accumulated(windows: pd.DataFrame) -> pd.DataFrame:
-    """By length, of one method: documents that reach it without a failure, those that fail on the way, and the
-    perplexity of all windows up to it of the former."""
-    windows = windows.drop_duplicates(["length", "sample", "seed"], keep="last")
-    by_document = {
-        name: windows.assign(end=windows["length"]).pivot(index="length", columns=["sample", "seed"], values=name)
-        for name in ("end", "error", "nll", "count")
-    }
-    errors = by_document["error"]
-    first = errors.where(errors.notna().cumsum() == 1).ffill()
-    whole = by_document["end"].bfill().notna() & first.isna()
-    used = by_document["nll"].notna() & (by_document["count"] > 0)
-    nll, count = ((by_document[name].where(used, 0).cumsum() * whole).sum(axis=1) for name in ("nll", "count"))
-    found = pd.DataFrame({"n": whole.sum(axis=1), "errors": first.notna().sum(axis=1)})
-    found["out_of_memory"] = [sum(str(text).startswith(OUT_OF_MEMORY) for text in row) for row in first.to_numpy()]
-    found["first_error"] = first.bfill(axis=1).iloc[:, 0]
-    found["perplexity"] = _perplexity(nll, count)
-    keys = windows[ROW[:-1]].iloc[0]
-    return pd.concat({tuple(keys): found}, names=ROW[:-1])
-
-
-def _perplexity(nll: pd.Series, count: pd.Series) -> pd.Series:
-    with np.errstate(over="ignore"):
-        return np.exp(nll.where(count > 0) / count)
+    """By method and length: documents that reach it without a failure, those that fail on the way, and the sums over
+    all windows up to it of the former."""
+    windows = windows.drop_duplicates([*ROW, "sample", "seed"], keep="last").sort_values("length")
+    found = {}
+    for key, method in windows.groupby(ROW[:-1]):
+        document = method.groupby(["sample", "seed"]).ngroup()
+        end = method["length"].groupby(document).transform("max")
+        for length in method["length"].unique():
+            before = method["length"] <= length
+            failed = method[before & method["error"].notna()].groupby(document)["error"].first().astype(str)
+            whole = before & (end >= length) & ~document.isin(failed.index)
+            scored = method[whole & method["nll"].notna() & (method["count"] > 0)]
+            found[(*key, length)] = {
+                "n": document[whole].nunique(),
+                "errors": len(failed),
+                "out_of_memory": failed.str.startswith(OUT_OF_MEMORY).sum(),
+                "first_error": failed.iloc[0] if len(failed) else None,
+                **scored[["nll", "count"]].sum(),
+            }
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(ROW)
 
 
 def wilson(share: Any, n: Any) -> tuple[Any, Any]:
@@ -125,23 +127,28 @@ def method_rank(method: str) -> tuple[int, int, float, str]:
     return "homer" in method, max(families, default=-1), float(numbers[-1]) if numbers else 0.0, method
 
 
+def ranks(methods: pd.Series) -> pd.Series:
+    """The place of each in the order of `method_rank`."""
+    order = sorted(methods.unique(), key=method_rank)
+    return methods.map({method: k for k, method in enumerate(order)})
+
+
 def one_setup(records: pd.DataFrame) -> pd.DataFrame:
     """One task's records, with what differs (model, device, chat template ...) behind the method: nothing is mixed."""
-    records = records.astype(dict.fromkeys(_SETUP, object))
-    records = records.assign(**{name: records[name].where(records[name].notna(), None) for name in _SETUP})
-    differing = [name for name in _SETUP if records[name].map(str).nunique() > 1]
-    texts = records["text"].map(str).groupby(records["variant"]).transform("nunique") > 1
-    methods = []
-    for row, several in zip(records.to_dict("records"), texts, strict=True):
-        behind = ", ".join(_short(name, row[name]) for name in [*differing, *(["text"] if several else [])])
-        methods.append(f"{row['method']} ({behind})" if behind else row["method"])
-    return records.assign(method=methods)
+    setups = [_short(name, records[name]) for name in _SETUP]
+    texts = _short("text", records["text"])
+    several = texts.groupby(records["variant"]).transform("nunique") > 1
+    differing = [*(values for values in setups if values.nunique() > 1), texts.where(several, "")]
+    behind = [", ".join(filter(None, parts)) for parts in zip(*differing, strict=True)]
+    methods = zip(records["method"], behind, strict=True)
+    return records.assign(method=[f"{method} ({parts})" if parts else method for method, parts in methods])
 
 
-def _short(name: str, value: Any) -> str:
+def _short(name: str, values: pd.Series) -> pd.Series:
+    """Names without their folders."""
     if name == "chat":
-        return "chat template" if value else "plain text"
-    return str(value).rstrip("/").rsplit("/", 1)[-1]
+        return values.map(lambda chat: "chat template" if chat is True else "plain text")
+    return values.astype(object).where(values.notna(), None).map(str).str.rstrip("/").str.rsplit("/", n=1).str[-1]
 
 
 def rounded_lengths(records: pd.DataFrame) -> pd.DataFrame:

@@ -1,55 +1,60 @@
-"""A table of texts, filled from a summary of records; the terminal's form of it."""
+"""A table of texts, filled from rows of numbers; the terminal's form of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from homerlm.lab.paper import PaperTable
-
 DASH = "–"
-Show = Callable[[Any], str]  # of a row of a summary
+MOST_LENGTHS = 12  # a table with more columns than this is not read
+Cell = Callable[[Any], str]  # the text of one row of numbers
 
 
 @dataclass
 class Table:
-    """The first of `columns` names the rows. A row that is a label alone is a heading over those that follow."""
+    """`cells`: texts by (group, row) and column. `corner` says what the rows are."""
 
     title: str
-    columns: list[str]
-    rows: list[list[str]] = field(default_factory=list)
+    cells: pd.DataFrame
     note: str = ""
+    corner: str = "method"
 
     @property
     def filled(self) -> bool:
-        return any(any(row[1:]) for row in self.rows)
+        return bool((self.cells != "").any(axis=None))
 
-    def add_heading(self, *parts: str) -> None:
-        if label := ", ".join(filter(None, parts)):
-            self.rows.append([label])
+    @property
+    def columns(self) -> list[str]:
+        return [self.corner, *self.cells.columns]
 
-    def add_methods(self, summary: pd.DataFrame, show: Show, lengths: Sequence[int], heading: str = "") -> None:
-        """A row for each method, an entry for each length, under the `group` of the summary's rows."""
-        for group, members in summary.groupby("group", sort=False):
-            self.add_heading(heading, str(group))
-            members = members.drop_duplicates(["method", "length"], keep="last")
-            entries = members.assign(entry=[show(row) for row in members.itertuples()])
-            wide = entries.pivot(index="method", columns="length", values="entry")
-            wide = wide.reindex(index=members["method"].unique(), columns=list(lengths)).fillna("")
-            self.rows += [[method or "(none)", *row] for method, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    @property
+    def rows(self) -> list[list[str]]:
+        """The name of each row with its texts; a name alone is the heading of the group that follows."""
+        return list(self._rows(self.cells))
 
-    def add_paper(self, table: PaperTable, lengths: Sequence[int], show: Callable[[str, int, float], str]) -> None:
-        """The paper's rows under ours, at the same lengths; `show` makes entries of a row's name, a length, a value."""
-        self.add_heading(table.heading)
-        for name, values in table.rows.items():
-            known = dict(zip(table.lengths, values, strict=True))
-            shown = {n: DASH if value is None else show(name, n, value) for n, value in known.items()}
-            self.rows.append([f"paper: {name}", *(shown.get(n, "") for n in lengths)])
+    def to_rich(self) -> RichTable:
+        """For the terminal, which has no room for the paper's rows: those, and what is empty without, are left out."""
+        ours = self.cells[~self.cells.index.get_level_values(1).str.startswith("paper: ")]
+        ours = ours.loc[:, (ours != "").any()] if len(ours) else ours
+        drawn = RichTable(title=Text(self.title), caption=Text(self.note), title_justify="left", caption_justify="left")
+        for k, name in enumerate([self.corner, *ours.columns]):
+            drawn.add_column(Text(name.replace(" (", "\n(")), overflow="fold", justify="right" if k else "left")
+        for label, *texts in self._rows(ours):
+            drawn.add_row(*map(Text, [label, *texts])) if texts else drawn.add_row(Text(label, style="bold"))
+        return drawn
+
+    @staticmethod
+    def _rows(cells: pd.DataFrame) -> Iterator[list[str]]:
+        for group, members in groupby(cells.itertuples(name=None), key=lambda row: row[0][0]):
+            if group:
+                yield [group]
+            yield from ([label, *texts] for (_, label), *texts in members)
 
 
 @dataclass
@@ -65,45 +70,54 @@ class Section:
 
 def by_length(
     title: str,
-    summary: pd.DataFrame,
-    show: Show,
-    lengths: Sequence[int],
-    limit: int | None,
+    rows: pd.DataFrame,
+    cell: Cell,
+    limit: int | None = None,
     note: str = "",
     corner: str = "method",
+    paper: pd.DataFrame | None = None,
 ) -> Table:
-    """Methods as rows, lengths as columns, each beside its multiple of the model's limit."""
-    table = Table(title, [corner, *length_columns(lengths, limit)], note=note)
-    table.add_methods(summary, show, lengths)
-    return table
+    """Methods under their `group`s as rows, lengths as columns, each beside its multiple of the model's limit. `paper`:
+    the texts of its rows, which stand below at the same lengths."""
+    lengths = shown_lengths(rows, paper)
+    index = pd.MultiIndex.from_frame(rows[["group", "method"]].drop_duplicates(), names=[None, None])
+    texts = rows.assign(text=[cell(row) for row in rows.itertuples()])
+    texts = texts.drop_duplicates(["group", "method", "length"], keep="last")
+    wide = texts.pivot(index=["group", "method"], columns="length", values="text").reindex(index)
+    cells = pd.concat([wide, *([] if paper is None else [paper])]).reindex(columns=lengths).fillna("")
+    return Table(title, cells.set_axis(length_columns(lengths, limit), axis=1), note, corner)
 
 
-def length_columns(lengths: Sequence[int], limit: int | None) -> list[str]:
+def by_field(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
+    """The cells of a table with a column for each of these, by the rows' `group` and `method`."""
+    index = pd.MultiIndex.from_frame(rows[["group", "method"]], names=[None, None])
+    return pd.DataFrame({name: [cell(row) for row in rows.itertuples()] for name, cell in cells.items()}, index=index)
+
+
+def shown_lengths(rows: pd.DataFrame, paper: pd.DataFrame | None = None) -> list[int]:
+    """All lengths, or, of too many, the last one up to each doubling of the first, and the longest; the paper's too."""
+    lengths = sorted(rows["length"].unique().tolist())
+    if len(lengths) > MOST_LENGTHS:
+        first = max(lengths[0], 1)
+        doublings = [first << k for k in range((lengths[-1] // first).bit_length())]
+        lengths = [*(max(n for n in lengths if n <= most) for most in doublings), lengths[-1]]
+    return sorted({*lengths, *(() if paper is None else paper.columns)})
+
+
+def length_columns(lengths: list[int], limit: int | None) -> list[str]:
     return [f"{n:,} ({n / limit:.2g}× limit)" if limit else f"{n:,}" for n in lengths]
 
 
 def failures(summary: pd.DataFrame) -> str:
     """The first words of what failed, for a table's note."""
-    failed = summary[summary["first_error"].notna()]
-    messages: dict[str, list[str]] = {}
-    for row in failed.itertuples():
-        messages.setdefault(" ".join(str(row.first_error).split())[:160], []).append(f"{row.method} at {row.length:,}")
+    found: dict[str, list[str]] = {}
+    for row in summary[summary["first_error"].notna()].itertuples():
+        message = " ".join(str(row.first_error).split())[:160]
+        found.setdefault(message, []).append(f"{row.method} at {row.length:,}")
     parts = []
-    for message, where in list(messages.items())[:3]:
-        more = " and more" if len(where) > 3 else ""
-        parts.append(f"Failed: {', '.join(dict.fromkeys(where[:3]))}{more}: “{message}”")
-    if len(messages) > 3:
-        parts.append(f"{len(messages) - 3} more messages are in the records.")
+    for message, places in list(found.items())[:3]:
+        more = " and more" if len(places) > 3 else ""
+        parts.append(f"Failed: {', '.join(dict.fromkeys(places[:3]))}{more}: “{message}”")
+    if len(found) > 3:
+        parts.append(f"{len(found) - 3} more messages are in the records.")
     return " ".join(parts)
-
-
-def to_rich(table: Table) -> RichTable:
-    """For the terminal, which has no room for the paper's rows: those, and columns of theirs alone, are left out."""
-    rows = [row for row in table.rows if not row[0].startswith("paper")]
-    used = [k for k in range(len(table.columns)) if k == 0 or not rows or any("".join(row[k : k + 1]) for row in rows)]
-    drawn = RichTable(title=Text(table.title), caption=Text(table.note), title_justify="left", caption_justify="left")
-    for k in used:
-        drawn.add_column(Text(table.columns[k].replace(" (", "\n(")), overflow="fold", justify="right" if k else "left")
-    for row in rows:
-        drawn.add_row(*(Text(row[k] if k < len(row) else "", style="" if row[1:] else "bold") for k in used))
-    return drawn

@@ -43,20 +43,24 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Needle:
-    """`prose` is the text to hide facts in (unused by the filler kinds), `text` its name in records.
+    """`prose` is the text to hide facts in (unused by the filler kinds), `source` its name in records.
 
     `questions` above 1 makes documents that are asked several times, one question for each of so many more keys.
     """
 
     variant: str
     prose: str = field(repr=False)
-    text: str
+    source: str
     questions: int = 1
     name: str = "needle"
 
     @property
     def kind(self) -> Kind:
         return KINDS[self.variant]
+
+    @property
+    def text(self) -> str:
+        return "filler" if self.kind.haystack == "filler" else self.source
 
     @property
     def max_new_tokens(self) -> int:
