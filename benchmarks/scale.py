@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from homerlm import Homer, load_model, prompt
-from homerlm.cli.options import parse_lengths
+from homerlm.cli.options import parse_counts
 from homerlm.context import CompactContext
 from homerlm.lab.corpora import python_documentation
 from homerlm.model.memory import keep_freed_memory
@@ -118,7 +118,7 @@ def main() -> None:
         assert tokenizer is not None
         prefix, suffix = (prompt.token_ids(tokenizer, part) for part in prompt.affixes(tokenizer, QUESTION))
         document = prompt.token_ids(tokenizer, python_documentation())
-        for length in parse_lengths(" ".join(given.lengths)):
+        for length in parse_counts(" ".join(given.lengths), "--lengths"):
             records += measured(homers, (prefix, document[:, :length], suffix), given.repeats)
     facts = {"cpu": platform.processor() or platform.machine(), "cores": psutil.cpu_count(), "torch": torch.__version__}
     print(json.dumps(records, indent=1))
