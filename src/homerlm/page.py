@@ -71,7 +71,7 @@ def render_documents(index: Index, question: str, kept: Kept, trace: LevelTrace)
     for part in index.parts:
         if len(index.parts) > 1:
             document += ("\n\n" if document else "") + f"# {part.name}\n\n"
-        own = index.spans[part.first_token : part.first_token + part.tokens, 0]
+        own = index.spans[part.first_token : part.first_token + part.tokens][:, 0]
         starts += (own + len(document)).tolist()
         document += index.text_of(part)
     fates = Fates.of(trace, kept.context)
