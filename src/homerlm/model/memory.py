@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import psutil
 import torch
@@ -19,7 +20,13 @@ from homerlm.errors import OutOfMemoryError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # names of glibc's mallopt(3)
 _KEPT_BLOCK_BYTES, _KEPT_BYTES = 1 << 25, 1 << 30
-_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
+_SETTINGS = {  # of glibc, by their variables in a process's environment
+    "MALLOC_MMAP_THRESHOLD_": (_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": (_M_TRIM_THRESHOLD, _KEPT_BYTES),
+    "MALLOC_ARENA_MAX": (_M_ARENA_MAX, 1),
+}
+FREED_MEMORY_KEPT = {variable: str(value) for variable, (_, value) in _SETTINGS.items()}
+"""What `keep_freed_memory` sets, as the environment of a process that has threads before it could be called."""
 
 
 def keep_freed_memory() -> bool:
@@ -33,20 +40,22 @@ def keep_freed_memory() -> bool:
     whether the C library took it: on Linux with glibc. Where the environment says otherwise (`MALLOC_TRIM_THRESHOLD_`
     and the like), that holds.
     """
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
+    if any(name in os.environ for name in (*_SETTINGS, "GLIBC_TUNABLES")):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    wanted = ((_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES), (_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_ARENA_MAX, 1))
-    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in wanted)
+    mallopt = _glibc("mallopt")
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in _SETTINGS.values())
 
 
 def give_freed_memory_back() -> bool:
     """Let the C library give all that has been freed back to the system, also what `keep_freed_memory` lets it keep.
     Returns whether there was any: False where the C library is not glibc."""
-    if not sys.platform.startswith("linux"):
-        return False
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = _glibc("malloc_trim")
     return malloc_trim is not None and malloc_trim(0) == 1
+
+
+def _glibc(name: str) -> Any:
+    """A function of the C library, None where that is not glibc."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
 class PeakMemory:

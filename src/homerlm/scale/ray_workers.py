@@ -19,6 +19,7 @@ import torch
 
 from homerlm.errors import ConfigError, HomerError
 from homerlm.executor import Item, LoadedModel, Value, Work
+from homerlm.model.memory import FREED_MEMORY_KEPT
 from homerlm.scale.identical import check_identical
 from homerlm.scale.mapping import in_order
 from homerlm.scale.packing import pack, unpack
@@ -107,7 +108,7 @@ class RayExecutor:
             "scheduling_strategy": "SPREAD",
         }
         options["concurrency_groups"] = {CONTROL: 1}  # heard while an item is done
-        options["runtime_env"] = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}  # items run in a thread: `keep_freed_memory`
+        options["runtime_env"] = {"env_vars": FREED_MEMORY_KEPT}  # items run in a thread that is there before us
         made = self._ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, **options)(Actor)
         threads = settings.threads or max(int(settings.cpus), 1)
         device = "cuda" if settings.gpus else None
@@ -176,9 +177,6 @@ class Actor:
     """What runs on a worker. A model that cannot be loaded is told to everybody who asks for work."""
 
     def __init__(self, source: ModelSource, device: str | None, threads: int) -> None:
-        from homerlm.model.memory import keep_freed_memory
-
-        keep_freed_memory()
         self._threads = threads
         self._cancelled: set[int] = set()
         self._model: LoadedModel | None = None
