@@ -8,9 +8,8 @@ import httpx
 import openai
 
 from homerlm import Homer, HomerConfig
-from homerlm.cli.serve import ANY_NUMBER
 from homerlm.engine import Engine
-from homerlm.server.app import create_app
+from homerlm.server.app import ANY_NUMBER, create_app
 from homerlm.server.running import Running
 from homerlm.server.settings import Settings
 from homerlm.store.documents import Documents

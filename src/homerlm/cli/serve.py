@@ -37,7 +37,6 @@ Examples:
   HOMER_SERVE_MAX_NEW_TOKENS=500 homer serve --config server.toml
 """
 PANEL = "Replicas"
-ANY_NUMBER = 1 << 30  # the server's door counts who comes in
 NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "pydantic_settings", "platformdirs", "multipart")
 
 
@@ -172,26 +171,16 @@ def run_replicas(
 
 def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
     """Serve until a signal ends it."""
-    from homerlm.engine import Engine
-    from homerlm.server.app import create_app
+    from homerlm.server.app import opened_app
     from homerlm.server.running import Running
-    from homerlm.store.documents import Documents
-    from homerlm.store.store import Store
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    store = Store(
-        settings.folder,
-        max_bytes=settings.store_bytes,
-        owner_bytes=settings.owner_bytes,
-        on_network=settings.store_on_network,
-    )
-    engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
-    documents = Documents(homer, engine, store, lifetime=settings.lifetime)
+    app = opened_app(homer, settings)
 
     def say(address: str) -> None:
         if not quiet:
             err.print(f"Listening at {address}/v1 (documents in {settings.folder}); Ctrl+C ends it.", soft_wrap=True)
 
-    Running(create_app(settings, engine, documents), settings, engine, on_start=say).run()
-    store.close()
+    Running(app, settings, app.state.engine, on_start=say).run()
+    app.state.documents.store.close()

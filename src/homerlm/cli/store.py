@@ -96,18 +96,11 @@ def _opened(folder: Path | None, max_bytes: int | None = None) -> Iterator[Store
     none."""
     check_installed()
     from homerlm.server.settings import Settings
-    from homerlm.store.store import Store
 
     settings = Settings.of(store=folder)
     if not (settings.folder / "store.sqlite").is_file():
         raise UsageError(f"{settings.folder} holds no store: homer serve makes one, or give its folder with --store")
-    most = settings.store_bytes if max_bytes is None else max_bytes
-    store = Store(
-        settings.folder,
-        max_bytes=most,
-        owner_bytes=settings.owner_bytes,
-        on_network=settings.store_on_network,
-    )
+    store = settings.open_store(max_bytes)
     try:
         yield store
     finally:

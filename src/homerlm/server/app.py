@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from homerlm import __version__
 from homerlm.engine import Engine
+from homerlm.homer import Homer
 from homerlm.server import (
     answers,
     chat,
@@ -31,6 +32,16 @@ from homerlm.server.keys import owner
 from homerlm.server.settings import Settings
 from homerlm.server.state import Server
 from homerlm.store.documents import Documents
+
+ANY_NUMBER = 1 << 30  # of work that waits: the door counts who comes in
+
+
+def opened_app(homer: Homer, settings: Settings) -> FastAPI:
+    """The application that serves a model, with an engine and the store of the settings, which `app.state` holds. Its
+    end closes the engine; the store is the caller's to close."""
+    store = settings.open_store()
+    engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
+    return create_app(settings, engine, Documents(homer, engine, store, lifetime=settings.lifetime))
 
 
 def create_app(settings: Settings, engine: Engine, documents: Documents) -> FastAPI:

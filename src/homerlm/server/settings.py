@@ -13,6 +13,7 @@ from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
 from homerlm.errors import ConfigError
 from homerlm.server.keys import Keys, hash_of
+from homerlm.store.store import Store
 
 PREFIX = "HOMER_SERVE_"
 HASHED = "sha256:"  # what a key is written behind where it is a hash already
@@ -98,6 +99,11 @@ class Settings(BaseSettings):
     def lifetime(self) -> float | None:
         """Seconds from a document's last use until it goes, None for never."""
         return None if self.document_days is None else self.document_days * 24 * 3600
+
+    def open_store(self, max_bytes: int | None = None) -> Store:
+        """The store of the settings, of so many bytes at most where it is to have others. Raises as `Store`."""
+        most = self.store_bytes if max_bytes is None else max_bytes
+        return Store(self.folder, max_bytes=most, owner_bytes=self.owner_bytes, on_network=self.store_on_network)
 
     def keys(self) -> Keys:
         """Those of the settings and of the key file."""

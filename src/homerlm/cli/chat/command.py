@@ -133,14 +133,8 @@ def _run(
     from homerlm.engine import Engine
     from homerlm.server.keys import LOCAL
     from homerlm.store.documents import Documents
-    from homerlm.store.store import Store
 
-    store = Store(
-        settings.folder,
-        max_bytes=settings.store_bytes,
-        owner_bytes=settings.owner_bytes,
-        on_network=settings.store_on_network,
-    )
+    store = settings.open_store()
     engine = Engine(homer)
     documents = Documents(homer, engine, store, lifetime=settings.lifetime)
 

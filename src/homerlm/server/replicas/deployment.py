@@ -23,22 +23,18 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.types import Message
 
-from homerlm.engine import Engine
 from homerlm.errors import Busy
 from homerlm.homer import Homer
-from homerlm.server.app import create_app
+from homerlm.server.app import opened_app
 from homerlm.server.door import Door
 from homerlm.server.metrics import Metrics
 from homerlm.server.replicas.bridge import answering
 from homerlm.server.replicas.front import Front, lost
 from homerlm.server.replicas.metrics import summed
 from homerlm.server.settings import Settings
-from homerlm.store.documents import Documents
-from homerlm.store.store import Store
 
 NAME = "homer"  # of the application, and of what holds the model
 LOST = (exceptions.RayActorError, exceptions.NodeDiedError, exceptions.OutOfMemoryError)
-ANY_NUMBER = 1 << 30  # the door counts who comes in
 QUEUE_SHARE = 2  # one part in so many of `streams`: so many requests of a replica ask for another one
 
 
@@ -60,15 +56,7 @@ class Replica:
     ) -> None:
         given = Settings.of(**settings)
         logging.getLogger("homerlm").setLevel(logging.INFO)
-        homer = load()
-        self._store = Store(
-            given.folder,
-            max_bytes=given.store_bytes,
-            owner_bytes=given.owner_bytes,
-            on_network=given.store_on_network,
-        )
-        engine = Engine(homer, waiting=ANY_NUMBER, streams=given.streams)
-        self._app = create_app(given, engine, Documents(homer, engine, self._store, lifetime=given.lifetime))
+        self._app = opened_app(load(), given)
         self._life = AsyncExitStack()
         await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
 
@@ -84,7 +72,7 @@ class Replica:
 
     async def __del__(self) -> None:
         await self._life.aclose()
-        self._store.close()
+        self._app.state.documents.store.close()
 
 
 def front(settings: dict[str, Any], most: int, replicas: DeploymentHandle[Any]) -> Starlette:
