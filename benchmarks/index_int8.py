@@ -16,8 +16,8 @@ import torch
 from homerlm import Homer, Index, load_model, prompt
 from homerlm.index.asking import Search
 from homerlm.index.question import Question
-from homerlm.index.scoring import alike
-from homerlm.index.units import UnitScores
+from homerlm.index.scoring import scored
+from homerlm.index.units import UnitScores, significance_of
 from homerlm.profiling.measure import CHARACTERS
 from homerlm.profiling.probes import Probe, probes
 from homerlm.select.method import Select
@@ -40,10 +40,9 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
     units = UnitScores(index.units, len(index))
     with homer.decoder.session():
         search = Search.of(method, index, asked)
-        for blocks in alike(index.blocks):
-            for (start, _), scores in zip(blocks, search.scores(blocks), strict=True):
-                units.add(start, scores)
-    return units.sums.float() / units.sizes.sqrt()
+        for (start, _), scores in scored(index, search.asked, method.config.score, index.blocks, homer.decoder.device):
+            units.add(start, scores)
+    return significance_of(units.sums, units.sizes)
 
 
 def share_above(index: Index, significance: torch.Tensor, probe: Probe) -> float:

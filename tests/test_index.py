@@ -21,7 +21,7 @@ from homerlm.index.index import KIND, VERSION, Index
 from homerlm.index.pieces import pieces
 from homerlm.index.question import Ending, LayerQuestion, Question
 from homerlm.index.scoring import alike
-from homerlm.index.units import UnitScores
+from homerlm.index.units import UnitScores, best_units, tokens_of
 from homerlm.lab.measure import peak_of_tensors
 from homerlm.score.heads import Head
 from homerlm.score.neighbours import top_tokens, unit_significance
@@ -276,7 +276,8 @@ def test_units_are_ranked_as_their_tokens_would_be():
         for start in range(0, len(units), 13):
             found.add(start, scores[start : start + 13])
         expected = top_tokens(unit_significance(scores[None], units[None]), cut)[0]
-        assert found.best(cut).tolist() == expected.tolist()
+        best = best_units(found.sums, sizes, cut)
+        assert tokens_of(starts[best], sizes[best], cut).tolist() == expected.tolist()
 
 
 DOCUMENT = " ".join(f"w{i % 90}" for i in range(300))

@@ -27,6 +27,12 @@ def indexing(config: HomerConfig, shape: DecoderShape, tokens: int) -> Scoring:
     return scoring(config, shape, tokens)
 
 
+def kept_heads(scoring: Scoring, layer: int, group: int, kv_heads: int) -> Sequence[int]:
+    """The key-value heads of a layer whose keys are kept: those that the scoring heads use, or all where none are
+    named. group: query heads that share one."""
+    return sorted({head.index // group for head in scoring.of_layer(layer)}) or range(kv_heads)
+
+
 @dataclass(frozen=True)
 class Slot:
     """A part of the row: the key of `size` numbers that one key-value head of one layer has of the token."""
@@ -54,8 +60,7 @@ class KeyLayout:
             if step.layer in scoring.layers:
                 _, shared, _, size = step.attended.keys.shape
                 group = step.attended.queries.shape[1] // shared
-                used = sorted({head.index // group for head in scoring.of_layer(step.layer)}) or range(shared)
-                slots += [Slot(step.layer, head, size) for head in used]
+                slots += [Slot(step.layer, head, size) for head in kept_heads(scoring, step.layer, group, shared)]
         return cls(scoring, tuple(slots), group)
 
     @property

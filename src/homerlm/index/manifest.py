@@ -98,8 +98,8 @@ class Manifest:
     @property
     def failed(self) -> list[Member]:
         """Documents that could not be read, and were not since."""
-        latest = {one.sha256: one for shard in self.shards for one in shard.failed}
-        return [one for sha256, one in latest.items() if sha256 not in self.held]
+        latest, held = {one.sha256: one for shard in self.shards for one in shard.failed}, self.held
+        return [one for sha256, one in latest.items() if sha256 not in held]
 
 
 class ManifestWriter:
@@ -139,10 +139,12 @@ class ManifestWriter:
         self.close()
 
     def _opened(self, folder: Path, frame: Frame) -> Manifest:
-        if not self.path.exists() or not _lines(self.path)[0]:
+        lines, whole = _lines(self.path) if self.path.exists() else ([], 0)
+        if lines:
+            os.truncate(self.path, whole)
+        else:
             self.path.write_bytes(b"")
             self._append({"kind": KIND, "version": VERSION, "frame": frame.to_dict()})
-        os.truncate(self.path, _lines(self.path)[1])
         manifest = Manifest.read(folder)
         manifest.frame.check_same(frame)
         if difference := manifest.frame.origin.model.mismatch(frame.origin.model):

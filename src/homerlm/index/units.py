@@ -20,17 +20,16 @@ class UnitScores:
         places = torch.arange(first, first + len(scores))
         self.sums.index_add_(0, torch.searchsorted(self.starts, places, right=True) - 1, scores.double())
 
-    def best(self, count: int) -> Tensor:
-        """(count,) ascending: the tokens of the best units, the last one cut. Ties go to the earlier unit."""
-        order = best_units(self.sums, self.sizes, count)
-        return tokens_of(self.starts[order], self.sizes[order], count)
+
+def significance_of(sums: Tensor, sizes: Tensor) -> Tensor:
+    """(U,) of units whose tokens, of which there are `sizes` (U,), have scores of these `sums` (U,)."""
+    return sums.float() / sizes.sqrt()
 
 
 def best_units(sums: Tensor, sizes: Tensor, count: int) -> Tensor:
     """Indices (n,) of the best of some units, the best first, as many as have `count` tokens. sums, sizes: (U,) of the
     scores of their tokens, and how many those are. Ties go to the earlier unit."""
-    significance = sums.float() / sizes.sqrt()
-    order = significance.argsort(descending=True, stable=True)
+    order = significance_of(sums, sizes).argsort(descending=True, stable=True)
     filled = sizes[order].cumsum(0)
     return order[: int(torch.searchsorted(filled, torch.tensor(count))) + 1]
 

@@ -26,8 +26,9 @@ class Devices:
     def map(
         self, here: LoadedModel, work: Work[Item, Value], items: Iterable[Item], homes: Sequence[int] | None = None
     ) -> Iterator[Value | None]:
+        facts = here.facts
         for thread in self._threads:
-            check_identical(here.facts, thread.model.facts)
+            check_identical(facts, thread.model.facts)
         return in_order(self._threads, work, items, homes)
 
     def close(self) -> None:

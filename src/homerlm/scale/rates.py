@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from homerlm.errors import CorruptFileError, InputError
+from homerlm.index.keys import kept_heads
 from homerlm.model.shape import DecoderShape
 from homerlm.score.heads import Scoring
 
@@ -92,9 +93,7 @@ ACCELERATORS = {
 def index_bytes(scoring: Scoring, shape: DecoderShape, *, int8: bool = False) -> float:
     """Bytes of a token in an index that keeps what these heads attend to: keys, ids, places, units and text."""
     group = shape.heads // shape.kv_heads
-    slots = sum(
-        len({head.index // group for head in scoring.of_layer(layer)}) or shape.kv_heads for layer in scoring.layers
-    )
+    slots = sum(len(kept_heads(scoring, layer, group, shape.kv_heads)) for layer in scoring.layers)
     key = shape.head_dim + 2 if int8 else shape.head_dim * shape.itemsize  # and a scale in float16
     return slots * key + ID_BYTES + SPAN_BYTES + UNIT_BYTES / UNIT_TOKENS + TEXT_BYTES
 

@@ -77,8 +77,8 @@ class Writer:
         from homerlm.model.memory import keep_freed_memory
 
         keep_freed_memory()
-        torch.set_num_threads(settings.threads or max(int(settings.cpus), 1))
-        loaded = source.load("cuda" if settings.gpus else None)
+        torch.set_num_threads(settings.threads_each)
+        loaded = source.load(settings.device)
         self._homer = Homer(loaded.decoder.model, loaded.tokenizer, config)
         self._writing = writing
 

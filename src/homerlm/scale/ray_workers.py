@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -56,6 +57,16 @@ class RaySettings:
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}; it must be at least 1")
 
+    @property
+    def threads_each(self) -> int:
+        """Threads of torch in a worker."""
+        return self.threads or max(int(self.cpus), 1)
+
+    @property
+    def device(self) -> str | None:
+        """Where a worker has its model; None for the place that the source says."""
+        return "cuda" if self.gpus else None
+
 
 def connected(settings: RaySettings) -> Any:
     """The module ray, connected as the settings say. Raises `ConfigError` where it is not installed or cannot be
@@ -70,7 +81,7 @@ def connected(settings: RaySettings) -> Any:
         return ray
     options: dict[str, Any] = {"address": settings.address}
     if settings.address is None:
-        cpus = max(os.cpu_count() or 1, int(-(-settings.workers * settings.cpus // 1)))
+        cpus = max(os.cpu_count() or 1, math.ceil(settings.workers * settings.cpus))
         options = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
@@ -96,7 +107,8 @@ class RayExecutor:
     def map(
         self, here: LoadedModel, work: Work[Item, Value], items: Iterable[Item], homes: Sequence[int] | None = None
     ) -> Iterator[Value | None]:
-        workers = [_Worker(self, actor, here.facts) for actor in self._actors]
+        facts = here.facts
+        workers = [_Worker(self, actor, facts) for actor in self._actors]
         return in_order(workers, work, items, homes)
 
     def _started(self) -> list[Any]:
@@ -110,9 +122,8 @@ class RayExecutor:
         options["concurrency_groups"] = {CONTROL: 1}  # heard while an item is done
         options["runtime_env"] = {"env_vars": FREED_MEMORY_KEPT}  # items run in a thread that is there before us
         made = self._ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, **options)(Actor)
-        threads = settings.threads or max(int(settings.cpus), 1)
-        device = "cuda" if settings.gpus else None
-        return [made.remote(self._source, device, threads) for _ in range(settings.workers)]
+        loading = self._source, settings.device, settings.threads_each
+        return [made.remote(*loading) for _ in range(settings.workers)]
 
     def wait_until_loaded(self) -> None:
         """Until every worker has the model: for measurements. Raises `HomerError` where one cannot load it."""

@@ -4,7 +4,6 @@ what comes from there."""
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -19,7 +18,7 @@ from homerlm.server.errors import RETRY_AFTER_S, ApiError
 from homerlm.server.keys import Keys
 from homerlm.server.replicas.bridge import portable
 from homerlm.server.replicas.routing import route_of
-from homerlm.server.sse import until_gone
+from homerlm.server.sse import event, plain_error, until_gone
 
 Sent = Callable[[dict[str, Any], bytes, str], AsyncGenerator[Message, None]]
 EVENTS = "text/event-stream"
@@ -83,9 +82,9 @@ class _Answer:
     def _event(self, error: ApiError) -> bytes:
         """The end of a stream that breaks off, in its endpoint's own words."""
         if not self._path.startswith(RESPONSES):
-            return f"data: {json.dumps(error.body())}\n\n".encode()
+            return b"".join(one.encode() for one in plain_error(error))
         facts = {"type": "error", "code": error.code, "message": error.message, "param": None}
-        return f"event: error\ndata: {json.dumps(facts | {'sequence_number': self._events})}\n\n".encode()
+        return event(facts | {"sequence_number": self._events}, "error").encode()
 
 
 def lost() -> ApiError:
