@@ -15,6 +15,7 @@ from rich.table import Table
 
 from homerlm.cli.console import out, print_json
 from homerlm.cli.errors import UsageError
+from homerlm.cli.options import option, with_parameters
 from homerlm.formatting import size
 
 if TYPE_CHECKING:
@@ -80,10 +81,8 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     del parameters["cluster"]
     for name, annotation in hints.items():
-        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
-    wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
-    return wrapper
+        parameters[name] = option(name, annotation, None)
+    return with_parameters(wrapper, parameters.values())
 
 
 def plan_cluster(

@@ -6,14 +6,14 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
 from homerlm.cli.console import err, note_command, out, progress_bar
-from homerlm.cli.options import Model
+from homerlm.cli.options import Model, option, with_parameters
 from homerlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,12 +66,9 @@ def measuring_command(
             command(shared, **given)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        option = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
         default = {field.name: defaults.get(field.name, field.default) for field in chosen}
-        shared = [option(name, annotation=hints[name], default=value) for name, value in default.items()]
-        wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
-        app.command(name)(wrapper)
+        shared = [option(name, hints[name], value) for name, value in default.items()]
+        app.command(name)(with_parameters(wrapper, [*own, *shared]))
 
     return decorate
 

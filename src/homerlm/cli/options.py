@@ -129,15 +129,21 @@ def with_config(command: Callable[..., None], without: Container[str] = ()) -> C
 
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     del parameters["settings"]
-    option = typer.Option(help=PRESET_HELP, rich_help_panel=PANEL)
-    parameters["profile"] = _parameter("profile", ProfileFile, None)
-    parameters["preset"] = _parameter("preset", Annotated[_choice("Preset", PRESETS), option], HomerConfig.preset)
+    chosen = typer.Option(help=PRESET_HELP, rich_help_panel=PANEL)
+    parameters["profile"] = option("profile", ProfileFile, None)
+    parameters["preset"] = option("preset", Annotated[_choice("Preset", PRESETS), chosen], HomerConfig.preset)
     for name, found in settings.items():
-        option = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False)
-        parameters[name] = _parameter(name, Annotated[_type(found) | None, option], None)
-    wrapper.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
-    return wrapper
+        one = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False)
+        parameters[name] = option(name, Annotated[_type(found) | None, one], None)
+    return with_parameters(wrapper, parameters.values())
+
+
+def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """Give a command these parameters, which typer makes its options of."""
+    signature = inspect.Signature(list(parameters))
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return command
 
 
 def _profile(path: Path) -> Any:
@@ -146,7 +152,8 @@ def _profile(path: Path) -> Any:
     return Profile.load(path)
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """A parameter for `with_parameters`."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
