@@ -276,25 +276,36 @@ class TestLengths:
 
 
 class TestRecap:
-    def test_the_best_passages_come_again_the_best_one_last(self):
+    def test_the_leading_units_come_again_the_best_one_last(self):
         #          0    1    2    3    4    5    6
-        scores = [0.9, 0.8, 0.1, 0.2, 0.5, 0.6, 0.1]
-        assert recap(scores, [10, 11, 12, 20, 30, 31, 40], 5) == [4, 5, 0, 1, 2]
+        scores = [0.9, 0.8, 0.1, 0.2, 0.5, 0.7, 0.1]
+        assert recap(scores, [0, 0, 0, 1, 2, 2, 3], 5) == [4, 5, 0, 1, 2]
 
-    def test_tokens_apart_in_the_document_are_passages_of_their_own(self):
-        assert recap([0.5, 0.9, 0.7], [10, 20, 30], 3) == [0, 2, 1]
+    def test_units_far_below_the_best_one_do_not_lead(self):
+        assert recap([0.9, 0.6, 0.7], [0, 1, 2], 3) == [2, 0]
+
+    @pytest.mark.parametrize(("room", "times"), [(3, 1), (4, 2), (7, 3), (50, 3)])
+    def test_they_come_over_and_over_while_all_of_them_fit(self, room, times):
+        assert recap([0.9, 0.1, 0.2], [0, 0, 1], room) == [0, 1] * min(times, room // 2)
 
     @pytest.mark.parametrize("room", [3, 4])
-    def test_a_passage_that_does_not_fit_whole_is_left_out(self, room):
-        assert recap([0.9, 0.5, 0.5, 0.8, 0.7], [10, 11, 12, 20, 21], room) == [0, 1, 2]
+    def test_a_unit_that_does_not_fit_whole_is_left_out(self, room):
+        assert recap([0.9, 0.5, 0.5, 0.8, 0.7], [0, 0, 0, 1, 1], room) == [0, 1, 2]
 
-    def test_of_a_passage_longer_than_the_room_its_best_stretch_comes(self):
-        assert recap([0.9, 0.1, 0.1, 0.8, 0.7], [10, 11, 12, 13, 14], 2) == [3, 4]
+    def test_of_a_unit_longer_than_the_room_its_best_stretch_comes(self):
+        assert recap([0.9, 0.1, 0.1, 0.8, 0.7], [0, 0, 0, 0, 0], 2) == [3, 4]
 
-    @pytest.mark.parametrize("room", [0, 50])
-    def test_nothing_or_all_there_is(self, room):
-        assert recap([0.1, 0.9], [3, 9], room) == ([] if room == 0 else [0, 1])
-        assert recap([], [], room) == []
+    def test_of_logits_below_0_the_best_unit_leads(self):
+        assert recap([-3.0, -1.0, -1.2], [0, 1, 2], 2) == [2, 1]
+
+    def test_nothing_comes_of_nothing_or_where_there_is_no_room(self):
+        assert recap([0.1, 0.9], [0, 1], 0) == recap([], [], 0) == recap([], [], 50) == []
+
+    def test_runs_of_neighbours_are_the_units_without_sentences(self):
+        ranking = Ranking(HomerConfig(unit="neighbours", sentence_weight=0), None)
+        places = torch.tensor([3, 4, 9, 20, 21])
+        scores = torch.tensor([0.8, 0.1, 0.2, 0.3, 0.9])
+        assert ranking.recap(scores, torch.zeros_like(places), places, 4) == [0, 1, 3, 4]
 
     @pytest.mark.parametrize(("length", "document"), [(10, 25), (1000, 20), (0, 35)])
     def test_the_cache_stays_within_its_target(self, model, length, document):

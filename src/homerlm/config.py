@@ -145,9 +145,9 @@ class HomerConfig(_Settings):
         low=0,
     )
     recap_len: int = _setting(
-        64,
-        "After the reranking, the most significant passages are repeated right before the question, at most so many "
-        "tokens, out of the target.",
+        96,
+        "After the reranking, the leading sentences are repeated right before the question, as often as they fit into so "
+        "many tokens (at most three times), out of the target.",
         low=0,
     )
     prefilter: int | None = _setting(

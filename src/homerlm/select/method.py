@@ -34,7 +34,6 @@ from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.prefilter import worth_reading
 from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
-from homerlm.select.recap import recap
 from homerlm.suffix import exchange_suffix
 
 LINK_SHARE = 8  # of the room for the document, one part in so many is for what its best sentences lead to
@@ -182,16 +181,19 @@ class Select:
         scores (C,), and what they lead to; then the recap."""
         again = min(self.config.recap_len, room // 2)
         apart = document.apart(places)
-        ranked = self.ranking.reranked(scores, document.at(places), apart)
+        ids = document.at(places)
+        ranked = self.ranking.reranked(scores, ids, apart)
         linked = self._linked(document, suffix_ids, ranked, places, room - again).to(places.device)
-        kept, repeated = self._kept(ranked, scores, apart, room - again - len(linked), again)
+        kept, repeated = self._kept(ranked, scores, ids, apart, room - again - len(linked), again)
         return torch.cat([torch.cat([places[kept], linked]).unique(), places[repeated]])
 
-    def _kept(self, ranked: Tensor, scores: Tensor, places: Tensor, room: int, again: int) -> tuple[Tensor, Tensor]:
-        """Indices of the candidates, of significance and scores (C,), that are read, at most `room` of them in order,
-        and of those that the recap of at most `again` repeats."""
+    def _kept(
+        self, ranked: Tensor, scores: Tensor, ids: Tensor, places: Tensor, room: int, again: int
+    ) -> tuple[Tensor, Tensor]:
+        """Indices of the candidates, of significance, scores, ids and places (C,), that are read, at most `room` of
+        them in order, and of those that the recap of at most `again` repeats."""
         kept = self.ranking.kept(ranked, room)
-        return kept, kept[recap(scores[kept].tolist(), places[kept].tolist(), again)]
+        return kept, kept[self.ranking.recap(scores[kept], ids[kept], places[kept], again)]
 
     def _linked(self, document: Document, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int) -> Tensor:
         """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
@@ -217,7 +219,7 @@ class Select:
         """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""
         again = min(self.config.recap_len, room // 2)
         ranked = self.ranking.reranked(scores, ids, places)
-        return torch.cat(self._kept(ranked, scores, places, room - again, again))
+        return torch.cat(self._kept(ranked, scores, ids, places, room - again, again))
 
     def _read(self, reading: Reading, row: int, places: Tensor) -> Generator[Event, None, CompactContext]:
         """One row's chosen context tokens, indices (n,), between its affixes, run through all layers as a fresh prompt

@@ -12,6 +12,7 @@ from homerlm.executor import LoadedModel
 from homerlm.score.heads import early_len
 from homerlm.score.neighbours import significance, top_tokens, unit_significance
 from homerlm.score.sentences import Sentences
+from homerlm.select.recap import recap
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,30 @@ class Ranking:
         lowest = highest - (1 - self.config.min_share) * highest.abs()  # of scores that can be negative, the best stays
         return top_tokens(ranked[None], min(room, int((ranked >= lowest).sum())))[0]
 
+    def recap(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
+        """Indices of the kept tokens, of scores, ids and places in the document (n,), that are repeated right before the
+        question, at most `room`."""
+        return recap(scores.tolist(), self._units(ids[None], places[None])[0].tolist(), room)
+
     def leading(self, ranked: Tensor) -> Tensor:
         """Indices (n,) of the candidates that are at least half as significant as the best, the best first."""
         order = ranked.argsort(descending=True, stable=True)
         return order[ranked[order] >= ranked.amax() / 2]
 
+    @property
+    def _by_sentence(self) -> bool:
+        return self.sentences is not None and self.config.unit == "sentence"
+
+    def _units(self, ids: Tensor, places: Tensor) -> Tensor:
+        """(B, C) ascending numbers of the units that tokens of ids and places (B, C) are in: sentences, or runs of
+        neighbours in the document."""
+        if self._by_sentence and self.sentences is not None:
+            return self.sentences.units(ids, places)
+        return torch.nn.functional.pad((places[:, 1:] != places[:, :-1] + 1).cumsum(1), (1, 0))
+
     def _significance(self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int) -> Tensor:
-        if self.sentences is not None and self.config.unit == "sentence":
-            return unit_significance(scores, self.sentences.units(ids, places))
+        if self._by_sentence:
+            return unit_significance(scores, self._units(ids, places))
         return significance(
             scores,
             ids,

@@ -1,36 +1,42 @@
-"""The most significant passages once more, right before the question: what is read last is read best."""
+"""The leading units once more, right before the question: what is read last, and often, is read best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, takewhile
+
+LEADING = 0.7  # of the highest score, that a unit reaches to lead
+ROUNDS = 3  # of the leading units, at most
 
 
-def recap(scores: Sequence[float], places: Sequence[int], room: int) -> list[int]:
-    """Indices of the most significant passages' tokens, `room` at most, by rising significance, so that the best one
-    is next to the question. scores, places: of the kept tokens, and where in the document they are.
+def recap(scores: Sequence[float], units: Sequence[int], room: int) -> list[int]:
+    """Indices of the leading units' tokens, `room` at most, by rising score, so that the best one is next to the
+    question, and over and over: up to `ROUNDS` times while all of them fit. scores, units: of the kept tokens, and the
+    ascending number of the unit (sentence, or run of neighbours) that each is in.
 
-    A passage is a run of tokens that are neighbours in the document, or the best `room` of them. The best passage
-    always comes, others while they fit as a whole: half a number misleads. Not in the paper (docs/experiments.md).
+    A unit counts as much as its best token. The best one always comes, or the best `room` tokens of it; others that
+    reach `LEADING` of its score come while they fit as a whole: half a number misleads. One fact that was asked for so
+    stands alone and often, where of several each comes once. Not in the paper (docs/experiments.md).
     """
-    if room <= 0 or not places:
+    if room <= 0 or not units:
         return []
-    passages = _passages(scores, places, room)
-    fitting = [total for total in accumulate(map(len, passages)) if total <= room]
-    return [i for passage in reversed(passages[: len(fitting)]) for i in passage]
+    leading = _leading(scores, units, room)
+    fitting = [total for total in accumulate(map(len, leading)) if total <= room]
+    once = [i for unit in reversed(leading[: len(fitting)]) for i in unit]
+    return once * min(ROUNDS, room // len(once))
 
 
-def _passages(scores: Sequence[float], places: Sequence[int], room: int) -> list[list[int]]:
-    """Indices of each run of neighbouring `places`, at most `room` of them, the most significant run first."""
-    order = range(len(places))
-    runs = [[i for i, _ in run] for _, run in groupby(zip(order, places, strict=True), key=lambda at: at[1] - at[0])]
-    runs.sort(key=lambda run: max(scores[i] for i in run), reverse=True)
-    return [_densest(run, scores, room) for run in runs]
+def _leading(scores: Sequence[float], units: Sequence[int], room: int) -> list[list[int]]:
+    """Indices of each leading unit, at most `room` of them, the best unit first."""
+    groups = [list(group) for _, group in groupby(range(len(units)), key=units.__getitem__)]
+    best = sorted(((max(scores[i] for i in group), group) for group in groups), key=lambda unit: -unit[0])
+    least = best[0][0] - (1 - LEADING) * abs(best[0][0])  # of scores that can be negative, the best leads
+    return [_densest(group, scores, room) for _, group in takewhile(lambda unit: unit[0] >= least, best)]
 
 
-def _densest(run: list[int], scores: Sequence[float], width: int) -> list[int]:
-    """The `width` neighbours of a run that have the highest scores together, or all of a shorter one."""
-    width = min(width, len(run))
-    sums = [0.0, *accumulate(scores[i] for i in run)]
-    start = max(range(len(run) - width + 1), key=lambda at: sums[at + width] - sums[at])
-    return run[start : start + width]
+def _densest(unit: list[int], scores: Sequence[float], width: int) -> list[int]:
+    """The `width` neighbours in a unit that have the highest scores together, or all of a shorter one."""
+    width = min(width, len(unit))
+    sums = [0.0, *accumulate(scores[i] for i in unit)]
+    start = max(range(len(unit) - width + 1), key=lambda at: sums[at + width] - sums[at])
+    return unit[start : start + width]
