@@ -62,7 +62,7 @@ class Ranking:
         return top_tokens(ranked[None], min(room, int((ranked >= lowest).sum())))[0]
 
     def recap(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
-        """Indices of the kept tokens, of scores, ids and places in the document (n,), that are repeated right before the
+        """Indices of the kept tokens, of scores, ids and places in the document (n,), that are repeated before the
         question, at most `room`."""
         return recap(scores.tolist(), self._units(ids[None], places[None])[0].tolist(), room)
 
