@@ -432,6 +432,24 @@ def test_closing_ends_what_takes_too_long(homer, context):
     assert log[-1] == ("a", "closed", "homerlm-model")
 
 
+def test_the_models_thread_has_its_own_number_of_threads(homer):
+    own, seen = torch.get_num_threads(), []
+
+    def noting():
+        yield Event(0, 1)
+        (torch.ones(1 << 20) + 1).sum()
+        seen.append(torch.get_num_threads())
+
+    async def both(engine):
+        await asyncio.to_thread(lambda: seen.append(torch.get_num_threads()))
+        await engine.run(noting())
+
+    on_engine(homer, both, threads=own + 1)
+    on_engine(homer, both)
+    assert seen == [own, own + 1, own, own]
+    assert torch.get_num_threads() == own
+
+
 def test_an_idle_engine_does_nothing(homer, monkeypatch):
     async def work(engine):
         await engine.run(counted([], "a", 2))
