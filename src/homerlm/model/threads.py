@@ -10,7 +10,7 @@ def leave_threads_to_model() -> int:
     the one that is to use the model sets its number anew.
 
     OpenMP keeps threads for each thread that has ever computed with several. Where all of them together are more than
-    the cores, GCC's lets them sleep between any two operations, and a token takes 1.6 times as long on two cores. So it
+    the cores, GCC's lets them sleep between any two operations, and a token takes 1.7 times as long on two cores. So it
     has to come before the model is loaded. It is a setting of the whole process, so it is for programs (`homer serve`
     makes it) and never made by importing.
     """
