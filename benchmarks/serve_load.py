@@ -148,9 +148,7 @@ def calm(server: ServerProcess) -> int:
             time.sleep(0.1)
 
 
-def asks_of(
-    count: int, seed: int, first: int, characters: int, long: int, different: int = DIFFERENT
-) -> list[Ask]:
+def asks_of(count: int, seed: int, first: int, characters: int, long: int, different: int = DIFFERENT) -> list[Ask]:
     """So many requests of all kinds, from `different` ones of each, whose numbers begin at `first`; characters: of
     their documents; long: of those of one request in `LONG_EVERY`, 0 for no such."""
     draw, numbers = random.Random(seed), range(first, first + different)
