@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from homerlm import Homer, Index, load_model, prompt
-from homerlm.index.index import Part, save_rows
+from homerlm.index.index import Part, saving
 from homerlm.lab.corpora import python_documentation
 from homerlm.mapped import Rows
 from homerlm.model.memory import PeakMemory, keep_freed_memory
@@ -36,7 +36,8 @@ def repeated(index: Index, tokens: int, path: Path) -> None:
         for name, tensor in index.tensors().items()
     }
     parts = [Part("repeated", 0, times * length, 0, times * len(index.text))]
-    save_rows(path, index.frame, parts, rows)
+    for _ in saving(path, index.frame, parts, rows):
+        pass
 
 
 def asked(homer: Homer, index: Index) -> dict[str, Any]:

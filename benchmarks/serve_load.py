@@ -1,10 +1,11 @@
-"""Many clients at once, some of which leave at random moments: is every answer that one client alone gets, is nothing
+r"""Many clients at once, some of which leave at random moments: is every answer that one client alone gets, is nothing
 lost, and does the server hold afterwards what it held before? Requests of all kinds go to a real `homer serve`, some of
 them with a long document each; another server, asked by one client, gives the answers to compare with. They are kept in
 `--alone`, so that this part may be stopped and gone on with.
 
     python benchmarks/serve_load.py --output results/serve/load.json                        # a tiny model, float32
-    python benchmarks/serve_load.py --bundled --requests 150 --output results/serve/load-bundled.json
+    python benchmarks/serve_load.py --bundled --clients 20 --requests 150 --characters 25000 --different 12 --long 0 \
+        --warm-up 0.2 --threads 2 --output results/serve/load-bundled.json                  # float32, documents of 6k
 """
 
 from __future__ import annotations
@@ -147,13 +148,13 @@ def calm(server: ServerProcess) -> int:
             time.sleep(0.1)
 
 
-def asks_of(count: int, seed: int, first: int, characters: int, long: int) -> list[Ask]:
-    """So many requests of all kinds, from `DIFFERENT` ones of each, whose numbers begin at `first`; characters: of
+def asks_of(count: int, seed: int, first: int, characters: int, long: int, different: int = DIFFERENT) -> list[Ask]:
+    """So many requests of all kinds, from `different` ones of each, whose numbers begin at `first`; characters: of
     their documents; long: of those of one request in `LONG_EVERY`, 0 for no such."""
-    draw, numbers = random.Random(seed), range(first, first + DIFFERENT)
+    draw, numbers = random.Random(seed), range(first, first + different)
     asks = [Ask(draw.choice(KINDS), draw.choice(numbers), draw.choice([6, 12, 20]), characters) for _ in range(count)]
     if long:
-        for number, at in enumerate(range(LONG_EVERY // 2, count, LONG_EVERY), first + DIFFERENT):
+        for number, at in enumerate(range(LONG_EVERY // 2, count, LONG_EVERY), first + different):
             asks[at] = Ask(LONG, number, 12, long)
     return asks
 
@@ -207,11 +208,14 @@ def run(
     characters: int = 9_000,
     long: int = 0,
     kept: Path | None = None,
+    different: int = DIFFERENT,
+    again: float = WARM_UP,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Answers alone on one server, then the warm-up and the load on another."""
-    asks = asks_of(requests, seed, 0, characters, long)
-    warm_up = asks_of(int(WARM_UP * requests), seed + 1, 1000, characters, long)
+    """Answers alone on one server, then the warm-up and the load on another. again: share of the requests that the
+    warm-up has."""
+    asks = asks_of(requests, seed, 0, characters, long, different)
+    warm_up = asks_of(int(again * requests), seed + 1, 1000, characters, long, different)
     with served(model, **settings) as server:
         expected = asyncio.run(alone(server, asks, kept))
     with served(model, **settings) as server:
@@ -222,7 +226,7 @@ def run(
         seen = asyncio.run(load(server, asks, clients, seed))
         found = report(seen, expected, start, before, server.held())
     longs = {"long_documents": sum(ask.kind == LONG for ask in asks), "characters_of_long_documents": long}
-    return {"clients": clients, "different": len(expected), **longs, **found}
+    return {"clients": clients, "characters": characters, **longs, **found}
 
 
 def main() -> None:
@@ -231,15 +235,19 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--long", type=int, default=270_000, help="Characters of long documents, about 4.2 a token.")
+    parser.add_argument("--characters", type=int, default=9_000, help="Of the other documents.")
+    parser.add_argument("--different", type=int, default=DIFFERENT, help="Requests of each kind.")
+    parser.add_argument("--warm-up", type=float, default=WARM_UP, help="Share of the requests that come before.")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--alone", type=Path, help="File of the answers that a single client gets.")
-    parser.add_argument("--bundled", action="store_true", help="The bundled model in its own numbers, not a tiny one.")
+    parser.add_argument("--bundled", action="store_true", help="The bundled model, not a tiny one.")
     parser.add_argument("--output", type=Path, default=Path("results/serve/load.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = None if options.bundled else tiny_model(Path(folder))
-        dtype = "auto" if options.bundled else "float32"
-        sizes = {"long": options.long, "kept": options.alone}
-        found = run(model, options.clients, options.requests, options.seed, dtype=dtype, **sizes)
+        sizes = {"characters": options.characters, "long": options.long, "different": options.different}
+        sizes |= {"kept": options.alone, "again": options.warm_up, "threads": options.threads}
+        found = run(model, options.clients, options.requests, options.seed, dtype="float32", **sizes)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     facts = {"machine": machine(), "model": "bundled" if options.bundled else "tiny", "seed": options.seed}
     options.output.write_text(json.dumps({**facts, **found}) + "\n")

@@ -166,6 +166,29 @@ def test_the_first_token_of_who_has_read_comes_before_another_step(homer, contex
     assert sum(on_engine(homer, ask)) <= 1  # where the machine is busy, the loop may be late
 
 
+def test_the_first_token_of_an_answer_does_not_wait_for_the_next_of_the_others(homer, context, monkeypatch):
+    log, give = [], work.Stream.give
+    monkeypatch.setattr(work.Stream, "give", lambda stream, piece: (log.append(stream), give(stream, piece)))
+
+    async def two(engine):
+        decoding = engine._work._decoding
+        forward, add = decoding._forward, decoding.add
+        monkeypatch.setattr(decoding, "_forward", lambda rows: (log.append(len(rows)), forward(rows))[1])
+        monkeypatch.setattr(decoding, "add", lambda *given: (log.append("added"), add(*given))[1])
+        running = engine.write(context, LONG)
+        await anext(running)
+        new = engine.write(context, LONG)
+        await anext(new)
+        for stream in (running, new):
+            await stream.aclose()
+
+    on_engine(homer, two)
+    first, second = (number for number, entry in enumerate(log) if entry == "added")
+    assert isinstance(log[second + 1], work.Stream), "a forward came before it"
+    assert log[second + 1] is not log[first + 1]
+    assert log[second + 2] == 2  # and its second comes with the next of the other
+
+
 def test_every_answer_gets_a_token_between_two_steps_of_reading(homer, context, monkeypatch):
     log = []
 
@@ -409,11 +432,29 @@ def test_closing_ends_what_takes_too_long(homer, context):
     assert log[-1] == ("a", "closed", "homerlm-model")
 
 
+def test_the_models_thread_has_its_own_number_of_threads(homer):
+    own, seen = torch.get_num_threads(), []
+
+    def noting():
+        yield Event(0, 1)
+        (torch.ones(1 << 20) + 1).sum()
+        seen.append(torch.get_num_threads())
+
+    async def both(engine):
+        await asyncio.to_thread(lambda: seen.append(torch.get_num_threads()))
+        await engine.run(noting())
+
+    on_engine(homer, both, threads=own + 1)
+    on_engine(homer, both)
+    assert seen == [own, own + 1, own, own]
+    assert torch.get_num_threads() == own
+
+
 def test_an_idle_engine_does_nothing(homer, monkeypatch):
     async def work(engine):
         await engine.run(counted([], "a", 2))
         taken = []
-        monkeypatch.setattr(engine._work, "_step_streams", lambda: taken.append(1))
+        monkeypatch.setattr(engine._work, "_begin_streams", lambda: taken.append(1))
         await asyncio.sleep(0.05)
         return len(taken)
 

@@ -19,6 +19,7 @@ from homerlm.server.settings import Settings
 from serving import WORDS, client, openai_client, serving, until
 
 CHAT = "/v1/chat/completions"
+METHODS = {"search": "finding", "kept": "preparing", "rerank": "ranking"}
 LONG, SHORTER = " ".join([WORDS] * 20), " ".join([WORDS] * 5)
 
 
@@ -174,6 +175,17 @@ def test_time_has_a_limit(tmp_path):
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
+@pytest.mark.parametrize("what", ["search", "kept", "rerank"])
+def test_finding_has_the_time_of_an_answer_and_ends_with_it(tmp_path, what):
+    with serving(tmp_path, request_seconds=0.2) as running, client(running) as http:
+        request = finding(http, what)
+        steps = slow(running.homer, METHODS[what])
+        answer = http.request(*request[:2], json=request[2])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+        assert_ended(steps)
+        http.post(CHAT, json=said("w1")).raise_for_status()
+
+
 def test_who_comes_to_a_full_server_is_told_to_come_later_and_who_is_in_is_served(tmp_path):
     with serving(tmp_path, waiting=1, streams=1) as running, client(running) as http:
         steps, found = slow(running.homer), []
@@ -207,6 +219,15 @@ def test_a_client_that_leaves_while_its_text_is_read_ends_the_reading(tmp_path, 
         time.sleep(0.3)
         assert len(steps) == taken < 60, "the reading went on"
         http.post(CHAT, json=said("w1")).raise_for_status()
+
+
+@pytest.mark.parametrize("what", ["search", "rerank"])
+def test_a_client_that_leaves_ends_what_is_found_for_it(tmp_path, what):
+    with serving(tmp_path) as running, client(running) as http:
+        _, path, body = finding(http, what)
+        steps = slow(running.homer, METHODS[what], 0.1)
+        leave(running, body, lambda: len(steps) > 1, path)
+        assert_ended(steps)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -254,35 +275,56 @@ def test_a_server_that_ends_tells_those_who_wait(tmp_path):
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_stopping"
 
 
-def slow(homer, seconds=0.03):
-    """Let every step of reading take a while; the list grows with each, by the names of what is read."""
-    steps, reading = [], homer.reading
+def slow(homer, method="reading", seconds=0.03):
+    """Let every step of a method of its take a while; the list grows with each, by what it was asked for."""
+    steps, stepping = [], getattr(homer, method)
 
-    def slowly(documents, **more):
-        generator, names = reading(documents, **more), tuple(name for name, _ in documents)
+    def slowly(*given, **more):
+        generator = stepping(*given, **more)
         while True:
             try:
                 event = next(generator)
-                steps.append(names)
+                steps.append(repr(given))
             except StopIteration as done:
                 return done.value
             time.sleep(seconds)
             yield event
 
-    homer.reading = slowly
+    setattr(homer, method, slowly)
     return steps
+
+
+def finding(http, what):
+    """Method, path and body of a request that reads passages with a question, for which there are some."""
+    if what == "rerank":
+        return "POST", "/v1/rerank", {"query": "w1 w2", "documents": [WORDS] * 40}
+    text = {"file": ("a.txt", f"{WORDS} w8")}
+    file = http.post("/v1/files", files=text, data={"purpose": "user_data"}).json()["id"]
+    store = http.post("/v1/vector_stores", json={"file_ids": [file]}).json()["id"]
+    until(lambda: http.get(f"/v1/vector_stores/{store}").json()["file_counts"]["completed"])
+    if what == "search":
+        return "POST", f"/v1/vector_stores/{store}/search", {"query": "w1 w2"}
+    (document,) = http.get("/v1/documents").json()["data"]
+    return "GET", f"/v1/documents/{document['id']}/kept?question=w1", None
+
+
+def assert_ended(steps):
+    time.sleep(0.4)
+    taken = len(steps)
+    time.sleep(0.4)
+    assert len(steps) == taken, "it went on"
 
 
 def asked(running, body):
     return httpx.post(f"{running.address}{CHAT}", json=body, timeout=60)
 
 
-def leave(running, body, when):
+def leave(running, body, when, path=CHAT):
     """Ask, and close the connection once something has happened."""
     host, port = running.address.removeprefix("http://").split(":")
     sent = json.dumps(body).encode()
     head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}"
+        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}"
     )
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + b"\r\n\r\n" + sent)

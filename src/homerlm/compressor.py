@@ -284,7 +284,7 @@ class Compressor:
             if path is None:
                 return (yield from indexer.in_memory(before, reads))
             yield from indexer.to_file(Path(path), before, reads)
-        return Index.load(path, self.model, self.tokenizer)
+        return Index.load(path, self.model, self.tokenizer, check=False)  # its digest was taken just now
 
     def _finding(self) -> Select:
         """The default method as it finds tokens of an index, among all of them: by attention, and reranking at once if

@@ -96,14 +96,24 @@ class Decoding:
             self.rows.remove(row)
 
     @torch.no_grad()
+    def begin(self) -> list[tuple[Row, Piece | Exception]]:
+        """The first token of every answer that has none, by its context's logits, without a forward of the model; as
+        `step`."""
+        return self._choose([row for row in self.rows if row.logits is not None])
+
+    @torch.no_grad()
     def step(self) -> list[tuple[Row, Piece | Exception]]:
         """One token more of every answer, by one forward of the model; the new pieces. A row whose answer has ended,
         or that failed with an error, is taken out; the others do not notice."""
-        results: list[tuple[Row, Piece | Exception]] = []
+        failed: list[tuple[Row, Piece | Exception]] = []
         for row, error in self._read([row for row in self.rows if row.logits is None]):
-            results.append((row, error))
+            failed.append((row, error))
             self.remove(row)
-        for row in list(self.rows):
+        return failed + self._choose(list(self.rows))
+
+    def _choose(self, rows: list[Row]) -> list[tuple[Row, Piece | Exception]]:
+        results: list[tuple[Row, Piece | Exception]] = []
+        for row in rows:
             try:
                 result: Piece | Exception | None = row.choose()
             except Exception as error:

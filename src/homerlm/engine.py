@@ -13,9 +13,12 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 from homerlm.context import CompactContext
 from homerlm.decoding import Decoding
 from homerlm.errors import InputError
+from homerlm.model.threads import take_threads
 from homerlm.passes import Event
 from homerlm.work import Job, Stream, Work
 from homerlm.writing import Piece, Writing
@@ -43,17 +46,17 @@ class Engine:
     """What runs on one model: `run` for reading, `write` for answers, from any number of event loops and tasks.
 
     streams: answers that are written at once; waiting: readers, and answers that wait for their turn, above which new
-    work is refused (`Busy`). Dropping the engine ends its thread. Raises `InputError` without a tokenizer.
+    work is refused (`Busy`); threads: that the model's thread computes with, default as many as the caller's. Dropping
+    the engine ends its thread. Raises `InputError` without a tokenizer.
     """
 
-    def __init__(self, homer: Homer, *, waiting: int = 64, streams: int = 32) -> None:
+    def __init__(self, homer: Homer, *, waiting: int = 64, streams: int = 32, threads: int | None = None) -> None:
         if homer.tokenizer is None:
             raise InputError("this Homer has no tokenizer: pass one to Homer(model, tokenizer) to write text")
         self.homer = homer
         self._work = Work(Decoding(homer.model, homer.tokenizer), waiting, streams)
-        self._thread = threading.Thread(target=self._work.run, name="homerlm-model", daemon=True)
+        self._thread = _started(self._work, threads or torch.get_num_threads())
         _threads[self._work] = self._thread
-        self._thread.start()
         weakref.finalize(self, self._work.close, stop=True).atexit = False  # `_end_threads` does more
 
     async def run(self, steps: Generator[Event, None, T], on_event: Callable[[Event], None] | None = None) -> T:
@@ -99,6 +102,22 @@ class Engine:
                     return
         finally:
             self._work.cancel(stream)
+
+
+def _started(work: Work, threads: int) -> threading.Thread:
+    """The thread that does the work."""
+    own, ready = torch.get_num_threads(), threading.Event()
+
+    def run() -> None:
+        take_threads(threads)
+        ready.set()
+        work.run()
+
+    thread = threading.Thread(target=run, name="homerlm-model", daemon=True)
+    thread.start()
+    ready.wait()
+    torch.set_num_threads(own)  # also what threads that begin later have
+    return thread
 
 
 _engines: weakref.WeakValueDictionary[tuple[int, int], Engine] = weakref.WeakValueDictionary()

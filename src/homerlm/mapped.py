@@ -100,16 +100,16 @@ class Spool:
         return Rows(like.dtype, (self._counts[name], *like.shape[1:]), blocks)
 
 
-def write(
+def writing(
     path: str | os.PathLike[str],
     *,
     kind: str,
     version: int,
     tensors: Mapping[str, Sequence[Rows]],
     metadata: dict[str, Any],
-) -> None:
-    """Save tensors, each given in one or several parts of its rows; a file already there is replaced as a whole, or on
-    any failure kept. Raises as `storage.write`."""
+) -> Iterator[None]:
+    """Save tensors, each given in one or several parts of its rows, with a pause after each block; a file already there
+    is replaced as a whole, or, on any failure and where the iterator is closed, kept. Raises as `storage.write`."""
     text = storage.to_json(metadata, kind)
     order = sorted(tensors, key=lambda name: -tensors[name][0].dtype.itemsize)
     layout: dict[str, Any] = {}
@@ -135,6 +135,7 @@ def write(
                 for block in rows.blocks():
                     sha.update(block)
                     file.write(block)
+                    yield
         file.seek(0)
         file.write(header(sha.hexdigest()))
 

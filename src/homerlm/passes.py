@@ -131,7 +131,8 @@ def check_target(prefix_len: int, context_len: int, suffix_len: int, target_len:
 
 
 def head_pass(layers: int) -> Pass:
-    """The pass of a stand-in token through the model's own forward, which makes the logits of a final state."""
+    """The pass of a stand-in token through the model's own forward, which makes the logits of a final state, the first
+    time; later the head does, where it is all that makes them."""
     return Pass("read", 1, 0, layers, logits=1)
 
 

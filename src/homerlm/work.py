@@ -158,7 +158,8 @@ class Work:
                 self._drop_cancelled()
                 self._step_reader()
                 self._begin_streams()
-                self._step_streams()
+                self._give(self._decoding.begin())  # who is new does not wait for the next token of the others
+                self._give(self._decoding.step())
             except BaseException as error:
                 self._end_all(error)
         self._end_all(Stopped("the engine was closed before this was done"))
@@ -235,10 +236,10 @@ class Work:
             else:
                 self._streams.append(stream)
 
-    def _step_streams(self) -> None:
-        """A token of every running answer."""
+    def _give(self, pieces: list[tuple[Row, Piece | Exception]]) -> None:
+        """Pieces to those whose answers they are of."""
         by_row = {stream.row: stream for stream in self._streams}
-        for row, piece in self._decoding.step():
+        for row, piece in pieces:
             stream = by_row[row]
             stream.give(piece)
             if isinstance(piece, Exception) or piece.finish is not None:

@@ -128,8 +128,11 @@ def serve(
     for option, value in cluster.items():
         if value is not None:
             raise UsageError(f"--{option.replace('_', '-')} has no effect without --replicas: add it, as 2")
+    from homerlm.model.threads import leave_threads_to_model
+
+    threads = leave_threads_to_model()
     homer = open_homer(model, rope, None, HomerConfig(), device=device, dtype=dtype, quiet=quiet)
-    run(homer, settings, quiet=quiet)
+    run(homer, settings, threads, quiet=quiet)
 
 
 def check_installed() -> None:
@@ -169,14 +172,14 @@ def run_replicas(
         running.until_told()
 
 
-def run(homer: Any, settings: Settings, *, quiet: bool) -> None:
-    """Serve until a signal ends it."""
+def run(homer: Any, settings: Settings, threads: int, *, quiet: bool) -> None:
+    """Serve until a signal ends it. threads: that the model's thread computes with."""
     from homerlm.server.app import opened_app
     from homerlm.server.running import Running
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    app = opened_app(homer, settings)
+    app = opened_app(homer, settings, threads)
 
     def say(address: str) -> None:
         if not quiet:

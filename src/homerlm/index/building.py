@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm import storage
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel
-from homerlm.index.index import Frame, Index, Part, save_rows
+from homerlm.index.index import Frame, Index, Part, saving
 from homerlm.index.keys import KeyLayout, indexing
 from homerlm.index.pieces import Piece, pieces, unit_starts
 from homerlm.mapped import Rows, Spool
@@ -193,8 +193,8 @@ class Indexer:
         return Index(into.frame, tuple(builder.parts), **({"scales": None} | store.joined(into.tensors())))
 
     def to_file(self, path: Path, into: Index, reads: Reads) -> Generator[Event, None, None]:
-        """The same into a file, with nothing of the documents left in memory. Raises `InputError` if it cannot be
-        written."""
+        """The same into a file, with nothing of the documents left in memory; the last event comes again as it is
+        written. Raises `InputError` if it cannot be."""
         with closing(Spool(storage.check_target(path).parent)) as store:
             builder = self._builder(into, store)
             yield from reads(builder)
@@ -203,7 +203,9 @@ class Indexer:
                 name: [Rows.of(tensor, into.forget), *([new[name]] if name in new else [])]
                 for name, tensor in into.tensors().items()
             }
-            save_rows(path, into.frame, builder.parts, rows)
+            last = builder.parts[-1].tokens if builder.parts else 0
+            for _ in saving(path, into.frame, builder.parts, rows):
+                yield Event(last, last)
 
     def _builder(self, into: Index, store: Store) -> Builder:
         method = self.method

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -185,7 +185,8 @@ class Index:
         """Write the index to a file (safetensors with JSON metadata, complete or not at all). Raises `InputError` if
         the path cannot be written."""
         rows = {name: [Rows.of(tensor, self.forget)] for name, tensor in self.tensors().items()}
-        save_rows(path, self.frame, self.parts, rows)
+        for _ in saving(path, self.frame, self.parts, rows):
+            pass
 
     @classmethod
     def load(
@@ -212,12 +213,12 @@ class Index:
         return index
 
 
-def save_rows(
+def saving(
     path: str | os.PathLike[str], frame: Frame, parts: Sequence[Part], rows: Mapping[str, Sequence[Rows]]
-) -> None:
-    """Write an index whose tensors come in parts."""
+) -> Iterator[None]:
+    """Write an index whose tensors come in parts, with pauses."""
     metadata = frame.to_dict() | {"parts": [list(astuple(part)) for part in parts]}
-    mapped.write(path, kind=KIND, version=VERSION, tensors=rows, metadata=metadata)
+    return mapped.writing(path, kind=KIND, version=VERSION, tensors=rows, metadata=metadata)
 
 
 def rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> Index:

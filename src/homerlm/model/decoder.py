@@ -53,6 +53,7 @@ class Decoder:
         self.config: Any = self.base.config
         self.layers: nn.ModuleList = self.base.layers
         self.norm: nn.Module = _final_norm(self.base)
+        self._bare_head: bool | None = None  # whether norm and head are all that makes logits; None: not known yet
         self._rotary_by_type = "layer_type" in inspect.signature(self.base.rotary_emb.forward).parameters
 
     @property
@@ -139,9 +140,29 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, n, V) logits of final hidden states (B, n, E), through the model's own norm, head and scalings.
 
-        The model runs on stand-in tokens whose final state is exchanged for ours in front of the norm, so that
-        whatever a family does to its logits is done here too. Costs one decoding step.
+        The first time the model runs on stand-in tokens whose final state is exchanged for ours in front of the norm,
+        so that whatever a family does to its logits is done here too; that costs one decoding step. Where its norm and
+        head alone give the very same, they do so from then on.
         """
+        if self._bare_head:
+            return self._norm_and_head(hidden)
+        logits = self._by_stand_ins(hidden)
+        if self._bare_head is None:
+            alone = self._norm_and_head(hidden)
+            self._bare_head = alone.dtype == logits.dtype and torch.equal(alone, logits)
+        return logits
+
+    def head_for(self, hidden: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives the logits of many tokens' final states: the model's norm and head alone, where on `hidden`
+        (B, 1, E) that is all the model does; else `logits`, which runs every layer once more."""
+        self.logits(hidden)
+        return self._norm_and_head if self._bare_head else self.logits
+
+    def _norm_and_head(self, hidden: Tensor) -> Tensor:
+        head: nn.Module = self.model.get_output_embeddings()
+        return head(self.norm(hidden))
+
+    def _by_stand_ins(self, hidden: Tensor) -> Tensor:
         token = _final_states.set(hidden)
         try:
             with hooked(self.norm.register_forward_pre_hook, _exchange), self.eager():
@@ -149,13 +170,6 @@ class Decoder:
                 return self.model(input_ids=ids, use_cache=False).logits
         finally:
             _final_states.reset(token)
-
-    def head_for(self, hidden: Tensor) -> Callable[[Tensor], Tensor]:
-        """What gives the logits of many tokens' final states: the model's norm and head alone, where on `hidden`
-        (B, 1, E) that is all the model does; else `logits`, which runs every layer once more."""
-        head = self.model.get_output_embeddings()
-        bare = torch.equal(self.logits(hidden), head(self.norm(hidden)))
-        return (lambda states: head(self.norm(states))) if bare else self.logits
 
     def _step(
         self, index: int, hidden: Tensor, position_ids: Tensor, rotary: Any, stop: bool, fork: Fork | None

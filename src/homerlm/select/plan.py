@@ -144,13 +144,14 @@ class SelectPlan:
     def passes(self) -> tuple[Pass, ...]:
         """The chunks, the reranking and the reading of what is left, at its largest."""
         passes: list[Pass] = []
+        head = [head_pass(self.shape.layers)]  # is the head alone all that the model does to its logits?
         for group in self.span_groups():
             passes.extend(self._chunk_passes(group))
-            if self.config.chosen_by != "attention":  # is the head alone all that the model does to its logits?
-                passes.append(head_pass(self.shape.layers))
+            if self.config.chosen_by != "attention":
+                passes, head = passes + head, []
         if self.reranks:
             passes.append(self._scoring_pass("rerank", self.candidates, self.reranking))
-        return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), head_pass(self.shape.layers))
+        return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), *head)
 
     def __str__(self) -> str:
         head = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from typing import TypeVar
 
 from homerlm.conversation import answering as conversation
 from homerlm.conversation.answering import Asked, Limits, Progress, Step, Usage
@@ -11,7 +13,9 @@ from homerlm.server.errors import ApiError
 from homerlm.server.state import Server
 from homerlm.writing import Writing
 
-__all__ = ["Asked", "Progress", "Step", "Usage", "answering"]
+__all__ = ["Asked", "Progress", "Step", "Usage", "answering", "in_time"]
+
+T = TypeVar("T")
 
 
 async def answering(
@@ -33,11 +37,20 @@ async def answering(
                     _count(server, step)
                 yield step
     except TimeoutError:
-        raise too_long() from None
+        raise _too_long() from None
 
 
-def too_long() -> ApiError:
-    """The error for an answer that took too much time."""
+async def in_time(server: Server, work: Awaitable[T]) -> T:
+    """The value of work that has the time of an answer, and is cancelled at its end. Raises `ApiError` where it takes
+    longer."""
+    try:
+        async with asyncio.timeout(server.settings.request_seconds):
+            return await work
+    except TimeoutError:
+        raise _too_long() from None
+
+
+def _too_long() -> ApiError:
     return ApiError(504, "The answer took longer than this server allows.", code="timeout")
 
 

@@ -36,11 +36,11 @@ from homerlm.store.documents import Documents
 ANY_NUMBER = 1 << 30  # of work that waits: the door counts who comes in
 
 
-def opened_app(homer: Homer, settings: Settings) -> FastAPI:
-    """The application that serves a model, with an engine and the store of the settings, which `app.state` holds. Its
-    end closes the engine; the store is the caller's to close."""
+def opened_app(homer: Homer, settings: Settings, threads: int | None = None) -> FastAPI:
+    """The application that serves a model, with an engine (threads: as it has it) and the store of the settings, which
+    `app.state` holds. Its end closes the engine; the store is the caller's to close."""
     store = settings.open_store()
-    engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams)
+    engine = Engine(homer, waiting=ANY_NUMBER, streams=settings.streams, threads=threads)
     return create_app(settings, engine, Documents(homer, engine, store, lifetime=settings.lifetime))
 
 

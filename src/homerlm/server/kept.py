@@ -14,6 +14,7 @@ from homerlm import page, prompt
 from homerlm.answer import Prepared
 from homerlm.index.index import Index
 from homerlm.selection import Selection
+from homerlm.server.answering import in_time
 from homerlm.server.errors import ApiError
 from homerlm.server.objects import Deleted, Listed, Order, Page
 from homerlm.server.sse import until_gone
@@ -129,7 +130,8 @@ async def kept(
 ) -> KeptObject | Response:
     """What an answer to a question about a document is read from, found now: as JSON, or, where HTML is accepted first,
     as a page of the whole document."""
-    return await until_gone(request, _kept(server, owner, document_id, question, _wants_page(request)))
+    found = _kept(server, owner, document_id, question, _wants_page(request))
+    return await until_gone(request, in_time(server, found))
 
 
 async def _kept(server: Server, owner: str, id: str, question: str, as_page: bool) -> KeptObject | Response:

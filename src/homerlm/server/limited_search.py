@@ -11,7 +11,7 @@ from homerlm.conversation.answering import Meter, Progress
 from homerlm.index.index import Index
 from homerlm.index.joined import join
 from homerlm.index.narrowed import narrowed
-from homerlm.server.answering import too_long
+from homerlm.server.answering import in_time
 from homerlm.server.found import known_index, text_of
 from homerlm.server.searching import Hit, hits
 from homerlm.server.state import Server
@@ -46,18 +46,17 @@ class LimitedSearch:
     async def run(self, tell: Callable[[Progress | Results], None]) -> None:
         """All of it; `tell` is given its progress, and last its results. Raises what the engine and the documents do,
         and `ApiError` where it takes longer than an answer may."""
-        try:
-            async with asyncio.timeout(self._server.settings.request_seconds):
-                indexes = await self._indexes(tell)
-                found: list[Hit] = []
-                for one in self._limited:
-                    files = [(member, indexes[member.id]) for member in one.members]
-                    found += await hits(
-                        self._server, files, self._question, one.most, one.least, lambda _: tell(self._meter.progress())
-                    )
-                tell(Results(tuple(found), await _narrowed(indexes, found)))
-        except TimeoutError:
-            raise too_long() from None
+        await in_time(self._server, self._run(tell))
+
+    async def _run(self, tell: Callable[[Progress | Results], None]) -> None:
+        indexes = await self._indexes(tell)
+        found: list[Hit] = []
+        for one in self._limited:
+            files = [(member, indexes[member.id]) for member in one.members]
+            found += await hits(
+                self._server, files, self._question, one.most, one.least, lambda _: tell(self._meter.progress())
+            )
+        tell(Results(tuple(found), await _narrowed(indexes, found)))
 
     async def _indexes(self, tell: Callable[[Progress | Results], None]) -> dict[str, Index]:
         """By the files' ids. Those that gave way to others are read again."""

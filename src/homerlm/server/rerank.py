@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from homerlm.server.answering import in_time
 from homerlm.server.errors import ApiError
 from homerlm.server.sse import until_gone
 from homerlm.server.state import Owner, Server, Shared
@@ -72,7 +73,7 @@ class Ranking(BaseModel):
 @router.post("/v1/rerank", response_model=Ranking, response_model_exclude_none=True)
 async def rerank(request: Request, given: Rerank, _owner: Owner, server: Shared) -> Ranking | Response:
     """Rank passages by a query. Equal scores keep the request's order."""
-    return await until_gone(request, _ranking(server, given))
+    return await until_gone(request, in_time(server, _ranking(server, given)))
 
 
 async def _ranking(server: Server, given: Rerank) -> Ranking:

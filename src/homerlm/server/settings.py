@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(2048, ge=1, description="Longest answer in tokens, and its limit where none is asked.")
     streams: int = Field(32, ge=1, description="Most answers that are written at once.")
     waiting: int = Field(64, ge=1, description="Most requests beyond those before clients are told to come later.")
-    request_seconds: float = Field(3600, gt=0, description="Longest time for one answer.")
+    request_seconds: float = Field(3600, gt=0, description="Longest time for one answer, search or ranking.")
     ping_seconds: float = Field(10, gt=0, description="Time between signs of life while a document is read.")
     response_seconds: float = Field(24 * 3600, gt=0, description="How long responses can be gone on from.")
     max_responses: int = Field(1000, ge=0, description="Most responses that are kept for that, in memory.")

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from homerlm.server import vector_store_files
+from homerlm.server.answering import in_time
 from homerlm.server.errors import ApiError
 from homerlm.server.filters import Filter, check
 from homerlm.server.found import found_store, missing_store
@@ -140,7 +141,7 @@ async def search_store(
     members, _ = await asyncio.to_thread(stores.members, vector_store_id, status="completed")
     asked = [one for one in members if given.filters is None or given.filters.matches(one.attributes)]
     least = 0.0 if given.ranking_options is None else given.ranking_options.least
-    results = await until_gone(request, search(server, asked, query, given.max_num_results, least))
+    results = await until_gone(request, in_time(server, search(server, asked, query, given.max_num_results, least)))
     if isinstance(results, Response):
         return results
     await asyncio.to_thread(stores.update, owner, vector_store_id, {})

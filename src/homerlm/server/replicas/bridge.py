@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 
+from homerlm.conversation.telling import told
 from homerlm.server.ids import ROUTE
 
 KEPT = ("type", "http_version", "method", "path", "raw_path", "query_string", "headers", "client", "server", "scheme")
@@ -25,7 +26,6 @@ def portable(scope: Scope, request_id: str) -> dict[str, Any]:
 async def answering(app: ASGIApp, scope: Scope, body: bytes, route: str) -> AsyncGenerator[Message, None]:
     """The messages of an application's answer to a request with a body. Leaving the generator is what a client that
     leaves is: the application is told, and ended. Raises what the application does."""
-    messages: asyncio.Queue[Message | None] = asyncio.Queue()
     unread, left, room = [body], asyncio.Event(), asyncio.Semaphore(AHEAD)
 
     async def receive() -> Message:
@@ -34,25 +34,18 @@ async def answering(app: ASGIApp, scope: Scope, body: bytes, route: str) -> Asyn
         await left.wait()
         return {"type": "http.disconnect"}
 
-    async def put(message: Message) -> None:
-        await room.acquire()
-        messages.put_nowait(message)
+    async def run(tell: Callable[[Message], None]) -> None:
+        async def put(message: Message) -> None:
+            await room.acquire()
+            tell(message)
 
-    async def run() -> None:
         ROUTE.set(route)
-        try:
-            await app({**scope, "state": {}}, receive, put)
-        finally:
-            messages.put_nowait(None)
+        await app({**scope, "state": {}}, receive, put)
 
-    running = asyncio.create_task(run())
-    try:
-        while (message := await messages.get()) is not None:
-            room.release()
-            yield message
-        await running
-    finally:
-        left.set()
-        running.cancel()
-        with suppress(BaseException):
-            await running
+    async with aclosing(told(run)) as messages:
+        try:
+            async for message in messages:
+                room.release()
+                yield message
+        finally:
+            left.set()

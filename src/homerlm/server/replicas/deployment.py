@@ -25,6 +25,7 @@ from starlette.types import Message
 
 from homerlm.errors import Busy
 from homerlm.homer import Homer
+from homerlm.model.threads import leave_threads_to_model
 from homerlm.server.app import opened_app
 from homerlm.server.door import Door
 from homerlm.server.metrics import Metrics
@@ -56,7 +57,8 @@ class Replica:
     ) -> None:
         given = Settings.of(**settings)
         logging.getLogger("homerlm").setLevel(logging.INFO)
-        self._app = opened_app(load(), given)
+        threads = leave_threads_to_model()
+        self._app = opened_app(load(), given, threads)
         self._life = AsyncExitStack()
         await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
 
