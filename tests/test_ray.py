@@ -127,7 +127,7 @@ def test_a_document_is_read_though_a_worker_is_killed_inside_a_chunk(loaded, exe
 
 
 def process_of(executor, number):
-    return ray.get(executor._actors[number].__ray_call__.remote(lambda _actor: os.getpid()))
+    return ray.get(executor.actors.handles[number].__ray_call__.remote(lambda _actor: os.getpid()))
 
 
 def test_a_cancelled_map_begins_no_other_item(loaded, executor, tmp_path, monkeypatch):

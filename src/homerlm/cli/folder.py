@@ -19,7 +19,7 @@ from homerlm.formatting import size
 
 if TYPE_CHECKING:
     from homerlm.scale.corpus import Engine, Indexed
-    from homerlm.scale.ray_workers import RaySettings
+    from homerlm.scale.ray_actors import RaySettings
 
 PANEL = "A folder of shards"
 ShardTokens = Annotated[

@@ -35,6 +35,9 @@ class IsolatedJob:
     def records(self, known: RecordFile) -> Iterator[Record]:
         yield known.get(self.case.key) or run_isolated(self.case, self.timeout_s)
 
+    def failed(self, error: str) -> Iterator[Record]:
+        yield self.case.key | {"error": error}
+
 
 def record_of(case: Case) -> dict[str, Any]:
     """The case's key with what it measured, or with the error that stopped it."""
