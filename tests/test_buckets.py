@@ -42,9 +42,10 @@ def server():
     running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
-    given = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+    given = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "any")
+    given |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
     before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given | {"AWS_DEFAULT_REGION": "us-east-1"})
+    os.environ.update(given)
     yield running
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})

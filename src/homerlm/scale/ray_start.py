@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from homerlm.errors import ConfigError
@@ -14,15 +13,19 @@ EXTRA = 'pip install "homerlm[ray]"'
 STORE_BYTES = 200_000_000  # of the object store where Ray is started here: what passes through it is small
 
 
-def connected(address: str | None = None, *, needed: Sequence[str] = ("ray",), **options: Any) -> Any:
+def check_installed(*modules: str) -> None:
+    """Raise `ConfigError` where one is missing."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"workers and replicas on Ray need {', '.join(missing)}, which is not installed: {EXTRA}")
+
+
+def connected(address: str | None = None, **options: Any) -> Any:
     """The module ray, connected to the Ray at an address, "auto" for the one that this machine belongs to; None for
-    what this process is connected to, or else one of its own, which ends with it. options: of `ray.init`; needed:
-    modules without which nothing is begun.
+    what this process is connected to, or else one of its own, which ends with it. options: of `ray.init` for that.
 
     Raises `ConfigError` where it is not installed or cannot be reached.
     """
-    if any(importlib.util.find_spec(name) is None for name in needed):
-        raise ConfigError(f"workers and replicas on Ray need ray, which is not installed: {EXTRA}")
+    check_installed("ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where Ray is started here, it tells nobody,
     os.environ.setdefault("RAY_worker_niceness", "0")  # and its workers are as urgent as this process
     import ray
