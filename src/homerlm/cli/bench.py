@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from homerlm.cli.console import err
+from homerlm.cli.errors import UsageError
 from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
 from homerlm.cli.options import parse_counts, parse_tokens
 from homerlm.errors import InputError
@@ -140,7 +141,7 @@ def _workers_device(name: str | None, gpus: float) -> str:
     own = "cuda" if gpus else "cpu"
     if name not in (None, own):
         fix = "--gpus-per-worker 1" if name == "cuda" else "leave --device out"
-        raise InputError(f"device is {name!r}, but a worker has {gpus:g} GPUs: {fix}")
+        raise UsageError(f"--device is {name}, but a worker has {gpus:g} GPUs: {fix}")
     return own
 
 
