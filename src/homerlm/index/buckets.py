@@ -44,7 +44,7 @@ def local(place: Place) -> Path:
         copy = cache_folder() / "fetched" / state[:32] / os.path.basename(path)
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(copy) as temporary:
+            with replacing(copy) as temporary, _explained(place):
                 files.get_file(path, str(temporary))
         return copy
 
@@ -88,7 +88,7 @@ def read_bytes(place: Place, start: int = 0, stop: int | None = None) -> bytes:
             return file.read(-1 if stop is None else stop - start)
     with _explained(place):
         files, path = _opened(place)
-        content: bytes = files.cat_file(path, start, stop)
+        content: bytes = files.cat_file(path, start=start, end=stop)
         return content
 
 
