@@ -156,6 +156,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing(bucket, tmp_path, monkeypatch):
         with pytest.raises(InputError, match="connection reset"):
             buckets.local(f"{bucket}/one.homer")
     assert not fetched(tmp_path)
+    s3fs.S3FileSystem.clear_instance_cache()
     assert buckets.local(f"{bucket}/one.homer").read_bytes() == b"0" * 1000
 
 
