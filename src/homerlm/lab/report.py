@@ -35,9 +35,9 @@ _LABELS = {
 
 def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
     """What the records hold: what was evaluated, task by task, then what was benchmarked."""
-    evaluated = [record for record in records if record["task"] not in _BENCH_TASKS]
-    benched = [record for record in records if record["task"] in _BENCH_TASKS]
-    return (eval_sections(frame_of(evaluated)) if evaluated else []) + (bench_sections(benched) if benched else [])
+    frame = frame_of(records)
+    benched = frame["task"].isin(_BENCH_TASKS)
+    return eval_sections(frame[~benched]) + (bench_sections(frame[benched]) if benched.any() else [])
 
 
 def terminal_tables(folder: Path) -> list[RichTable]:
