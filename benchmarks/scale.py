@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from homerlm import Homer, load_model, prompt
@@ -27,6 +25,7 @@ from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import Event
 from homerlm.scale.ray_workers import RayExecutor, RaySettings
 from homerlm.scale.source import ModelSource
+from serve_process import machine
 
 QUESTION = "What is the special magic number for Kyoto mentioned in the provided text?"
 WARM_UP = 4096  # tokens
@@ -120,11 +119,10 @@ def main() -> None:
         document = prompt.token_ids(tokenizer, python_documentation())
         for length in parse_counts(" ".join(given.lengths), "--lengths"):
             records += measured(homers, (prefix, document[:, :length], suffix), given.repeats)
-    facts = {"cpu": platform.processor() or platform.machine(), "cores": psutil.cpu_count(), "torch": torch.__version__}
     print(json.dumps(records, indent=1))
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
-        report = {"model": given.model or "bundled", **facts, "rows": records}
+        report = {"model": given.model or "bundled", "machine": machine(), "rows": records}
         given.output.write_text(json.dumps(report, indent=1) + "\n")
 
 

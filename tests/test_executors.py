@@ -137,6 +137,13 @@ class TestMapping:
         dead, alive = Thread(stuck=stuck), Thread(0.002)
         assert values_of(in_order([dead, alive], square, range(40), [0, 1] * 20)) == [n * n for n in range(40)]
 
+    def test_long_items_are_given_one_at_a_time_and_never_twice(self, monkeypatch):
+        monkeypatch.setattr(mapping, "LATE_S", 0.0)
+        slow, fast = Thread(0.5), Thread(0.001)
+        assert values_of(in_order([slow, fast], square, range(20), long=True)) == [n * n for n in range(20)]
+        assert len(slow.did) == 1
+        assert sorted(slow.did + fast.did) == list(range(20))
+
 
 def test_what_is_packed_comes_back_in_few_bytes():
     ids = torch.randint(0, 49_000, (1, 1000))

@@ -25,27 +25,19 @@ from homerlm.scale.listing import files_of
 from homerlm.scale.ray_corpus import RayEngine
 from homerlm.scale.ray_workers import RayExecutor, RaySettings
 from homerlm.scale.source import ModelSource
+from ray_nodes import PATHS, two_machines
 from test_shards import texts_of
 from tiny import llama, prompt
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 SIZES = {"max_chunk_len": 60, "target_len": 40, "pooling": 3, "recap_len": 0}
-PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two machines of two CPUs each, on this one."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    made.add_node(num_cpus=2, object_store_memory=100_000_000)
-    ray.init(address=made.address, runtime_env={"env_vars": {"PYTHONPATH": PATHS}}, log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with two_machines() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +119,7 @@ def test_a_document_is_read_though_a_worker_is_killed_inside_a_chunk(loaded, exe
 
 
 def process_of(executor, number):
-    return ray.get(executor._actors[number].__ray_call__.remote(lambda _actor: os.getpid()))
+    return ray.get(executor.actors.handles[number].__ray_call__.remote(lambda _actor: os.getpid()))
 
 
 def test_a_cancelled_map_begins_no_other_item(loaded, executor, tmp_path, monkeypatch):

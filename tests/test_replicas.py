@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
+from homerlm.scale import ray_start
 from homerlm.server.door import Door
 from homerlm.server.ids import ROUTE, ROUTE_LEN, route_in, token
 from homerlm.server.keys import Keys
 from homerlm.server.metrics import Metrics
-from homerlm.server.replicas import running
 from homerlm.server.replicas.bridge import AHEAD, answering
 from homerlm.server.replicas.front import Front, lost
 from homerlm.server.replicas.metrics import summed
@@ -297,7 +297,7 @@ def test_the_numbers_of_replicas_are_added_up():
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, run):
-    monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None if name == "ray" else object())
+    monkeypatch.setattr(ray_start.importlib.util, "find_spec", lambda name: None if name == "ray" else object())
     code, _, err = run("serve", "MODEL", "--replicas", "2", "--port", "0")
     assert code == 2
     assert 'pip install "homerlm[ray]"' in " ".join(err.split())

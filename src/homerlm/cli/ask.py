@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +68,8 @@ def ask(
     calibration: CalibrationFile = None,
     password: Password = None,
     context: Annotated[
-        Path | None, typer.Option(help="Ask what was read before (by homer index, or --save); give no FILE.")
+        str | None,
+        typer.Option(metavar="PATH", help="Ask what was read before (by homer index, or --save); give no FILE."),
     ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Keep what was read in this file, as an index for other questions too.")
@@ -233,7 +235,7 @@ def check_calibration(calibration: Path | None, settings: Config) -> None:
 
 
 def _check(
-    context: Path | None, save: Path | None, html: Path | None, calibration: Path | None, settings: Config
+    context: str | None, save: Path | None, html: Path | None, calibration: Path | None, settings: Config
 ) -> None:
     """Refuse options that cannot act together."""
     if context is not None and html is not None:
@@ -243,27 +245,31 @@ def _check(
     check_calibration(calibration, settings)
 
 
-def is_index(path: Path | None) -> bool:
+def is_index(path: str | Path | None) -> bool:
     """Whether it is an index in a file or a folder (rather than one compressed document, or no file of ours)."""
     if path is None:
         return False
+    from homerlm.index.buckets import local
     from homerlm.index.index import KIND
     from homerlm.index.manifest import is_collection
     from homerlm.storage import kind_of
 
-    return is_collection(path) or kind_of(path) == KIND
+    return is_collection(path) or kind_of(local(path)) == KIND
 
 
-def load_saved(path: Path, homer: Any) -> Any:
+def load_saved(path: str | Path, homer: Any) -> Any:
     """What was read before: an index in a file or a folder, or one compressed document. The files of a folder are not
     read through where workers do that."""
     from homerlm import CompactContext, Index
     from homerlm.executor import IN_PROCESS
-    from homerlm.index.manifest import load_collection
+    from homerlm.index.buckets import is_url, local
+    from homerlm.index.manifest import is_collection, load_collection
 
-    if path.is_dir():
+    if is_collection(path) if is_url(path) else os.path.isdir(path):
         return load_collection(path, homer.model, homer.tokenizer, check=homer.executor is IN_PROCESS)
-    return (Index if is_index(path) else CompactContext).load(path, homer.model, homer.tokenizer)
+    if is_index(path):
+        return Index.load(path, homer.model, homer.tokenizer)
+    return CompactContext.load(local(path), homer.model, homer.tokenizer)
 
 
 def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:

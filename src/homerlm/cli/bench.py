@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
+from homerlm.cli.console import err
+from homerlm.cli.errors import UsageError
 from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
 from homerlm.cli.options import parse_counts, parse_tokens
 from homerlm.errors import InputError
@@ -26,6 +28,7 @@ app = typer.Typer(
 app.command("report")(show_report)
 
 METHODS = ["plain homer-paper homer homer+yarn:2"]
+DISTURBED = "Workers that share a machine disturb each other's times: to compare times, give each a machine of its own."
 CPU_PLAIN_UP_TO = "32k"  # the plain model's attention takes minutes beyond
 
 
@@ -82,7 +85,8 @@ class BenchOptions(MeasuringOptions):
         if self.random:
             shape_config(self.random, self.layers)
         same = {name: getattr(self, name) for name in ("model", "random", "layers", "threads", "compiled", "repeats")}
-        return Case(**same, device=_device(self.device), dtype=self.dtype, **changes)
+        place = _device(self.device) if self.ray is None else _workers_device(self.device, self.ray.gpus)
+        return Case(**same, device=place, dtype=self.dtype, **changes)
 
     def measure(self, **changes: Any) -> None:
         like = self.case(new_tokens=tuple(sorted(parse_counts(self.new_tokens, "new tokens"))), **changes)
@@ -98,7 +102,9 @@ class BenchOptions(MeasuringOptions):
 
         lengths = parse_counts(self.lengths, "length")
         made = cases(self.parsed_methods, lengths, batches, plain_up_to, like)
-        run_and_report([IsolatedJob(case, self.timeout or None) for case in made], self.output)
+        if self.ray and self.ray.workers > 1:
+            err.print(DISTURBED, style="yellow", soft_wrap=True)
+        run_and_report([IsolatedJob(case, self.timeout or None) for case in made], self.output, self.ray)
 
 
 _command = partial(measuring_command, app, BenchOptions)
@@ -128,6 +134,15 @@ def profile(options: BenchOptions) -> None:
     from homerlm.lab.case import PROFILE
 
     options.run(options.case(job=PROFILE, new_tokens=(1,)))
+
+
+def _workers_device(name: str | None, gpus: float) -> str:
+    """Of workers, whose GPUs need not be this machine's."""
+    own = "cuda" if gpus else "cpu"
+    if name not in (None, own):
+        fix = "--gpus-per-worker 1" if name == "cuda" else "leave --device out"
+        raise UsageError(f"--device is {name}, but a worker has {gpus:g} GPUs: {fix}")
+    return own
 
 
 def _device(name: str | None) -> str:

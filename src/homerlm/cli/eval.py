@@ -68,8 +68,10 @@ class EvalOptions(MeasuringOptions):
         from homerlm.lab.evaluate import Models, jobs_of
         from homerlm.model.loading import load_model
 
-        models = Models(lambda rope: load_model(self.model, rope=rope), self.chat, self.calibration or ())
-        run_and_report(jobs_of(plan, models), self.output)
+        ray = self.ray
+        placed = {"device_map": "cuda"} if ray and ray.gpus else {}
+        models = Models(lambda rope: load_model(self.model, rope=rope, **placed), self.chat, self.calibration or ())
+        run_and_report(jobs_of(plan, models), self.output, ray)
 
 
 _command = partial(measuring_command, app, EvalOptions)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -19,7 +19,7 @@ from homerlm.formatting import size
 
 if TYPE_CHECKING:
     from homerlm.scale.corpus import Engine, Indexed
-    from homerlm.scale.ray_workers import RaySettings
+    from homerlm.scale.ray_actors import RaySettings
 
 PANEL = "A folder of shards"
 ShardTokens = Annotated[
@@ -83,7 +83,7 @@ class FolderOptions:
 
 def index_folder(
     given: Sequence[str],
-    output: Path,
+    output: str,
     options: FolderOptions,
     inert: dict[str, Any],
     workers: RaySettings | None,
@@ -97,18 +97,24 @@ def index_folder(
     for name, value in inert.items():
         if value:
             raise UsageError(f"{name} has no effect on a folder of shards, which is always added to: leave it out")
-    if output.exists() and not output.is_dir():
+    from homerlm.index import buckets
+
+    urls = [place for place in given if buckets.is_url(place)]
+    if os.path.exists(output) and not os.path.isdir(output):
         raise UsageError(f"--output is {output}, a file: shards need a folder")
     if "-" in given:
         raise UsageError("- (standard input) cannot be read again by workers: name files")
     check_device(model.device)
-    found = inputs.expand(given)
-    from homerlm.scale.listing import skipped_of
+    from homerlm.documents import Inputs
+    from homerlm.scale.listing import files_of, skipped_of
 
+    paths = [place for place in given if place not in urls]
+    found = inputs.expand(paths) if paths else Inputs((), ())
+    files = files_of(found, buckets.expand(urls))
     homer, engine = open_homer(), _engine(workers, model)
     started = time.perf_counter()
     with reading("Reading", quiet=quiet or as_json) as bar:
-        done = _indexed(homer, found, output, options, engine, bar)
+        done = _indexed(homer, files, output, options, engine, bar)
     seconds = time.perf_counter() - started
     skipped = [f"{item.path}: {item.reason}" for item in skipped_of(found)]
     record = _record(output, done, seconds) | {"skipped": skipped}
@@ -128,14 +134,16 @@ def _engine(workers: RaySettings | None, model: ModelOptions) -> Engine | None:
     return RayEngine(ModelSource(model.model, model.rope, str(model.dtype), model.device), workers)
 
 
-def _indexed(homer: Any, found: Any, output: Path, options: FolderOptions, engine: Engine | None, bar: Any) -> Indexed:
+def _indexed(
+    homer: Any, files: list[tuple[str, str]], output: str, options: FolderOptions, engine: Engine | None, bar: Any
+) -> Indexed:
     from homerlm.passes import run_steps
     from homerlm.scale.corpus import indexing
-    from homerlm.scale.listing import Fields, files_of
+    from homerlm.scale.listing import Fields
 
     steps = indexing(
         homer,
-        files_of(found),
+        files,
         output,
         engine=engine,
         shard_tokens=options.shard_tokens,
@@ -147,15 +155,17 @@ def _indexed(homer: Any, found: Any, output: Path, options: FolderOptions, engin
     return run_steps(steps, bar)
 
 
-def _record(output: Path, done: Indexed, seconds: float) -> dict[str, Any]:
+def _record(output: str, done: Indexed, seconds: float) -> dict[str, Any]:
+    from homerlm.index.buckets import inside, size_of
+
     manifest = done.manifest
     return {
-        "index": str(output),
+        "index": output,
         "documents": len(manifest.held),
         "tokens": sum(shard.tokens for shard in manifest.shards),
         "tokens_read": done.tokens_read,
         "shards": len(manifest.files),
-        "bytes": sum((output / file).stat().st_size for file in manifest.files),
+        "bytes": sum(size_of(inside(output, file)) for file in manifest.files),
         "seconds": seconds,
         "failed": [f"{member.name}: {member.reason}" for member in done.failed],
         "duplicates": [f"{member.name}: {member.reason}" for member in done.duplicates],

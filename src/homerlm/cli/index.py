@@ -49,6 +49,8 @@ Examples:
 
   homer index library/ records.jsonl table.parquet -o all/ --shard-tokens 1M --workers ray --num-workers 4
 
+  homer index s3://library/books/*.epub -o s3://library/all --shard-tokens 1M
+
   homer select --context company.homer "Who signed the contract?" --json
 """
 ACTING = ("max_chunk_len", "chunk_batch", "scoring_layers")  # settings that make a difference to what is kept
@@ -64,7 +66,12 @@ def index(
         ),
     ],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, or, for shards, the folder.")],
+    place: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="The file to write, or, for shards, the folder (also s3://...)."
+        ),
+    ],
     append: Annotated[
         bool, typer.Option("--append", help="Add the documents to the index that the file holds.")
     ] = False,
@@ -98,7 +105,7 @@ def index(
     if shard_tokens is not None:
         index_folder(
             given,
-            output,
+            place,
             FolderOptions.of(shard_tokens, text_field, name_field, int8=int8, chat=chat, password=password),
             {"--append": append, "--force": force, "--template-option": template_option},
             workers_given.settings(),
@@ -111,6 +118,7 @@ def index(
     for name, value in (("--text-field", text_field), ("--name-field", name_field)):
         if value is not None:
             raise UsageError(f"{name} is for the records of a folder of shards: add --shard-tokens, or leave it out")
+    output = _file(place, given)
     if append and not output.exists():
         raise UsageError(f"--append adds to an index, but {output} does not exist: leave --append out to make it")
     if append and int8:
@@ -151,6 +159,17 @@ def index(
             soft_wrap=True,
             markup=False,
         )
+
+
+def _file(output: str, given: list[str]) -> Path:
+    """The file to write. Raises `UsageError` for one, or documents, in a bucket."""
+    from homerlm.index.buckets import is_url
+
+    for place in filter(is_url, (output, *given)):
+        raise UsageError(
+            f"{place} is in a bucket, where only folders of shards are made, and made of: add --shard-tokens"
+        )
+    return Path(output)
 
 
 def _texts(found: Any, password: str | None, unread: list[Any]) -> Iterator[tuple[str, str]]:

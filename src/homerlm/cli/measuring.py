@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
@@ -14,11 +14,13 @@ import typer
 
 from homerlm.cli.console import err, note_command, out, progress_bar
 from homerlm.cli.options import Model, option, with_parameters
+from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from homerlm.lab.methods import Method
-    from homerlm.lab.run import Job
+    from homerlm.lab.run import Doing, Job
+    from homerlm.scale.ray_actors import RaySettings
 
 EXTRA = 'pip install "homerlm[eval]"'
 
@@ -35,11 +37,20 @@ class MeasuringOptions:
     methods: Annotated[list[str] | None, typer.Option(help="Methods, by commas or spaces.")] = None
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, by commas; 8k is 8,192.")] = "4k,8k,16k,32k"
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records and reports.")] = Path("homer")
+    workers: Workers = None
+    num_workers: NumWorkers = None
+    gpus_per_worker: GpusPerWorker = None
+    cpus_per_worker: CpusPerWorker = None
 
     def __post_init__(self) -> None:
         from homerlm.lab.records import check_output
 
         check_output(self.output)
+
+    @cached_property
+    def ray(self) -> RaySettings | None:
+        """Workers that measure, None for this process. Raises `UsageError`, `ConfigError`."""
+        return WorkerOptions(self.workers, self.num_workers, self.gpus_per_worker, self.cpus_per_worker).settings()
 
     @property
     def parsed_methods(self) -> list[Method]:
@@ -78,16 +89,21 @@ def _check_installed() -> None:
         raise ConfigError(f"measuring needs pandas, which is not installed: {EXTRA}")
 
 
-def run_and_report(jobs: Sequence[Job], output: Path) -> None:
-    """Run jobs under a progress bar, then report; stopping it keeps what was recorded. Raises the first error if every
-    record has one."""
+def run_and_report(jobs: Sequence[Job], output: Path, ray: RaySettings | None = None) -> None:
+    """Run jobs, on Ray if asked, under a progress bar, then report; stopping it keeps what was recorded. Raises the
+    first error if every record has one."""
     from homerlm.lab.records import RecordFile
-    from homerlm.lab.run import raise_failure, run
+    from homerlm.lab.run import one_by_one, raise_failure, run
 
     file = RecordFile(output)
     note_command(output)
+    doing: Doing = one_by_one
+    if ray is not None:
+        from homerlm.lab.on_ray import OnRay
+
+        doing = OnRay(ray)
     with progress_bar("Starting") as progress:
-        error = run(jobs, file, progress=progress)
+        error = run(jobs, file, progress=progress, doing=doing)
     show_report(output)
     if error is not None:
         raise_failure(error)

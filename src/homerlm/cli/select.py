@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,7 +46,7 @@ def select(
     *,
     question: Question = None,
     context: Annotated[
-        Path | None, typer.Option(help="Choose from what homer index has read before; give no FILE.")
+        str | None, typer.Option(metavar="PATH", help="Choose from what homer index has read before; give no FILE.")
     ] = None,
     tokens: Annotated[str, typer.Option(help="Most tokens of the documents to choose; 4k is 4,096.")] = str(
         SELECT_TOKENS

@@ -150,18 +150,19 @@ def run_replicas(
     gpus_per_replica: float | None,
 ) -> None:
     """Serve with replicas, which each `load` the model, until a signal ends it."""
+    from homerlm.scale.ray_start import check_installed as check_installed_for_ray
     from homerlm.server.replicas import running
 
     found = re.fullmatch(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?", replicas, re.ASCII)
     if not found or int(found[2] or found[1]) < int(found[1]):
         raise UsageError(f"--replicas is {replicas!r}; it must be a number, or the least and the most, as 1:4")
-    running.check_installed()
+    check_installed_for_ray(*running.NEEDED)
     from homerlm.server.replicas.deployment import Replicas
 
     cpus = 1.0 if cpus_per_replica is None else cpus_per_replica
     wanted = Replicas(int(found[1]), int(found[2] or found[1]), cpus, gpus_per_replica or 0.0)
     with status("Starting the replicas", quiet), ExitStack() as stack:
-        address = stack.enter_context(running.serving(load, settings, wanted, ray or running.LOCAL))
+        address = stack.enter_context(running.serving(load, settings, wanted, ray))
         serving = stack.pop_all()
     with serving:
         if not quiet:

@@ -1,4 +1,4 @@
-"""`--workers`: where chunks are read, if not in this process."""
+"""`--workers`: where chunks are read, or measurements made, if not in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from homerlm.config import Config, MergeConfig
 
 if TYPE_CHECKING:
     from homerlm.executor import Executor
-    from homerlm.scale.ray_workers import RaySettings
+    from homerlm.scale.ray_actors import RaySettings
 
 PANEL = "Workers"
 
@@ -21,7 +21,7 @@ Workers = Annotated[
     str | None,
     typer.Option(
         metavar="ray[:ADDRESS]",
-        help="Read chunks on Ray: on this machine, or on the cluster at an address (auto, 10.0.0.1:6379).",
+        help="Have it done by workers on Ray: on this machine, or the cluster at an address (auto, 10.0.0.1:6379).",
         rich_help_panel=PANEL,
         show_default=False,
     ),
@@ -60,7 +60,7 @@ class WorkerOptions:
         kind, _, address = self.workers.partition(":")
         if kind != "ray" or self.workers == "ray:":
             raise UsageError(f"--workers is {self.workers!r}; it must be ray, or ray:ADDRESS such as ray:auto")
-        from homerlm.scale.ray_workers import RaySettings
+        from homerlm.scale.ray_actors import RaySettings
 
         count, gpus = self.count or 1, self.gpus or 0.0
         threads = None if address or gpus else self._local_threads(count)

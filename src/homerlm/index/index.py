@@ -17,6 +17,7 @@ from homerlm import mapped, storage
 from homerlm.context import Origin
 from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.formatting import size
+from homerlm.index.buckets import is_url, local
 from homerlm.index.keys import KeyLayout, Slot
 from homerlm.mapped import Mapped, MappedFiles, Rows
 from homerlm.model.identity import ModelIdentity
@@ -198,13 +199,13 @@ class Index:
     ) -> Index:
         """A saved index, for the model that made it. Its tensors stay in the file and are read when they are needed.
         Without `check` the file is not read through to see whether it is damaged: who scores its keys should have done
-        so.
+        so. path: may be a URL, such as s3://bucket/book.homer, whose file is copied into the cache.
 
         Raises `MismatchError` with both values for another model, RoPE scaling, dtype or tokenizer (where one is
         given), or for a file of another kind, `CorruptFileError` for a damaged one, `InputError` for a path that is
         no file.
         """
-        window, metadata = mapped.read(path, kind=KIND, version=VERSION, check=check)
+        window, metadata = mapped.read(local(path), kind=KIND, version=VERSION, check=check)
         index = rebuilt(path, window, metadata, vocab=model.get_input_embeddings().weight.shape[0])
         dtype = str(model.dtype) if index.frame.int8 else str(index.keys.dtype)
         index.frame.origin.check(path, dtype, model, tokenizer)
@@ -250,7 +251,8 @@ def rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> 
     if _ends(parts) != (tokens, len(tensors["text"])):
         raise CorruptFileError(f"{path}: its documents do not follow each other to the end of its tokens and text")
     given = {name: tensors.get(name) for name in ("keys", "scales", *TENSORS)}
-    return Index(frame, parts, **given, mapped=window, files=(IndexFile(os.path.abspath(path), 0, tokens),))
+    place = path if is_url(path) else os.path.abspath(path)
+    return Index(frame, parts, **given, mapped=window, files=(IndexFile(place, 0, tokens),))
 
 
 def _ends(parts: Sequence[Part]) -> tuple[int, int]:

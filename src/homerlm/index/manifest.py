@@ -1,4 +1,5 @@
-"""A collection: a folder of index files and the manifest of what is in them, which grows line by line.
+"""A collection: a folder of index files and the manifest of what is in them, which grows line by line. It may
+be in a bucket (s3://bucket/corpus).
 
 A file counts once its line is in the manifest. Both are complete or not there: files are put in place whole, and a last
 line that was cut off is dropped when the manifest is opened to be written.
@@ -16,6 +17,8 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.errors import CorruptFileError, InputError, MismatchError
+from homerlm.index import buckets
+from homerlm.index.buckets import Place, inside, is_url
 from homerlm.index.index import Frame, Index
 from homerlm.index.joined import join
 
@@ -63,16 +66,16 @@ class Shard:
 class Manifest:
     """What a folder holds. frame: what its files have in common."""
 
-    folder: Path
+    folder: Place
     frame: Frame
     shards: list[Shard] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Place) -> Manifest:
         """Raises `InputError` where there is none, `CorruptFileError`, or `MismatchError` for another version."""
-        path = folder / NAME
+        path = inside(folder, NAME)
         try:
-            lines, _ = _lines(path)
+            lines, _ = _lines(path, buckets.read_bytes(path))
         except OSError as error:
             raise InputError(
                 f"{folder} holds no collection: {error.strerror} ({NAME}); make it with homer index"
@@ -106,7 +109,42 @@ class ManifestWriter:
     """The manifest of a folder, open for one process to add to. Raises `InputError` where another one does, or the
     folder cannot be written, `MismatchError` where it was made with other settings or another model."""
 
-    def __init__(self, folder: Path, frame: Frame) -> None:
+    def __init__(self, folder: Place, frame: Frame) -> None:
+        self._file = _InBucket(folder) if is_url(folder) else _OnDisk(Path(folder))
+        try:
+            self.manifest = self._opened(folder, frame)
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, shard: Shard) -> None:
+        """Count a file. It is on the disk, or in the bucket, when this returns."""
+        self._file.append(shard.to_dict())
+        self.manifest.shards.append(shard)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> ManifestWriter:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _opened(self, folder: Place, frame: Frame) -> Manifest:
+        if not self._file.begin():
+            self._file.append({"kind": KIND, "version": VERSION, "frame": frame.to_dict()})
+        manifest = Manifest.read(folder)
+        manifest.frame.check_same(frame)
+        if difference := manifest.frame.origin.model.mismatch(frame.origin.model):
+            raise MismatchError(f"{folder} belongs to another model, {difference}")
+        return manifest
+
+
+class _OnDisk:
+    """The lines of a manifest in a folder, which one process holds."""
+
+    def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / LOCK)
@@ -117,56 +155,60 @@ class ManifestWriter:
             ) from error
         except OSError as error:
             raise InputError(f"{folder} cannot be written: {error}; choose another folder") from error
-        self.path = folder / NAME
-        try:
-            self.manifest = self._opened(folder, frame)
-        except BaseException:
-            self.close()
-            raise
+        self._path = folder / NAME
 
-    def add(self, shard: Shard) -> None:
-        """Count a file. It is on the disk when this returns."""
-        self._append(shard.to_dict())
-        self.manifest.shards.append(shard)
-
-    def close(self) -> None:
-        self._lock.release()
-
-    def __enter__(self) -> ManifestWriter:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def _opened(self, folder: Path, frame: Frame) -> Manifest:
-        lines, whole = _lines(self.path) if self.path.exists() else ([], 0)
+    def begin(self) -> bool:
+        """Leave whole lines only; whether there are any."""
+        lines, whole = _lines(self._path, self._path.read_bytes()) if self._path.exists() else ([], 0)
         if lines:
-            os.truncate(self.path, whole)
+            os.truncate(self._path, whole)
         else:
-            self.path.write_bytes(b"")
-            self._append({"kind": KIND, "version": VERSION, "frame": frame.to_dict()})
-        manifest = Manifest.read(folder)
-        manifest.frame.check_same(frame)
-        if difference := manifest.frame.origin.model.mismatch(frame.origin.model):
-            raise MismatchError(f"{folder} belongs to another model, {difference}")
-        return manifest
+            self._path.write_bytes(b"")
+        return bool(lines)
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def append(self, line: dict[str, Any]) -> None:
         try:
-            with open(self.path, "ab") as file:
+            with open(self._path, "ab") as file:
                 file.write(json.dumps(line).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error}; free space") from error
+            raise InputError(f"{self._path} cannot be written: {error}; free space") from error
+
+    def close(self) -> None:
+        self._lock.release()
 
 
-def is_collection(path: str | os.PathLike[str]) -> bool:
-    return (Path(path) / NAME).is_file()
+class _InBucket:
+    """The lines of a manifest in a bucket, written anew with each; who finds another one's lines there stops."""
+
+    def __init__(self, folder: Place) -> None:
+        self._place = inside(folder, NAME)
+        self._state = buckets.state_of(self._place)
+        self._content = buckets.read_bytes(self._place) if self._state else b""
+
+    def begin(self) -> bool:
+        """Whether there are lines."""
+        return bool(_lines(self._place, self._content)[0])
+
+    def append(self, line: dict[str, Any]) -> None:
+        if buckets.state_of(self._place) != self._state:
+            raise InputError(f"{self._place} is being written by another homer index: wait for it, or choose another")
+        self._content += json.dumps(line).encode() + b"\n"
+        buckets.write_bytes(self._place, self._content)
+        self._state = buckets.state_of(self._place)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def is_collection(path: Place) -> bool:
+    manifest = inside(path, NAME)
+    return buckets.state_of(manifest) is not None if is_url(path) else os.path.isfile(manifest)
 
 
 def load_collection(
-    folder: str | os.PathLike[str],
+    folder: Place,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
@@ -174,15 +216,14 @@ def load_collection(
 ) -> Index:
     """All files of a collection as one index. Without `check` the files are not read through, for who scores them does
     that. Raises as `Index.load`, `InputError` for an empty collection."""
-    manifest = Manifest.read(Path(folder))
+    manifest = Manifest.read(folder)
     if not manifest.files:
         raise InputError(f"{folder} holds no document yet: index some")
-    return join([Index.load(manifest.folder / file, model, tokenizer, check=check) for file in manifest.files])
+    return join([Index.load(inside(folder, file), model, tokenizer, check=check) for file in manifest.files])
 
 
-def _lines(path: Path) -> tuple[list[Any], int]:
-    """The JSON lines of a file but for a last one that was cut off, and the bytes of these."""
-    content = path.read_bytes()
+def _lines(path: Place, content: bytes) -> tuple[list[Any], int]:
+    """The JSON lines of a file's content but for a last one that was cut off, and the bytes of these."""
     whole = content[: content.rfind(b"\n") + 1]
     try:
         return [json.loads(line) for line in whole.splitlines()], len(whole)

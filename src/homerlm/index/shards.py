@@ -11,12 +11,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from homerlm import mapped
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel
+from homerlm.index.buckets import local
 from homerlm.index.index import KIND, VERSION, Index, IndexFile, rebuilt
 from homerlm.index.joined import join
 from homerlm.index.question import LayerQuestion
@@ -179,15 +181,15 @@ def _first_unit(index: Index, part: Part) -> int:
 def opened(files: Sequence[IndexFile], model: LoadedModel) -> Index:
     """Files that follow each other as one index, for the model that made them. They stay open in this process."""
     vocab = model.decoder.model.get_input_embeddings().weight.shape[0]
-    return join([_file(one.path, vocab, *_state(one.path)) for one in files])
+    return join([_file(one.path, local(one.path), vocab) for one in files])
 
 
-def _state(path: str) -> tuple[int, int]:
+def _file(place: str, path: Path, vocab: int) -> Index:
     facts = os.stat(path)
-    return facts.st_mtime_ns, facts.st_size
+    return _read_file(place, path, vocab, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=OPEN_FILES)
-def _file(path: str, vocab: int, modified: int, size: int) -> Index:  # noqa: ARG001 (another file has others)
+def _read_file(place: str, path: Path, vocab: int, modified: int, size: int) -> Index:  # noqa: ARG001 (another file's)
     """A file's index, read through once to see that it is whole."""
-    return rebuilt(path, *mapped.read(path, kind=KIND, version=VERSION), vocab=vocab)
+    return rebuilt(place, *mapped.read(path, kind=KIND, version=VERSION), vocab=vocab)

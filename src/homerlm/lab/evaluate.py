@@ -120,8 +120,7 @@ class EvalJob:
         return str(self.method)
 
     def records(self, known: RecordFile) -> Iterator[Record]:
-        facts = self.models.facts(self.method)
-        keys = [facts | key for key in self.work.keys]
+        keys = self._keys()
         found = {place: record for place, key in enumerate(keys) if (record := known.get(key))}
         yield from found.values()
         missing = dict.fromkeys(place for place in range(len(keys)) if place not in found)
@@ -133,6 +132,13 @@ class EvalJob:
                         yield keys[place] | outcome
         except HomerError as error:  # the method does not fit, or the sample itself cannot be made
             yield from (keys[place] | {"error": failure(error)} for place in missing)
+
+    def failed(self, error: str) -> Iterator[Record]:
+        return (key | {"error": error} for key in self._keys())
+
+    def _keys(self) -> list[dict[str, Any]]:
+        facts = self.models.facts(self.method)
+        return [facts | key for key in self.work.keys]
 
 
 def jobs_of(plan: Plan, models: Models) -> list[EvalJob]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 
@@ -34,6 +35,9 @@ class IsolatedJob:
 
     def records(self, known: RecordFile) -> Iterator[Record]:
         yield known.get(self.case.key) or run_isolated(self.case, self.timeout_s)
+
+    def failed(self, error: str) -> Iterator[Record]:
+        yield self.case.key | {"error": error}
 
 
 def record_of(case: Case) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def _work(work: Callable[[Case], dict[str, Any]], case: Case, sender: Connection
     from homerlm.model.memory import keep_freed_memory
     from homerlm.model.one_token import let_onednn_be_switched
 
+    Thread(target=_end_with_parent, daemon=True).start()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     keep_freed_memory()
@@ -90,6 +95,14 @@ def _work(work: Callable[[Case], dict[str, Any]], case: Case, sender: Connection
         sender.send(work(case))
     except Exception as error:
         sender.send(case.key | {"error": f"crash: {type(error).__name__}: {str(error)[:300]}"})
+
+
+def _end_with_parent() -> None:
+    """A killed parent ends nothing by itself, and what is measured next would have to share the machine."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _why(code: int) -> str:

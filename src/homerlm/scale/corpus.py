@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from homerlm.homer import Homer
+from homerlm.index.buckets import Place, inside, names_in, remove
 from homerlm.index.manifest import Manifest, ManifestWriter, Member, Shard
 from homerlm.passes import Event
 from homerlm.scale.listing import Fields, Listed, list_file
@@ -55,7 +55,7 @@ class Indexed:
 def indexing(
     homer: Homer,
     files: Sequence[tuple[str, str]],
-    folder: Path,
+    folder: Place,
     *,
     engine: Engine | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -64,7 +64,7 @@ def indexing(
     chat: bool | None = None,
     password: str | None = None,
 ) -> Generator[Event, None, Indexed]:
-    """Events of the files, (name, path) each, that are indexed into a folder; the value is what was done. What the
+    """Events of the files, (name, place) each, that are indexed into a folder; the value is what was done. What the
     folder holds already is left out, by the digest of its content. Closing the generator stops the work; the same call
     goes on with it.
 
@@ -125,9 +125,9 @@ def _unique(
             duplicates.append(Member(document.name, document.path, document.sha256, reason=reason))
 
 
-def _remove_uncounted(folder: Path, manifest: Manifest) -> None:
+def _remove_uncounted(folder: Place, manifest: Manifest) -> None:
     """Remove files that a stopped run has left and that nothing is known of."""
     counted = set(manifest.files)
-    for path in folder.glob("shard-*.homer"):
-        if path.name not in counted:
-            path.unlink(missing_ok=True)
+    for name in names_in(folder, "shard-*.homer"):
+        if name not in counted:
+            remove(inside(folder, name))

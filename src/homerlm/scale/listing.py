@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from homerlm.documents import Inputs, Skipped, headings_of, read_document
-from homerlm.errors import ConfigError, DocumentError
+from homerlm.documents.reading import read_bytes as read_content
+from homerlm.errors import ConfigError, DocumentError, InputError
+from homerlm.index import buckets
+from homerlm.index.buckets import is_url, opened
 
 LINES, ROWS = (".jsonl", ".ndjson"), (".parquet",)
 
@@ -37,10 +40,10 @@ class Listed:
     reason: str | None = None
 
 
-def files_of(found: Inputs) -> list[tuple[str, str]]:
-    """Name and path of a command's inputs, tables among them, which are no text."""
+def files_of(found: Inputs, urls: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Name and place of a command's inputs, tables among them, which are no text, and of files in buckets."""
     tables = [item.path for item in found.skipped if item.path.suffix.lower() in ROWS and item.path.is_file()]
-    files = [*found.files, *tables]
+    files: list[str | Path] = [*found.files, *tables, *urls]
     return list(zip(headings_of(files), map(str, files), strict=True))
 
 
@@ -57,9 +60,10 @@ def list_file(name: str, path: str, fields: Fields) -> Iterator[Listed]:
         elif suffix in ROWS:
             yield from _rows(name, path, fields)
         else:
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            yield Listed(name, path, digest, Path(path).stat().st_size)
+                size = file.tell()
+            yield Listed(name, path, digest, size)
     except OSError as error:
         yield _unread(name, path, error.strerror or str(error))
 
@@ -70,14 +74,15 @@ def text_of(document: Listed, fields: Fields, password: str | None = None) -> st
         raise DocumentError(document.reason)
     try:
         if document.place is None:
-            return read_document(document.path, password=password)
+            if not is_url(document.path):
+                return read_document(document.path, password=password)
+            return read_content(buckets.read_bytes(document.path), document.path, password=password)
         if Path(document.path).suffix.lower() in LINES:
-            with open(document.path, "rb") as file:
-                file.seek(document.place[0])
-                text = json.loads(file.read(document.place[1]))[fields.text]
+            start, count = document.place
+            text = json.loads(buckets.read_bytes(document.path, start, start + count))[fields.text]
         else:
             text = _group(document.path, document.place[0], fields)[0][document.place[1]]
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, InputError) as error:
         raise DocumentError(f"{document.path} has changed since it was listed: {error}") from error
     if _digest(text) != document.sha256:
         raise DocumentError(f"{document.path} has changed since it was listed")
@@ -86,7 +91,7 @@ def text_of(document: Listed, fields: Fields, password: str | None = None) -> st
 
 def _lines(name: str, path: str, fields: Fields) -> Iterator[Listed]:
     at = 0
-    with open(path, "rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             place, at = (at, len(line)), at + len(line)
             if not line.strip():
@@ -105,7 +110,9 @@ def _lines(name: str, path: str, fields: Fields) -> Iterator[Listed]:
 def _rows(name: str, path: str, fields: Fields) -> Iterator[Listed]:
     parquet = _parquet()
     try:
-        groups, columns = parquet.ParquetFile(path).num_row_groups, parquet.read_schema(path).names
+        with opened(path) as source:
+            file = parquet.ParquetFile(source)
+            groups, columns = file.num_row_groups, file.schema_arrow.names
     except Exception as error:  # whatever a damaged file raises
         yield _unread(name, path, f"it is no Parquet file: {error}")
         return
@@ -137,9 +144,10 @@ def _digest(text: str) -> str:
 @lru_cache(maxsize=2)
 def _group(path: str, group: int, fields: Fields) -> tuple[list[Any], list[Any]]:
     """Texts and names of a row group."""
-    file = _parquet().ParquetFile(path)
-    names = [fields.text, *([fields.name] if fields.name in file.schema_arrow.names else [])]
-    table = file.read_row_group(group, columns=names)
+    with opened(path) as source:
+        file = _parquet().ParquetFile(source)
+        names = [fields.text, *([fields.name] if fields.name in file.schema_arrow.names else [])]
+        table = file.read_row_group(group, columns=names)
     texts = table.column(fields.text).to_pylist()
     return texts, table.column(fields.name).to_pylist() if len(names) > 1 else [None] * len(texts)
 

@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from homerlm.executor import Work
-
 EACH = 2  # items on their way to or at one worker, so that none waits for the next one
 AHEAD = 16  # times as many items as workers are begun before the value of the first one is there
 WAIT_S = 0.05
@@ -24,7 +22,7 @@ REST_S = 10.0  # that a worker gets nothing new after another one was faster so
 class Worker(Protocol):
     """What does one item after the other."""
 
-    def submit(self, work: Work[Any, Any], item: Any) -> Future[Any]: ...
+    def submit(self, work: Any, item: Any) -> Future[Any]: ...
 
     def value(self, future: Future[Any]) -> Any:
         """Of a future that is done. Raises what the work raised."""
@@ -47,10 +45,16 @@ class _Task:
 
 
 def in_order(
-    workers: Sequence[Worker], work: Work[Any, Any], items: Iterable[Any], homes: Sequence[int] | None = None
+    workers: Sequence[Worker],
+    work: Any,
+    items: Iterable[Any],
+    homes: Sequence[int] | None = None,
+    *,
+    long: bool = False,
 ) -> Iterator[Any]:
-    """`Executor.map` by workers."""
-    run = _Run(workers, work, items, homes)
+    """`Executor.map` by workers. long: items take so long that a worker's next one may wait for its last one's value,
+    and none is given to a second worker because it is late."""
+    run = _Run(workers, work, items, homes, long)
     try:
         while run.fill():
             if run.has_next:
@@ -67,9 +71,9 @@ class _Run:
     """One map: tasks in the items' order, and the workers with their futures of those that are done."""
 
     def __init__(
-        self, workers: Sequence[Worker], work: Work[Any, Any], items: Iterable[Any], homes: Sequence[int] | None
+        self, workers: Sequence[Worker], work: Any, items: Iterable[Any], homes: Sequence[int] | None, long: bool
     ) -> None:
-        self._workers, self._work, self._homes = workers, work, homes
+        self._workers, self._work, self._homes, self._long = workers, work, homes, long
         self._items = enumerate(items)
         self._tasks: list[_Task] = []
         self._done: dict[int, tuple[Worker, Future[Any]]] = {}
@@ -89,7 +93,7 @@ class _Run:
             self._tasks.append(_Task(number, item, home))
             self._read = number + 1
         for worker in range(len(self._workers)):
-            while self._load(worker) < EACH and (task := self._next_for(worker)):
+            while self._load(worker) < (1 if self._long else EACH) and (task := self._next_for(worker)):
                 self._give(task, worker)
         return bool(self._tasks or self._done)
 
@@ -130,7 +134,7 @@ class _Run:
         return next((task for task in late if len(task.by) == 1 and worker not in task.by.values()), None)
 
     def _is_late(self, task: _Task, now: float) -> bool:
-        if not task.by or not self._seconds:
+        if self._long or not task.by or not self._seconds:
             return False
         return now - task.given > LATE_S + LATE * statistics.median(self._seconds)
 

@@ -18,7 +18,7 @@ from homerlm.index.manifest import Shard
 from homerlm.passes import Event, run_steps
 from homerlm.scale.listing import Fields, Listed, list_file
 from homerlm.scale.packing import pack, unpack
-from homerlm.scale.ray_workers import RESTARTS, RETRIES, RaySettings, connected
+from homerlm.scale.ray_actors import RESTARTS, RETRIES, RaySettings
 from homerlm.scale.shard import Planned, ShardWriting
 from homerlm.scale.source import ModelSource
 
@@ -28,7 +28,7 @@ class RayEngine:
 
     def __init__(self, source: ModelSource, settings: RaySettings) -> None:
         self._source, self._settings = source, settings
-        self._ray = connected(settings)
+        settings.connect()
         self._data = _quiet_data()
 
     def listed(self, files: Sequence[tuple[str, str]], fields: Fields) -> Iterable[Listed]:

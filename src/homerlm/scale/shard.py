@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from homerlm.errors import DocumentError, HomerError
 from homerlm.homer import Homer
+from homerlm.index.buckets import inside, written
 from homerlm.index.index import Frame, Index
 from homerlm.index.manifest import Member, Shard
 from homerlm.passes import Event
@@ -67,18 +67,20 @@ class ShardWriting:
     def write(self, homer: Homer, shard: Planned) -> Generator[Event, None, Shard]:
         """Events of the documents that are read; the value is what the manifest says of the file. A file of the same
         documents that is there and whole is taken as it is: its writer was stopped before it could be counted."""
-        path = Path(self.folder) / self.name_of(shard.documents)
-        if (found := self._found(homer, path, shard)) is not None:
+        name = self.name_of(shard.documents)
+        place = inside(self.folder, name)
+        if (found := self._found(homer, place, name, shard)) is not None:
             return found
         failed: list[Member] = []
         texts = self._texts(shard.documents, failed)
-        index = yield from homer.reading(texts, path=path, int8=self.int8, chat=self.chat)
+        with written(place) as path:
+            index = yield from homer.reading(texts, path=path, int8=self.int8, chat=self.chat)
         Frame.from_dict(self.frame).check_same(index.frame)
         if not index.parts:  # its file is none that counts
             return Shard(None, shard.first, (), tuple(failed))
         missing = {member.sha256 for member in failed}
         read = [document for document in shard.documents if document.sha256 not in missing]
-        return Shard(path.name, shard.first, _members(read, index), tuple(failed))
+        return Shard(name, shard.first, _members(read, index), tuple(failed))
 
     def name_of(self, documents: Sequence[Listed]) -> str:
         """A file's name, which follows from what is in it and how it is made."""
@@ -94,16 +96,14 @@ class ShardWriting:
             else:
                 yield document.name, text
 
-    def _found(self, homer: Homer, path: Path, shard: Planned) -> Shard | None:
-        if not path.exists():
-            return None
+    def _found(self, homer: Homer, place: str, name: str, shard: Planned) -> Shard | None:
         try:
-            index = Index.load(path, homer.model, homer.tokenizer)
+            index = Index.load(place, homer.model, homer.tokenizer)
         except HomerError:
             return None
         if list(index.names) != [document.name for document in shard.documents]:
             return None
-        return Shard(path.name, shard.first, _members(shard.documents, index))
+        return Shard(name, shard.first, _members(shard.documents, index))
 
 
 def _members(documents: Sequence[Listed], index: Index) -> tuple[Member, ...]:

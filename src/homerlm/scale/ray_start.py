@@ -1,0 +1,45 @@
+"""Where Ray is started, or connected to: for workers and for the server's replicas."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from typing import Any
+
+from homerlm.errors import ConfigError
+
+EXTRA = 'pip install "homerlm[ray]"'
+STORE_BYTES = 200_000_000  # of the object store where Ray is started here: what passes through it is small
+
+
+def check_installed(*modules: str) -> None:
+    """Raise `ConfigError` where one is missing."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"workers and replicas on Ray need {', '.join(missing)}, which is not installed: {EXTRA}")
+
+
+def connected(address: str | None = None, **options: Any) -> Any:
+    """The module ray, connected to the Ray at an address, "auto" for the one that this machine belongs to; None for
+    what this process is connected to, or else one of its own, which ends with it. options: of `ray.init` for that.
+
+    Raises `ConfigError` where it is not installed or cannot be reached.
+    """
+    check_installed("ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where Ray is started here, it tells nobody,
+    os.environ.setdefault("RAY_worker_niceness", "0")  # and its workers are as urgent as this process
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    if address is None:
+        own = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+        options = {"address": "local"} | own | options
+    else:
+        options = {"address": address}
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        place = address or "this machine"
+        raise ConfigError(f"Ray at {place} cannot be reached: {error}; check the address") from error
+    return ray
