@@ -317,9 +317,6 @@ def _text(name: str) -> tuple[str, str]:
 
 
 def _documents(names: list[str]) -> tuple[list[str], str]:
-    from homerlm.documents.reading import read_document
-    from homerlm.lab.corpora import pg19, python_documentation
+    from homerlm.lab.corpora import texts_of
 
-    named: dict[str, Callable[[], list[str]]] = {"python": lambda: [python_documentation()], "pg19": pg19}
-    texts = [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
-    return texts, ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)
+    return texts_of(names), ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)

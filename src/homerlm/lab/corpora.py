@@ -3,8 +3,10 @@ had."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from homerlm.documents.reading import read_document
 from homerlm.errors import InputError
 
 # To plant facts about, and words to make facts of.
@@ -18,6 +20,12 @@ NAMES = (
 COUNTS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "frosty", "gentle", "hollow", "ivory", "jolly", "keen")
 NOUNS = ("anchor", "badger", "candle", "dagger", "engine", "falcon", "garden", "hammer", "island", "jacket", "kettle")
+
+
+def texts_of(names: list[str]) -> list[str]:
+    """Texts by their names: of files, `python` for Python's documentation, `pg19` for the paper's books."""
+    named: dict[str, Callable[[], list[str]]] = {"python": lambda: [python_documentation()], "pg19": pg19}
+    return [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
 
 
 def python_documentation() -> str:
