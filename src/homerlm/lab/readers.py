@@ -84,12 +84,13 @@ class HomerReader:
         return self.homer.model
 
     @cached_property
-    def _going_on(self) -> Homer:
+    def going_on(self) -> Homer:
+        """For texts that go on, which ask nothing."""
         return self.homer.for_later(chosen_by="attention")
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
         """`room`: how many tokens are to follow the prompt."""
-        homer = self.homer if use == "answer" else self._going_on
+        homer = self.homer if use == "answer" else self.going_on
         context = homer.compress(prompt.prefix, prompt.context, prompt.suffix, neutral_ids=prompt.neutral)
         return HomerReading(self.homer, context, prompt.neutral)
 
