@@ -31,9 +31,9 @@ from tqdm import tqdm
 from homerlm.config import MergeConfig, parse_settings
 from homerlm.errors import ConfigError, HomerError, InputError
 from homerlm.homer import Homer
-from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.readers import HomerReader, HomerReading, Use
+from homerlm.lab.samples import Asked
 from homerlm.model.loading import load_model
 from homerlm.score.calibration import Calibration
 

@@ -15,14 +15,13 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from homerlm.errors import UnsupportedModelError
-from homerlm.lab.asked import Asked
-from homerlm.lab.case import WARM_UP_LEN, Case
-from homerlm.lab.cost import cost_of, prepared, random_prompt
+from homerlm.lab.case import WARM_UP_LEN, Case, prepared, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
-from homerlm.lab.flops import Shape
-from homerlm.lab.quiet_profile import quiet_profile
+from homerlm.lab.flops import Shape, cost_of
+from homerlm.lab.profile import quiet_profile
 from homerlm.lab.rates import Rates, measure_rates
 from homerlm.lab.readers import Reader
+from homerlm.lab.samples import Asked
 from homerlm.model.memory import PeakMemory, out_of_memory_explained
 
 

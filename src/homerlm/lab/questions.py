@@ -11,10 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import prompt
-from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
 from homerlm.lab.readers import IndexReading, PlainReading, Reader, Reading
-from homerlm.lab.samples import Question, Sample, token_offsets, token_span
+from homerlm.lab.samples import Asked, Question, Sample, token_offsets, token_span
 
 
 @dataclass(frozen=True)

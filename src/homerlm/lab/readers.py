@@ -17,10 +17,10 @@ from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, MismatchError
 from homerlm.homer import Homer
 from homerlm.index.index import Index
-from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.methods import Method
 from homerlm.lab.rivals.choosers import RIVALS, Chooser
+from homerlm.lab.samples import Asked
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
 

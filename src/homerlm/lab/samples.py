@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.lab.corpora import COUNTS, NAMES
-from homerlm.prompt import token_spans
+from homerlm.prompt import PromptIds, token_spans
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,19 @@ class Sample:
     depth: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     sections: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked(PromptIds):
+    """A prompt's ids with what methods need that choose passages by their text. `question` and `document`: their texts
+    alone, or nothing where there are none but ids. `gold`: indices in the prompt of the tokens that answer; only the
+    oracle, and whoever counts what was kept, may use them. `sections`: tokens [start, stop) of the document's sections,
+    if it is made of such."""
+
+    question: str = ""
+    gold: tuple[int, ...] = ()
+    document: str = ""
+    sections: tuple[tuple[int, int], ...] = ()
 
 
 class Task(Protocol):

@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.embed import Embeddings
 from homerlm.lab.rivals.hybrid import FusedRanks
 from homerlm.lab.rivals.infini_retri import InfiniRetri
 from homerlm.lab.rivals.passages import Span, best_that_fit, passages
 from homerlm.lab.rivals.scorers import Scorer, bm25, chance, oracle
+from homerlm.lab.samples import Asked
 from homerlm.score.sentences import Sentences
 
 Chooser = Callable[[Asked, int], list[Span]]
