@@ -41,9 +41,9 @@ def calibrate(
 ) -> None:
     """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""
     check_outputs({"OUTPUT": output}, [*(text or []), model], force=force)
-    from homerlm.lab.corpora import texts_of, wikitext103
+    from homerlm.lab.corpora import named_texts, wikitext103
 
-    texts = texts_of(text) if text else wikitext103()
+    texts = named_texts(text)[0] if text else wikitext103()
     with status("Loading the model", quiet=as_json):
         from homerlm import Calibration, load_model
 

@@ -4,9 +4,9 @@ had."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from homerlm.documents.reading import read_document
 from homerlm.errors import InputError
 
 # To plant facts about, and words to make facts of.
@@ -22,10 +22,13 @@ ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "frosty", "gentle", "h
 NOUNS = ("anchor", "badger", "candle", "dagger", "engine", "falcon", "garden", "hammer", "island", "jacket", "kettle")
 
 
-def texts_of(names: list[str]) -> list[str]:
-    """Texts by their names: of files, `python` for Python's documentation, `pg19` for the paper's books."""
+def named_texts(names: list[str]) -> tuple[list[str], str]:
+    """Texts of files, of Python's documentation (`python`) or of the paper's books (`pg19`); what records call them."""
+    from homerlm.documents.reading import read_document
+
     named: dict[str, Callable[[], list[str]]] = {"python": lambda: [python_documentation()], "pg19": pg19}
-    return [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
+    texts = [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
+    return texts, ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)
 
 
 def python_documentation() -> str:
