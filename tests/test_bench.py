@@ -26,14 +26,21 @@ from homerlm.cli import measuring
 from homerlm.cli.main import app
 from homerlm.errors import ConfigError, HomerError, InputError, OutOfMemoryError, ScheduleError, UnsupportedModelError
 from homerlm.lab import rates
-from homerlm.lab.case import PROFILE, Case, cases
-from homerlm.lab.cost import AFFIX_LEN, bench_reader, cost_of, random_prompt
-from homerlm.lab.flops import Shape, flops_of, plain_pass, with_kept
+from homerlm.lab.case import AFFIX_LEN, PROFILE, Case, bench_reader, cases, random_prompt
+from homerlm.lab.flops import Shape, cost_of, flops_of, plain_pass, with_kept
 from homerlm.lab.isolated import record_of, run_isolated
 from homerlm.lab.measure import measure, peak_of_tensors, run_once
 from homerlm.lab.methods import Method, parse_methods
-from homerlm.lab.profile import FUNCTIONS, PARTS, own_seconds, parts_of_modules, parts_recorded, profile_once
-from homerlm.lab.quiet_profile import lines_left_out, quiet_profile
+from homerlm.lab.profile import (
+    FUNCTIONS,
+    PARTS,
+    lines_left_out,
+    own_seconds,
+    parts_of_modules,
+    parts_recorded,
+    profile_once,
+    quiet_profile,
+)
 from homerlm.lab.random_weights import SHAPES, random_model, shape_config
 from homerlm.lab.rates import Rates
 from homerlm.lab.ratios import ratios

@@ -19,7 +19,7 @@ from homerlm.lab.questions import Setup, answered, ask_later, ask_now, likelihoo
 from homerlm.lab.readers import SINKS, HomerReading, IndexReading, reader_for
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.run import run
-from homerlm.lab.samples import Question, Sample, count_tokens, first_integer, first_letter, share_held
+from homerlm.lab.samples import GRADINGS, Question, Sample, count_tokens
 from homerlm.lab.tasks.needle import KINDS, Needle
 from homerlm.lab.tasks.passkey import Passkey
 from homerlm.lab.tasks.prose import hide
@@ -65,6 +65,9 @@ def test_a_method_is_read_from_its_name(text, base, settings, rope):
         ("homer:pooling=two", "it must be a number"),
         ("homer:pooling=2", "pooling is 2"),
         ("plain:budget=3", "is not a setting of plain"),
+        ("truncate:budget=many", "budget is 'many'; it must be a number"),
+        ("bm25:budget=0", "budget=0 is not a setting of bm25; it has budget=TOKENS, passage=TOKENS"),
+        ("embed:budget=64", "needs the folder of its model"),
         ("homer+long:2", "RopeScaling.method is 'long'"),
         ("homer+pi:1", "RopeScaling.factor"),
     ],
@@ -151,17 +154,17 @@ def test_facts_go_to_sentence_ends():
 @pytest.mark.parametrize(
     ("grade", "answer", "expected", "score"),
     [
-        (first_integer, " 12,345. And 7", ("12345",), 1.0),
-        (first_integer, "7 or 12345", ("12345",), 0.0),
-        (first_integer, "none", ("12345",), 0.0),
-        (share_held, "Oslo: 11, Rome: 22", ("11", "22", "33", "44"), 0.5),
-        (share_held, "KEEN-badger", ("keen-badger",), 1.0),
-        (first_letter, " B. Because A", ("B",), 1.0),
-        (first_letter, "Bad A", ("B",), 0.0),
+        ("first_integer", " 12,345. And 7", ("12345",), 1.0),
+        ("first_integer", "7 or 12345", ("12345",), 0.0),
+        ("first_integer", "none", ("12345",), 0.0),
+        ("share_held", "Oslo: 11, Rome: 22", ("11", "22", "33", "44"), 0.5),
+        ("share_held", "KEEN-badger", ("keen-badger",), 1.0),
+        ("first_letter", " B. Because A", ("B",), 1.0),
+        ("first_letter", "Bad A", ("B",), 0.0),
     ],
 )
 def test_grades(grade, answer, expected, score):
-    assert grade(answer, expected) == score
+    assert GRADINGS[grade](answer, expected) == score
 
 
 # Readers

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from homerlm.errors import ConfigError, HomerError
-from homerlm.lab.asked import Asked
 from homerlm.lab.methods import Method
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now
 from homerlm.lab.readers import reader_for
 from homerlm.lab.rivals.hybrid import _reciprocal
 from homerlm.lab.rivals.infini_retri import located
 from homerlm.lab.rivals.passages import best_that_fit, passages
-from homerlm.lab.samples import Question, Sample
+from homerlm.lab.samples import Asked, Question, Sample
 from homerlm.score.bm25 import passage_scores
 from tiny import llama, prompt
 

@@ -10,10 +10,9 @@ import torch
 from nltk.stem import SnowballStemmer
 
 from homerlm.errors import InputError
-from homerlm.lab.asked import Asked
 from homerlm.lab.corpora import NAMES, python_documentation
 from homerlm.lab.questions import Setup
-from homerlm.lab.samples import GRADINGS, token_span
+from homerlm.lab.samples import GRADINGS, Asked, token_span
 from homerlm.lab.tasks.common import CODE_LEN, COMMON, COMMON_TIMES, DOTS, OTHER_TIMES, CommonWords, FrequentWords
 from homerlm.lab.tasks.headings import Headings, Section, found, load_sections, sections
 from homerlm.lab.tasks.planted import Planted, pairs

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -261,13 +262,18 @@ def parse_settings(preset: str, texts: dict[str, str]) -> Config:
     if preset not in PRESETS:
         raise ConfigError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     kinds = {setting.name: kind_of(setting) for setting in public_fields(PRESETS[preset])}
+    return PRESETS[preset](**parse_values(texts, kinds))
+
+
+def parse_values(texts: Mapping[str, str], kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Texts by name as values of these kinds, those of no known name as they are. Raises `ConfigError`."""
     values: dict[str, Any] = {}
     for name, text in texts.items():
         try:
             values[name] = kinds.get(name, str)(text)
         except ValueError:
             raise ConfigError(f"{name} is {text!r}; it must be a number") from None
-    return PRESETS[preset](**values)
+    return values
 
 
 def kind_of(setting: Field[Any]) -> type[int] | type[float] | type[str]:

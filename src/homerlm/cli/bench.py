@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from homerlm.cli.console import err
+from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
 from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
 from homerlm.cli.options import parse_counts, parse_tokens
-from homerlm.errors import InputError
 
 if TYPE_CHECKING:
     from homerlm.lab.case import Case
+    from homerlm.scale.ray_actors import RaySettings
 
 app = typer.Typer(
     help="Measure memory and speed beside the plain model's, on this machine: the paper's tables 5 and 8, figure 1.",
@@ -64,9 +65,8 @@ class BenchOptions(MeasuringOptions):
         str | None, typer.Option(help="cpu or cuda; default cuda where there is one.", show_default=False)
     ] = None
     dtype: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"],
-        typer.Option(help="auto: the model's own; for random weights bfloat16 where it is native."),
-    ] = "auto"
+        DType, typer.Option(help="auto: the model's own; for random weights bfloat16 where it is native.")
+    ] = DType.auto
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default what torch takes.", show_default=False)
     ] = None
@@ -85,8 +85,7 @@ class BenchOptions(MeasuringOptions):
         if self.random:
             shape_config(self.random, self.layers)
         same = {name: getattr(self, name) for name in ("model", "random", "layers", "threads", "compiled", "repeats")}
-        place = _device(self.device) if self.ray is None else _workers_device(self.device, self.ray.gpus)
-        return Case(**same, device=place, dtype=self.dtype, **changes)
+        return Case(**same, device=_device(self.device, self.ray), dtype=str(self.dtype), **changes)
 
     def measure(self, **changes: Any) -> None:
         like = self.case(new_tokens=tuple(sorted(parse_counts(self.new_tokens, "new tokens"))), **changes)
@@ -136,24 +135,16 @@ def profile(options: BenchOptions) -> None:
     options.run(options.case(job=PROFILE, new_tokens=(1,)))
 
 
-def _workers_device(name: str | None, gpus: float) -> str:
-    """Of workers, whose GPUs need not be this machine's."""
-    own = "cuda" if gpus else "cpu"
-    if name not in (None, own):
-        fix = "--gpus-per-worker 1" if name == "cuda" else "leave --device out"
-        raise UsageError(f"--device is {name}, but a worker has {gpus:g} GPUs: {fix}")
-    return own
-
-
-def _device(name: str | None) -> str:
+def _device(name: str | None, ray: RaySettings | None) -> str:
+    """Where a case runs: as asked, or the best of this machine, or what workers have, whose GPUs need not be its own.
+    Raises `UsageError`."""
+    if ray is not None:
+        own = "cuda" if ray.gpus else "cpu"
+        if name not in (None, own):
+            fix = "--gpus-per-worker 1" if name == "cuda" else "leave --device out"
+            raise UsageError(f"--device is {name}, but a worker has {ray.gpus:g} GPUs: {fix}")
+        return own
     import torch
 
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise InputError(f"device is {name!r}; it must be cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {name!r}, but torch finds no CUDA device here: leave --device out, or say cpu")
-    return name
+    check_device(name)
+    return name if name not in (None, "auto") else "cuda" if torch.cuda.is_available() else "cpu"

@@ -41,7 +41,9 @@ def calibrate(
 ) -> None:
     """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""
     check_outputs({"OUTPUT": output}, [*(text or []), model], force=force)
-    texts = _texts(text)
+    from homerlm.lab.corpora import named_texts, wikitext103
+
+    texts = named_texts(text)[0] if text else wikitext103()
     with status("Loading the model", quiet=as_json):
         from homerlm import Calibration, load_model
 
@@ -67,12 +69,3 @@ def calibrate(
             f"{output}: {facts['layers']} layers, distances below {facts['distances']:,}, "
             f"from {facts['segments']} segments"
         )
-
-
-def _texts(names: list[str] | None) -> list[str]:
-    from homerlm.documents.reading import read_document
-    from homerlm.lab.corpora import python_documentation, wikitext103
-
-    if not names:
-        return wikitext103()
-    return [python_documentation() if name == "python" else read_document(name) for name in names]

@@ -230,11 +230,12 @@ def perplexity(
     length: Annotated[str, typer.Option(help="Tokens of each document to score; 64k is 65,536.")] = "32k",
 ) -> Works:
     """Table 3 and figure 5: perplexity of long text, accumulated, with all before each window compressed."""
+    from homerlm.lab.corpora import named_texts
     from homerlm.lab.perplexity import WindowsWork, rotations
     from homerlm.model.loading import load_config
 
     tokens = parse_tokens(length, "length")
-    texts, name = _documents(text or ["python"])
+    texts, name = named_texts(text or ["python"])
     texts = rotations(texts[0], documents) if len(texts) == 1 else texts[:documents]
     limit = load_config(options.model).max_position_embeddings
     return [WindowsWork(document, k, tokens, limit, name) for k, document in enumerate(texts)]
@@ -312,14 +313,7 @@ def _needles(kinds: Sequence[Kind], text: str, ask: str = "now") -> list[Task]:
 
 def _text(name: str) -> tuple[str, str]:
     """A text and its name in records."""
-    texts, label = _documents([name])
+    from homerlm.lab.corpora import named_texts
+
+    texts, label = named_texts([name])
     return texts[0], label
-
-
-def _documents(names: list[str]) -> tuple[list[str], str]:
-    from homerlm.documents.reading import read_document
-    from homerlm.lab.corpora import pg19, python_documentation
-
-    named: dict[str, Callable[[], list[str]]] = {"python": lambda: [python_documentation()], "pg19": pg19}
-    texts = [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
-    return texts, ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -12,59 +12,56 @@ from homerlm.lab import paper
 from homerlm.lab.case import SOURCE, source_name
 from homerlm.lab.profile import PARTS
 from homerlm.lab.records import OUT_OF_MEMORY
-from homerlm.lab.summary import frame_of, limit_of, one_setup, ranks
-from homerlm.lab.tables import DASH, Cell, Section, Table, by_length, failures, length_columns, shown_lengths
+from homerlm.lab.summary import limit_of, one_setup, ranks
+from homerlm.lab.tables import DASH, Kind, Section, Table, by_length, failures, length_columns, shown_lengths
 
-FACTS = ("model", "device", "dtype", "chat", "limit")
+FACTS = ["model", "device", "dtype", "chat", "limit"]
 _FAILED = {OUT_OF_MEMORY: "oom", "timeout": "timeout"}
 
 
-def bench_sections(records: Sequence[dict[str, Any]]) -> list[Section]:
+def bench_sections(frame: pd.DataFrame) -> list[Section]:
     """Memory, time and operations of the cases that were measured; where the time goes, of those profiled."""
-    frame = frame_of(completed(records))
+    frame = completed(frame)
     made = []
     if len(measured := _in_order(frame[frame["task"] == "bench"])):
-        times = [_requests(measured), *(_table(kind, measured) for kind in TIMES)]
         made.append(Section("memory", "Memory", measured, list(_memory(measured))))
-        made.append(Section("time", "Time", measured, [table for table in times if len(table.cells)]))
+        made.append(Section("time", "Time", measured, list(_times(measured))))
         made.append(Section("counts", "Counted, not timed", measured, [_operations(measured)]))
     if len(profiled := _in_order(frame[frame["task"] == "profile"])):
         made.append(Section("profile", "Where the time of reading goes", profiled, [_profile(profiled)]))
     return made
 
 
-def completed(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def completed(frame: pd.DataFrame) -> pd.DataFrame:
     """A case that was killed could not say what it ran on: that is taken from another of the same source (or, but for
     the model, from any), so that the row stays in the method's line."""
-
-    def source(record: dict[str, Any]) -> str:
-        return repr([record["cell"].get(name) for name in SOURCE])
-
-    done = [record for record in records if not record.get("error")]
-    known = {source(record): {name: record.get(name) for name in FACTS} for record in done}
-    some = next(iter(known.values()), {})
-    made = []
-    for record in records:
-        other = some | {"model": source_name(record["cell"])}
-        facts = known.get(source(record), other) if record.get("error") else {}
-        made.append({**facts, **record, "batch": record["cell"]["batch"]})
-    return made
+    source = frame["cell"].map(lambda cell: repr([cell.get(name) for name in SOURCE]))
+    facts = frame.groupby(source)[FACTS].transform("first").astype(object)
+    others = facts.bfill().iloc[:1].squeeze().to_dict() | {"model": frame["cell"].map(source_name)}
+    for name in FACTS:
+        facts[name] = facts[name].where(facts[name].notna(), others[name])
+    known = frame["error"].isna()
+    return frame.assign(
+        **{name: frame[name].where(known, facts[name]) for name in FACTS}, batch=frame["cell"].str["batch"]
+    )
 
 
 def _in_order(records: pd.DataFrame) -> pd.DataFrame:
     """By batch, method and length, each set-up under a name of its own; `group` is the batch where it needs saying."""
+    if not len(records):
+        return records
     records = one_setup(records)
     batches = "batch " + records["batch"].astype(str) if set(records["batch"]) != {1} else ""
     records = records.assign(group=batches, first_error=records["error"], rank=ranks(records["method"]))
     return records.sort_values(["batch", "rank", "length"], kind="stable")
 
 
-class Kind(NamedTuple):
-    """A table by length of what the cases measured."""
-
-    title: str
-    cell: Cell
-    note: str
+def _operations_of(row: Any) -> str:
+    if not isinstance(row.flops, dict):
+        return f"{DASH} {row.kept:,.0f}"
+    total = row.flops["total"]
+    places = 0 if total >= 1e14 else 2
+    return f"{total / 1e12:,.{places}f} TFLOP {size(row.counted_kv_bytes)}, {row.kept:,.0f}"
 
 
 TOTAL = Kind(
@@ -84,34 +81,33 @@ TENSORS = Kind(
     "Exact, without libraries' workspaces and what an allocator keeps. Appendix A bounds the keys and values of the "
     "walk by (h/2 + 1) L C_max.",
 )
-TIMES = (
-    Kind(
-        "Time to first token; tokens read a second; share of the floor",
-        lambda row: (
-            f"{_seconds(row.first_token_s)} {row.length * row.batch / row.prefill_s:,.0f}/s"
-            + ("" if pd.isna(row.floor_share) else f", {row.floor_share:.0%}")
-        ),
-        "Median until the first new token is known. The floor: the counted operations at the rates that this machine "
-        "reached on the model's own matrices and on attention just after; its share of the reading time in percent "
-        "(above 100% if the machine was busier then).",
+FIRST_TOKEN = Kind(
+    "Time to first token; tokens read a second; share of the floor",
+    lambda row: (
+        f"{_seconds(row.first_token_s)} {row.length * row.batch / row.prefill_s:,.0f}/s"
+        + ("" if pd.isna(row.floor_share) else f", {row.floor_share:.0%}")
     ),
-    Kind(
-        "Milliseconds for each new token; share of the floor",
-        lambda row: (
-            f"{row.step_s * 1e3:,.1f} ms"
-            + ("" if pd.isna(row.step_floor_s) else f" {row.step_floor_s / row.step_s:.0%}")
-        ),
-        "The floor: every weight, and every key and value, read once at the machine's copy bandwidth.",
+    "Median until the first new token is known. The floor: the counted operations at the rates that this machine "
+    "reached on the model's own matrices and on attention just after; its share of the reading time in percent "
+    "(above 100% if the machine was busier then).",
+)
+NEW_TOKEN = Kind(
+    "Milliseconds for each new token; share of the floor",
+    lambda row: (
+        f"{row.step_s * 1e3:,.1f} ms" + ("" if pd.isna(row.step_floor_s) else f" {row.step_floor_s / row.step_s:.0%}")
     ),
+    "The floor: every weight, and every key and value, read once at the machine's copy bandwidth.",
+)
+OPERATIONS = Kind(
+    "Operations of reading; keys and values at the peak; tokens kept",
+    _operations_of,
+    "One multiply-add is two operations; attention counts every query with every key of its chunk.",
 )
 
 
 def _table(kind: Kind, records: pd.DataFrame, printed: pd.DataFrame | None = None) -> Table:
-    return by_length(kind.title, records, _or_failed(kind.cell), limit_of(records), kind.note, paper=printed)
-
-
-def _or_failed(cell: Cell) -> Cell:
-    return lambda row: _failed(row) or cell(row)
+    records = records.assign(limit=limit_of(records))
+    return by_length(kind._replace(cell=lambda row: _failed(row) or kind.cell(row)), records, printed)
 
 
 def _failed(row: Any) -> str:
@@ -128,32 +124,32 @@ def _memory(records: pd.DataFrame) -> Iterator[Table]:
     total.note = f"{total.note} {failures(records)}".strip()
     yield total
     yield _table(ABOVE, records)
-    if records["tensors_bytes"].notna().any():
-        yield _table(TENSORS, records[records["tensors_bytes"].notna()])
+    if len(having := records[records["tensors_bytes"].notna()]):
+        yield _table(TENSORS, having)
+
+
+def _times(records: pd.DataFrame) -> Iterator[Table]:
+    if records["requests"].notna().any():
+        yield _requests(records)
+    yield from (_table(kind, records) for kind in (FIRST_TOKEN, NEW_TOKEN))
 
 
 def _requests(records: pd.DataFrame) -> Table:
     """Table 8: seconds of a request by new tokens, beside the plain model's."""
-    done = records[records["error"].isna()]
-    printed, limit = paper.seconds(), limit_of(records)
-    plain = done[done["method"].str.split(" ").str[0] == "plain"].drop_duplicates(["length", "batch"])
-    base = {(row.length, row.batch): row.requests for row in plain.itertuples()}
-    blocks = []
-    for count in sorted({int(count) for seconds in done["requests"] for count in seconds}):
-        counted = records["requests"].map(
-            lambda seconds, count=str(count): isinstance(seconds, dict) and count in seconds
-        )
-        having = records[records["error"].notna() | counted]
-
-        def cell(row: Any, count: str = str(count)) -> str:
-            other = base.get((row.length, row.batch), {})
-            return _request(row.requests[count], None if other is row.requests else other.get(count))
-
-        rows = having.assign(group=f"{count} new tokens" + (", " + having["group"]).where(having["group"] != "", ""))
+    printed, blocks = paper.seconds(), []
+    for count in sorted({int(count) for seconds in records["requests"].dropna() for count in seconds}):
+        rows = records.assign(request=records["requests"].str[str(count)])
+        rows = rows[rows["request"].notna() | rows["error"].notna()]
+        group = f"{count} new tokens" + (", " + rows["group"]).where(rows["group"] != "", "")
+        plain = rows[rows["method"].str.split(" ").str[0].eq("plain") & rows["error"].isna()]
+        plain = plain.drop_duplicates(["length", "batch"])
+        rows = rows.join(plain.set_index(["length", "batch"])["request"].rename("plain"), on=["length", "batch"])
+        rows = rows.assign(group=group, plain=rows["plain"].where(~rows.index.isin(plain.index)))
         texts = printed[count].apply(_paper_requests) if count in printed else None
-        blocks.append(by_length("", rows, _or_failed(cell), limit, paper=texts).cells)
-    columns = length_columns(shown_lengths(records, next(iter(printed.values()))), limit)
-    cells = pd.concat(blocks).reindex(columns=columns).fillna("") if blocks else pd.DataFrame()
+        blocks.append(_table(Kind("", lambda row: _request(row.request, row.plain)), rows, texts).cells)
+    lengths = shown_lengths(records, next(iter(printed.values())))
+    columns = length_columns(lengths, records.assign(limit=limit_of(records)))
+    cells = pd.concat(blocks).reindex(columns=columns).fillna("")
     return Table("Seconds of a request, reading included; times the plain model's speed (table 8)", cells)
 
 
@@ -174,24 +170,14 @@ def _seconds(value: float) -> str:
 
 
 def _operations(records: pd.DataFrame) -> Table:
-    rates = pd.DataFrame([*records["rates"].dropna()])
-    note = "One multiply-add is two operations; attention counts every query with every key of its chunk."
+    table, rates = _table(OPERATIONS, records), pd.DataFrame([*records["rates"].dropna()])
     if len(rates):
         usual = rates.median() / 1e9
-        note += (
+        table.note += (
             f" Measured here (medians): {usual['matmul']:,.0f} GFLOP/s in matrices, {usual['attention']:,.0f} in "
             f"attention, {usual['copy']:,.0f} GB/s copied (each byte read and written)."
         )
-
-    def cell(row: Any) -> str:
-        if not isinstance(row.flops, dict):
-            return f"{DASH} {row.kept:,.0f}"
-        total = row.flops["total"]
-        places = 0 if total >= 1e14 else 2
-        return f"{total / 1e12:,.{places}f} TFLOP {size(row.counted_kv_bytes)}, {row.kept:,.0f}"
-
-    title = "Operations of reading; keys and values at the peak; tokens kept"
-    return _table(Kind(title, cell, note), records)
+    return table
 
 
 def _profile(records: pd.DataFrame) -> Table:

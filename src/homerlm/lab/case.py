@@ -9,16 +9,26 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from homerlm.config import MergeConfig
 from homerlm.errors import ConfigError
+from homerlm.homer import Homer
 from homerlm.lab.methods import Method
 from homerlm.lab.random_weights import random_model, shape_config
+from homerlm.lab.readers import HomerReader, PlainReader, Reader
+from homerlm.lab.samples import Asked
+from homerlm.merge.plan import MergeLengths
 from homerlm.model.compiling import compile_model
 from homerlm.model.loading import load_model, native_dtype
+from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.rope import RopeScaling, scale_config
+from homerlm.model.shape import DecoderShape
+from homerlm.score.calibration import Calibration
+from homerlm.score.scores import SCORES
 
 MEASURE, PROFILE = "measure", "profile"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SOURCE = ("model", "random", "layers", "device", "dtype", "threads", "compiled")  # where the model comes from
+AFFIX_LEN = 30  # tokens of the prefix, and of the suffix: an instruction and a question
 WARM_UP_LEN = 512  # tokens of the prompt that is read first, so that libraries and kernels are ready
 
 
@@ -102,3 +112,36 @@ def cases(
         for method in methods
         if method.is_homer or plain_up_to is None or length <= plain_up_to
     ]
+
+
+def bench_reader(method: Method, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Reader:
+    """The reader of a method that is benchmarked. A calibration of zeros stands for the model's own, where the score
+    wants one: it decides which tokens are kept, not how many, and costs the same. Raises `HomerError`."""
+    if method.base == "plain":
+        return PlainReader(model)
+    if not method.is_homer:
+        raise ConfigError(f"method is {method}; the benchmark measures plain, homer and homer-paper")
+    config, text = method.config(), model.config.get_text_config(decoder=True)
+    if isinstance(config, MergeConfig) and SCORES[config.score].calibrated:
+        longest = MergeLengths.of(config, DecoderShape.of(text)).max_chunk_len
+        config = replace(config, calibration=Calibration(torch.zeros(text.num_hidden_layers, longest)))
+    return HomerReader(Homer(model, tokenizer, config))
+
+
+def prepared(case: Case) -> tuple[Reader, Asked]:
+    """A case's method on its model, and its prompt. Raises `HomerError`, out of memory among them."""
+    method = Method.parse(case.method)
+    with out_of_memory_explained("loading the model", "Take a smaller model"):
+        model, tokenizer = case.load(method.rope)
+        reader = bench_reader(method, model, tokenizer)
+    return reader, random_prompt(model, case.length, case.batch)
+
+
+def random_prompt(model: Any, length: int, batch: int, seed: int = 0) -> Asked:
+    """Random ids, every row its own, `length` tokens with the affixes."""
+    if length < 3 * AFFIX_LEN:
+        raise ConfigError(f"length is {length}; it must be at least {3 * AFFIX_LEN} tokens")
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (batch, length), generator=generator)
+    return Asked(*ids.split([AFFIX_LEN, length - 2 * AFFIX_LEN, AFFIX_LEN], dim=1))

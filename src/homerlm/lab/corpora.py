@@ -3,6 +3,8 @@ had."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from homerlm.errors import InputError
@@ -18,6 +20,15 @@ NAMES = (
 COUNTS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "frosty", "gentle", "hollow", "ivory", "jolly", "keen")
 NOUNS = ("anchor", "badger", "candle", "dagger", "engine", "falcon", "garden", "hammer", "island", "jacket", "kettle")
+
+
+def named_texts(names: list[str]) -> tuple[list[str], str]:
+    """Texts of files, of Python's documentation (`python`) or of the paper's books (`pg19`); what records call them."""
+    from homerlm.documents.reading import read_document
+
+    named: dict[str, Callable[[], list[str]]] = {"python": lambda: [python_documentation()], "pg19": pg19}
+    texts = [text for name in names for text in (named[name]() if name in named else [read_document(name)])]
+    return texts, ", ".join("Python documentation" if name == "python" else Path(name).name for name in names)
 
 
 def python_documentation() -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.errors import HomerError
 from homerlm.lab.facts import Outcome, facts_of, failure
 from homerlm.lab.methods import Method
+from homerlm.lab.perplexity import WindowsWork
 from homerlm.lab.questions import ASKING, Judge, Setup, answered
 from homerlm.lab.readers import reader_for
 from homerlm.lab.records import Record, RecordFile
@@ -20,20 +21,6 @@ from homerlm.lab.samples import Task
 from homerlm.model.rope import RopeScaling
 
 Load = Callable[[RopeScaling | None], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
-
-
-class Work(Protocol):
-    """What a method is evaluated on."""
-
-    @property
-    def keys(self) -> list[dict[str, Any]]:
-        """What names each record that `run` gives: task, variant, ask, length, sample, seed, text."""
-
-    def run(self, setup: Setup, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:
-        """Each record's place in `keys` and what it adds to its key; those `done` need not be given."""
-
-
-Plan = list[tuple[Method, list[Work]]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,7 @@ class SampleWork:
 
     @property
     def keys(self) -> list[dict[str, Any]]:
+        """What names each record that `run` gives: task, variant, ask, length, sample, seed, text."""
         name, variant = self.row or (self.task.name, self.task.variant)
         key = {"task": name, "variant": variant, "ask": self.ask, "length": self.length, "seed": self.seed}
         questions = getattr(self.task, "questions", 1)  # for each document
@@ -57,10 +45,15 @@ class SampleWork:
         return [key | {"sample": number, "text": self.task.text} for number in numbers]
 
     def run(self, setup: Setup, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:  # noqa: ARG002
+        """Each record's place in `keys` and what it adds to its key; those `done` need not be given."""
         sample = self.task.sample(setup.tokenizer, self.length, self.index, self.seed)
         depth = None if sample.depth is None else round(sample.depth, 4)
         for place, outcome in enumerate(ASKING[self.ask](setup, sample, self.task.max_new_tokens, self.judge)):
             yield place, {"depth": depth} | sample.facts | outcome
+
+
+Work = SampleWork | WindowsWork
+Plan = list[tuple[Method, list[Work]]]
 
 
 def drawn(
@@ -143,8 +136,6 @@ class EvalJob:
 
 def jobs_of(plan: Plan, models: Models) -> list[EvalJob]:
     """One for each method and work; those of one RoPE scaling follow each other, for they share a model."""
-    ropes = dict.fromkeys(str(method.rope) for method, _ in plan)
-    same: Iterable[tuple[Method, list[Work]]] = (
-        (method, works) for rope in ropes for method, works in plan if str(method.rope) == rope
-    )
+    ropes = list(dict.fromkeys(str(method.rope) for method, _ in plan))
+    same = sorted(plan, key=lambda one: ropes.index(str(one[0].rope)))
     return [EvalJob(method, work, models) for method, works in same for work in works]

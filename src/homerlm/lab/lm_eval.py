@@ -22,7 +22,6 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,10 +29,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from homerlm.config import MergeConfig, parse_settings
-from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, HomerError, InputError
 from homerlm.homer import Homer
 from homerlm.lab.likelihood import Prefill
+from homerlm.lab.readers import HomerReader, HomerReading, Use
+from homerlm.lab.samples import Asked
 from homerlm.model.loading import load_model
 from homerlm.score.calibration import Calibration
 
@@ -48,6 +48,7 @@ except ModuleNotFoundError as error:
 PREFIX_TOKENS, SUFFIX_TOKENS = 64, 128
 ROLLING_AFFIX = 100  # the paper's (docs/method.md)
 UNLIMITED = sys.maxsize // 2  # for the harness, which would cut prompts to the model's limit
+NAMED = ("pretrained", "device", "device_map", "calibration")
 LOADING = ("rope", "dtype", "revision", "trust_remote_code")
 OWN = {"prefix_tokens": 0, "suffix_tokens": 1, "rolling_window": 1, "max_gen_toks": 1}  # and the least of each
 IGNORED = ("batch_size", "max_batch_size")  # the harness always passes them; prompts are compressed one at a time
@@ -75,7 +76,7 @@ class HomerLM(HFLM):
             tokenizer=copy.deepcopy(homer.tokenizer),  # the harness gives it a padding token
             max_length=UNLIMITED,
         )
-        self.homer = homer
+        self.homer, self.reader = homer, HomerReader(homer)
         prefix, suffix = self._fitting(PREFIX_TOKENS, SUFFIX_TOKENS)
         self.prefix_tokens = numbers.get("prefix_tokens", prefix)
         self.suffix_tokens = numbers.get("suffix_tokens", suffix)
@@ -95,20 +96,19 @@ class HomerLM(HFLM):
         if str(args.get("device")).startswith("cuda") and not torch.cuda.is_available():
             del args["device"]  # the command's default on every machine
         args = {name: value for name, value in (args | arg_dict).items() if name not in IGNORED}
-        own = {name: args.pop(name) for name in OWN if name in args}
-        loading = {name: args.pop(name) for name in LOADING if name in args}
-        pretrained, calibration = args.pop("pretrained", None), args.pop("calibration", None)
+        own, loading, named = (
+            {name: args.pop(name) for name in names if name in args} for names in (OWN, LOADING, NAMED)
+        )
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        devices = [args.pop(name, None) for name in ("device_map", "device")]
+        preset = args.pop("preset", "default")
         try:
-            texts = {name: str(value) for name, value in args.items() if name != "preset"}
-            config = parse_settings(args.get("preset", "default"), texts)
+            config = parse_settings(preset, {name: str(value) for name, value in args.items()})
         except ConfigError as error:
-            names = ", ".join(("pretrained", "device", "device_map", "preset", "calibration", *LOADING, *OWN))
+            names = ", ".join((*NAMED, "preset", *LOADING, *OWN))
             raise ConfigError(f"model_args: {error}; the model homer also takes {names}") from None
-        device_map = str(next((device for device in devices if device), best))
-        model, tokenizer = load_model(pretrained, device_map=device_map, **loading)
-        if calibration is not None:
+        device_map = str(named.get("device_map") or named.get("device") or best)
+        model, tokenizer = load_model(named.get("pretrained"), device_map=device_map, **loading)
+        if (calibration := named.get("calibration")) is not None:
             if not isinstance(config, MergeConfig):
                 raise ConfigError("model_args: calibration is for preset=paper: leave it out")
             config = replace(config, calibration=Calibration.load(calibration, model))
@@ -122,9 +122,9 @@ class HomerLM(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **settings: Any) -> Tensor:
         """Ids (1, S + n) of a prompt (1, S) and what follows it."""
-        if self._fits(context[0].tolist()):
+        if self._fits(context[0]):
             return super()._model_generate(context, max_length, stop, **settings)
-        compact = self._compress(context[0].tolist(), self.prefix_tokens, self.suffix_tokens)
+        compact = self._read(context[0].tolist(), self.prefix_tokens, self.suffix_tokens).source
         del settings["attention_mask"]
         if not settings.get("do_sample") or not settings.get("temperature"):
             settings = {"do_sample": False}
@@ -138,21 +138,25 @@ class HomerLM(HFLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **options: Any
     ) -> list[Likelihood]:
         """Of each (texts, context ids, continuation ids). Equal contexts, a question's choices, are read once."""
-        long: dict[tuple[int, ...], list[int]] = {}
-        for index, (_texts, context, _ids) in enumerate(requests):
-            if not self._fits(context):
-                long.setdefault(tuple(context), []).append(index)
-        compressed = {index for indices in long.values() for index in indices}
-        short = [index for index in range(len(requests)) if index not in compressed]
-        for index in short:
-            self._refuse_beyond_limit(*requests[index][1:])
+        short = [index for index, (_texts, context, _ids) in enumerate(requests) if self._fits(context)]
+        for _texts, context, ids in (requests[index] for index in short):
+            if len(context) + len(ids) - 1 > self.homer.limit:
+                raise InputError(
+                    f"a continuation of {len(ids)} tokens after {len(context)} goes beyond the model's "
+                    f"{self.homer.limit}: only what comes before a continuation is compressed"
+                )
         scored = super()._loglikelihood_tokens([requests[index] for index in short], disable_tqdm, **options)
         found = dict(zip(short, scored, strict=True))
+        long: dict[tuple[int, ...], list[int]] = {}
+        for index in range(len(requests)):
+            if index not in found:
+                long.setdefault(tuple(requests[index][1]), []).append(index)
         for context, indices in tqdm(long.items(), desc="Scoring", disable=disable_tqdm or not long):
-            compact = self._compress([*context], self.prefix_tokens, self.suffix_tokens)
+            reading = self._read([*context], self.prefix_tokens, self.suffix_tokens)
             for index in indices:
-                found[index] = self._after(compact, requests[index][2])
-                self.cache_hook.add_partial("loglikelihood", requests[index][0], found[index])
+                texts, _context, ids = requests[index]
+                found[index] = self._after(reading, ids)
+                self.cache_hook.add_partial("loglikelihood", texts, found[index])
         return [found[index] for index in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -166,40 +170,26 @@ class HomerLM(HFLM):
 
     def _rolling(self, text: str) -> float:
         ids = [self.prefix_token_id, *self.tok_encode(text)]
-        first = self.homer.limit + 1
+        first, window = self.homer.limit + 1, self._window()
         start = Prefill.of(self.homer.model, self._tensor(ids[:1]))
         total = start.score(self._tensor(ids[1:first])).total if ids[1:] else 0.0
         affixes = self._fitting(ROLLING_AFFIX, ROLLING_AFFIX)
-        window = self._window()
-        for start in range(first, len(ids), window):
-            compact = self._compress(ids[:start], *affixes, self._later)
-            total += self._after(compact, ids[start : start + window])[0]
+        for begin in range(first, len(ids), window):
+            total += self._after(self._read(ids[:begin], *affixes, "go on"), ids[begin : begin + window])[0]
         return total
-
-    @cached_property
-    def _later(self) -> Homer:
-        """For texts that go on, which ask nothing."""
-        return self.homer.for_later(chosen_by="attention")
 
     def _window(self) -> int:
         """Half the limit, a quarter under YaRN, and no more than the compressed context leaves room for."""
         if self.rolling_window is not None:
             return self.rolling_window
-        limit, target = self.homer.limit, self._later.lengths.target_len
+        limit, target = self.homer.limit, self.reader.going_on.lengths.target_len
         if target == limit:
             raise ConfigError(f"target_len is {target}, the model's limit: lower it, so that a window fits after it")
         rope = getattr(self.homer.decoder.config, "rope_parameters", None) or {}
         return min(limit // (4 if rope.get("rope_type") == "yarn" else 2), limit - target)
 
-    def _fits(self, ids: Sequence[int]) -> bool:
+    def _fits(self, ids: Sequence[int] | Tensor) -> bool:
         return len(ids) <= self.homer.lengths.target_len
-
-    def _refuse_beyond_limit(self, context: list[int], ids: list[int]) -> None:
-        if len(context) + len(ids) - 1 > self.homer.limit:
-            raise InputError(
-                f"a continuation of {len(ids)} tokens after {len(context)} goes beyond the model's "
-                f"{self.homer.limit}: only what comes before a continuation is compressed"
-            )
 
     def _fitting(self, prefix: int, suffix: int) -> tuple[int, int]:
         """The affix lengths, lowered in proportion to half of the shortest chunk or target, so that a tree exists."""
@@ -209,16 +199,15 @@ class HomerLM(HFLM):
         prefix = prefix * room // (prefix + suffix)
         return prefix, max(room - prefix, 1)
 
-    def _compress(self, ids: list[int], prefix: int, suffix: int, homer: Homer | None = None) -> CompactContext:
-        tensor = self._tensor(ids)
-        middle = max(len(ids) - suffix, prefix)
-        return (homer or self.homer).compress(tensor[:, :prefix], tensor[:, prefix:middle], tensor[:, middle:])
+    def _read(self, ids: list[int], prefix: int, suffix: int, use: Use = "answer") -> HomerReading:
+        parts = self._tensor(ids).tensor_split([prefix, max(len(ids) - suffix, prefix)], dim=1)
+        return self.reader.read(Asked(*parts), 0, use)
 
-    def _after(self, compact: CompactContext, ids: list[int]) -> Likelihood:
+    def _after(self, reading: HomerReading, ids: list[int]) -> Likelihood:
         """Of ids that follow a compressed prompt."""
         if not ids:
             return 0.0, True
-        scored = Prefill.after(compact, self.homer.model).score(self._tensor(ids))
+        scored = reading.prefill().score(self._tensor(ids))
         return scored.total, bool(scored.greedy.all())
 
     def _tensor(self, ids: Sequence[int]) -> Tensor:

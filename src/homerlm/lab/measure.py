@@ -13,17 +13,15 @@ from typing import Any
 import psutil
 import torch
 from torch.profiler import ProfilerActivity
-from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
-from homerlm.lab.asked import Asked
-from homerlm.lab.case import WARM_UP_LEN, Case
-from homerlm.lab.cost import cost_of, prepared, random_prompt
+from homerlm.lab.case import WARM_UP_LEN, Case, prepared, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
-from homerlm.lab.flops import Shape
-from homerlm.lab.quiet_profile import quiet_profile
+from homerlm.lab.flops import Shape, cost_of
+from homerlm.lab.profile import quiet_profile
 from homerlm.lab.rates import Rates, measure_rates
 from homerlm.lab.readers import Reader
+from homerlm.lab.samples import Asked
 from homerlm.model.memory import PeakMemory, out_of_memory_explained
 
 
@@ -43,33 +41,26 @@ def measure(case: Case) -> Outcome:
     before = bytes_in_use(torch.device(case.device))
     reader, prompt = prepared(case)
     model = reader.model
-    record = facts_of(model, chat=False) | {"batch": case.batch, "weights_bytes": weights_bytes(model)}
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    record = facts_of(model, chat=False) | {"batch": case.batch, "weights_bytes": weights}
     if case.compiled:
         record["model"] += ", compiled"
     try:
         shape = Shape.of(model)
     except UnsupportedModelError as error:
         shape, record["not_counted"] = None, str(error)
+    repeats, rates = [], []
     with out_of_memory_explained(f"reading {case.length} tokens", "Lower the length or the batch"):
         warm_up(reader, case)
-        record["constant_bytes"] = max(bytes_in_use(model.device) - before - record["weights_bytes"], 0)
-        repeats, rates = repeated(reader, prompt, case, shape)
+        record["constant_bytes"] = max(bytes_in_use(model.device) - before - weights, 0)
+        for _ in range(case.repeats):
+            repeats.append(run_once(reader, prompt, max(case.new_tokens)))
+            if shape is not None:  # not before: what it leaves behind would hide memory that the first repeat takes
+                rates.append(measure_rates(model, shape, cost_of(reader, shape, prompt).chunk_len))
         if case.tensors:
             record["tensors_bytes"] = tensors_bytes(reader, prompt)
     record |= _memory(record, repeats[0]) | _times(case, repeats)
     return record if shape is None else record | _floors(reader, shape, prompt, record, Rates.typical(rates))
-
-
-def repeated(reader: Reader, prompt: Asked, case: Case, shape: Shape | None) -> tuple[list[Repeat], list[Rates]]:
-    """The repeats, and the machine's rates after each of them, where the model's operations can be counted. Not before:
-    what measuring them leaves behind would hide memory that the first repeat takes."""
-    repeats: list[Repeat] = []
-    rates: list[Rates] = []
-    for _ in range(case.repeats):
-        repeats.append(run_once(reader, prompt, max(case.new_tokens)))
-        if shape is not None:
-            rates.append(measure_rates(reader.model, shape, cost_of(reader, shape, prompt).chunk_len))
-    return repeats, rates
 
 
 def run_once(reader: Reader, prompt: Asked, new_tokens: int) -> Repeat:
@@ -100,10 +91,6 @@ def warm_up(reader: Reader, case: Case) -> None:
     they are first used, so memory right after loading would say nothing.)"""
     run_once(reader, random_prompt(reader.model, min(case.length, WARM_UP_LEN), case.batch), 3)
     gc.collect()
-
-
-def weights_bytes(model: PreTrainedModel) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def bytes_in_use(device: torch.device) -> int:
@@ -147,23 +134,26 @@ def _memory(record: Outcome, first: Repeat) -> Outcome:
 
 def _times(case: Case, repeats: list[Repeat]) -> Outcome:
     """Medians over the repeats. `seconds` by number of new tokens, the prompt's reading included (table 8)."""
-    ends = {str(n): statistics.median(one.token_s[n - 1] for one in repeats) for n in case.new_tokens}
-    steps = max(max(case.new_tokens) - 1, 1)
+    ends = [statistics.median(seconds) for seconds in zip(*(one.token_s for one in repeats), strict=True)]
+    steps = [(one.token_s[-1] - one.token_s[0]) / max(len(ends) - 1, 1) for one in repeats]
     return {
         "n": len(repeats),
         "prefill_s": statistics.median(one.prefill_s for one in repeats),
-        "first_token_s": statistics.median(one.token_s[0] for one in repeats),
-        "step_s": statistics.median((one.token_s[-1] - one.token_s[0]) / steps for one in repeats),
-        "seconds": ends,
+        "first_token_s": ends[0],
+        "step_s": statistics.median(steps),
+        "seconds": {str(n): ends[n - 1] for n in case.new_tokens},
         "prefills_s": [one.prefill_s for one in repeats],
     }
 
 
 def _floors(reader: Reader, shape: Shape, prompt: Asked, record: Outcome, rates: Rates) -> Outcome:
     """Operations and bytes from the plan, and the time that they alone would take on this machine. Of a new token it
-    is the time in which every weight, key and value is read once."""
+    is the time in which every key and value is read once, and every weight but those of a table of embeddings that is
+    not the output head's too."""
     cost, batch = cost_of(reader, shape, prompt, record["kept"]), record["batch"]
     flops, floor = cost.flops, rates.floor_s(cost.flops) * batch
+    table, head = (part().weight for part in (reader.model.get_input_embeddings, reader.model.get_output_embeddings))
+    unread = 0 if table.data_ptr() == head.data_ptr() else table.numel() * table.element_size()
     return {
         "flops": {name: count * batch for name, count in (flops._asdict() | {"total": flops.total}).items()},
         "counted_kv_bytes": cost.kv_bytes * batch,
@@ -171,12 +161,5 @@ def _floors(reader: Reader, shape: Shape, prompt: Asked, record: Outcome, rates:
         "rates": rates._asdict(),
         "floor_s": floor,
         "floor_share": floor / record["prefill_s"],
-        "step_floor_s": (_read_bytes(reader.model, record) + record["kv_bytes"]) / rates.copy,
+        "step_floor_s": (record["weights_bytes"] - unread + record["kv_bytes"]) / rates.copy,
     }
-
-
-def _read_bytes(model: PreTrainedModel, record: Outcome) -> int:
-    """The weights that one new token needs: all but a table of embeddings that is not the output head's too."""
-    table = model.get_input_embeddings().weight
-    tied = table.data_ptr() == model.get_output_embeddings().weight.data_ptr()
-    return record["weights_bytes"] - (0 if tied else table.numel() * table.element_size())

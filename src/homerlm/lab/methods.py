@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homerlm.config import Config, parse_settings
+from homerlm.config import Config, parse_settings, parse_values
 from homerlm.errors import ConfigError
 from homerlm.lab.rivals.choosers import RIVALS
 from homerlm.model.rope import METHODS as SCALINGS
 from homerlm.model.rope import RopeScaling
 
 PRESETS = {"homer": "default", "homer-paper": "paper"}
-SETTINGS: dict[str, tuple[str, ...]] = {  # of the other methods
-    "plain": (),
-    "truncate": ("budget",),
-    "streaming": ("budget",),
-    **{name: ("budget", *rival.settings) for name, rival in RIVALS.items()},
+SETTINGS: dict[str, dict[str, type]] = {  # of the other methods
+    "plain": {},
+    "truncate": {"budget": int},
+    "streaming": {"budget": int},
+    **{name: {"budget": int, **rival.settings} for name, rival in RIVALS.items()},
 }
 GRAMMAR = (
     f"{', '.join(SETTINGS)}, homer or homer-paper, then settings if any (homer:target_len=2048,pooling=1; "
@@ -73,14 +73,14 @@ def _settings(base: str, given: dict[str, str]) -> tuple[tuple[str, Any], ...]:
     if base in PRESETS:
         config = parse_settings(PRESETS[base], given)
         return tuple((name, getattr(config, name)) for name in given)
-    known = SETTINGS[base]
-    for name, value in given.items():
-        if name not in known or (name != "path" and not (value.isdecimal() and int(value))):
-            choices = ", ".join(f"{name}={'FOLDER' if name == 'path' else 'TOKENS'}" for name in known) or "none"
-            raise ConfigError(f"{name}={value} is not a setting of {base}; it has {choices}")
-    if "path" in known and not given.get("path"):
+    known, values = SETTINGS[base], parse_values(given, SETTINGS[base])
+    for name, value in values.items():
+        if name not in known or not value or (known[name] is int and value < 1):
+            choices = ", ".join(f"{name}={'TOKENS' if kind is int else 'FOLDER'}" for name, kind in known.items())
+            raise ConfigError(f"{name}={value} is not a setting of {base}; it has {choices or 'none'}")
+    if "path" in known and "path" not in values:
         raise ConfigError(f"{base} needs the folder of its model: {base}:path=FOLDER")
-    return tuple((name, value if name == "path" else int(value)) for name, value in given.items())
+    return tuple(values.items())
 
 
 def parse_methods(given: Sequence[str]) -> list[Method]:

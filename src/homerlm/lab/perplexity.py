@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.questions import Setup
 from homerlm.lab.readers import PlainReader, everything
+from homerlm.lab.samples import Asked
 from homerlm.prompt import token_ids
 
 AFFIX = 100  # tokens: the document's first are the prefix, those before the window the suffix

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,35 +26,33 @@ class Quantity(NamedTuple):
     scale: float = 1
 
 
-SHARE, PERPLEXITY = Quantity("share right", "score"), Quantity("perplexity", "perplexity")
-COSTS = (Quantity("peak memory (GB)", "peak_bytes", 1e-9), Quantity("seconds per request", "seconds"))
-BENCH = {  # of a benchmark, by the section's task: the caption, then what each panel shows
-    "memory": (
-        "Peak memory by prompt length (the paper's figure 1).",
-        Quantity("peak memory, everything in use (GB)", "total_bytes", 1e-9),
-        Quantity("peak memory above the model (GB)", "peak_bytes", 1e-9),
-    ),
-    "time": (
-        "Reading and writing by prompt length, medians.",
-        Quantity("time to first token (s)", "first_token_s"),
-        Quantity("time of each new token (ms)", "step_s", 1e3),
-    ),
-}
-CAPTIONS = {
-    "perplexity": "Perplexity of everything up to a length; lower is better.",
-    "passkey-perplexity": "Perplexity of the right answer; lower is better.",
-    "sensitivity": "One setting at a time; bands: Wilson's 95% interval.",
-    "accuracy": "Share right; bands: Wilson's 95% interval.",
-    "cost": "Highest memory above what was in use before, and median time of a request.",
-}
-
-
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A file that was drawn and what it shows."""
 
     path: Path
     caption: str
+
+
+SHARE, PERPLEXITY = Quantity("share right", "score"), Quantity("perplexity", "perplexity")
+MEMORY, REQUEST = Quantity("peak memory (GB)", "peak_bytes", 1e-9), Quantity("seconds per request", "seconds")
+SHOWN: dict[str, tuple[str, list[Quantity]]] = {  # kind of plot: caption, and what its panels show
+    "memory": (
+        "Peak memory by prompt length (the paper's figure 1).",
+        [
+            Quantity("peak memory, everything in use (GB)", "total_bytes", 1e-9),
+            Quantity("peak memory above the model (GB)", "peak_bytes", 1e-9),
+        ],
+    ),
+    "time": (
+        "Reading and writing by prompt length, medians.",
+        [Quantity("time to first token (s)", "first_token_s"), Quantity("time of each new token (ms)", "step_s", 1e3)],
+    ),
+    "perplexity": ("Perplexity of everything up to a length; lower is better.", [PERPLEXITY]),
+    "passkey-perplexity": ("Perplexity of the right answer; lower is better.", [PERPLEXITY]),
+    "sensitivity": ("One setting at a time; bands: Wilson's 95% interval.", [SHARE, MEMORY, REQUEST]),
+    "accuracy": ("Share right; bands: Wilson's 95% interval.", [SHARE]),
+    "cost": ("Highest memory above what was in use before, and median time of a request.", [MEMORY, REQUEST]),
+}
 
 
 def plotting() -> tuple[Any, Any]:
@@ -76,23 +72,23 @@ def plotting() -> tuple[Any, Any]:
 def draw(section: Section, folder: Path) -> list[Figure]:
     """Writes the section's plots as `folder`/*.png: what the records hold and no more."""
     task, records = section.task, section.records
+    path = folder / f"{task}.png"
     if task == "profile":
-        return _bars(records, folder / "profile.png")
-    if task in BENCH:
-        caption, *quantities = BENCH[task]
-        return _lines(_benchmarked(records), quantities, folder / f"{task}.png", caption)
+        return _bars(records, path)
+    if task in ("memory", "time"):
+        return _lines(_benchmarked(records), task, path)
     if task == "sensitivity":
-        return _lines(_sweeps(records), (SHARE, *COSTS), folder / f"{task}.png", CAPTIONS[task])
+        return _lines(_sweeps(records), task, path)
     if task in ("ablation", "counts"):
         return []
-    summary = labelled(summarise(records), SHORT)
+    judged = labelled(summarise(records), SHORT)
+    costs = labelled(summarise(records.assign(variant="")), SHORT)  # the variants of a task are read alike
     if task in PERPLEXITY_TASKS:
-        figures = _lines(summary, [PERPLEXITY], folder / f"{task}.png", CAPTIONS[task])
+        figures = _lines(judged, task, path)
     else:
-        figures = _lines(summary, [SHARE], folder / f"{task}-accuracy.png", CAPTIONS["accuracy"])
+        figures = _lines(judged, "accuracy", folder / f"{task}-accuracy.png")
         figures += _heat_maps(records, folder / f"{task}-depth.png")
-    summary = labelled(summarise(records.assign(variant="")), SHORT)  # the variants of a task are read alike
-    return figures + _lines(summary, COSTS, folder / f"{task}-cost.png", CAPTIONS["cost"], across=2)
+    return figures + _lines(costs, "cost", folder / f"{task}-cost.png", across=2)
 
 
 def _benchmarked(records: pd.DataFrame) -> pd.DataFrame:
@@ -109,16 +105,13 @@ def _sweeps(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(method=method, length=rows["number"], group=rows["setting"])
 
 
-def _lines(
-    rows: pd.DataFrame, quantities: Sequence[Quantity], path: Path, caption: str, across: int = 3
-) -> list[Figure]:
+def _lines(rows: pd.DataFrame, kind: str, path: Path, across: int = 3) -> list[Figure]:
     """One file with a panel for each group and quantity that has a line to show; none if none has."""
-    places = pd.factorize(rows["group"])[0]
-    made = [
-        rows.assign(place=places, panel=rows["group"] + q.label, quantity=q.label, y=rows[q.field] * q.scale)
-        for q in quantities
-    ]
-    points = pd.concat(made).dropna(subset="y").sort_values("place", kind="stable")
+    caption, quantities = SHOWN[kind]
+    rows = rows.assign(place=pd.factorize(rows["group"])[0])
+    points = pd.concat(rows.assign(quantity=q.label, y=rows[q.field] * q.scale) for q in quantities)
+    points = points.assign(panel=points["group"] + points["quantity"]).dropna(subset="y")
+    points = points.sort_values("place", kind="stable")
     sizes = points.groupby(["panel", "method"])["y"].transform("size")
     points = points[sizes.groupby(points["panel"]).transform("max") > 1]
     if not len(points):

@@ -7,11 +7,14 @@ the device waits for Python is the rest.
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pkgutil import resolve_name
+from tempfile import TemporaryFile
 from typing import Any
 from unittest.mock import patch
 
@@ -19,21 +22,22 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import profile as torch_profile
 from transformers import PreTrainedModel
 
-from homerlm.lab.asked import Asked
-from homerlm.lab.case import WARM_UP_LEN, Case
-from homerlm.lab.cost import prepared, random_prompt
+from homerlm.lab.case import WARM_UP_LEN, Case, prepared, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
 from homerlm.lab.flops import attention_linears
-from homerlm.lab.quiet_profile import quiet_profile
 from homerlm.lab.readers import Reader
+from homerlm.lab.samples import Asked
 from homerlm.model.decoder import Decoder
 from homerlm.model.memory import out_of_memory_explained
 
 ATTENTION, PROJECTIONS, MLP, NORMS = "attention", "projections", "MLP", "norms and rotary"
 SCORING, MERGING, HEAD, REST = "scoring", "merging copies", "embedding and head", "rest (Python)"
 PARTS = (ATTENTION, PROJECTIONS, MLP, NORMS, SCORING, MERGING, HEAD, REST)
+
+NOTES = b"USDT:"  # of its C++ library on the terminal; KINETO_LOG_LEVEL would silence its errors too
 
 FUNCTIONS = {  # of the library, by where they are looked up
     "homerlm.model.attention.sdpa_attention_forward": ATTENTION,
@@ -133,3 +137,35 @@ def profile(case: Case) -> Outcome:
         runs = [profile_once(reader, prompt) for _ in range(case.repeats)]
     parts = {part: statistics.median(run[part] for run in runs) for part in PARTS}
     return facts_of(reader.model, chat=False) | {"batch": case.batch, "n": len(runs), "parts": parts}
+
+
+@contextmanager
+def quiet_profile(**settings: Any) -> Iterator[torch_profile]:
+    """`torch.profiler.profile(**settings)` over the block, without its library's notes on the terminal."""
+    profiler = torch_profile(**settings)
+    with lines_left_out(NOTES):
+        profiler.start()
+    try:
+        yield profiler
+    finally:
+        with lines_left_out(NOTES):
+            profiler.stop()
+
+
+@contextmanager
+def lines_left_out(start: bytes) -> Iterator[None]:
+    """Standard error, at the level of the process, less the lines that begin with `start`; the others come after the
+    block."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(start):
+                    os.write(2, line)

@@ -11,10 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import prompt
-from homerlm.lab.asked import Asked
 from homerlm.lab.facts import Outcome, measured
-from homerlm.lab.readers import Kept, Reader, Reading
-from homerlm.lab.samples import Question, Sample, token_offsets, token_span
+from homerlm.lab.readers import IndexReading, PlainReading, Reader, Reading
+from homerlm.lab.samples import Asked, Question, Sample, token_offsets, token_span
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def ask_later(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator
     """The document read once with a neutral question, then asked each of the sample's."""
     needed = tuple(text for question in sample.questions for text in question.needed)
     neutral = setup.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held", evidence=needed))
-    kept: list[Kept] = []
+    kept: list[IndexReading | PlainReading] = []
 
     def read(suffix_ids: torch.Tensor) -> Reading:
         if not kept:

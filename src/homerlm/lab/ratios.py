@@ -28,21 +28,14 @@ def ratios(records: Iterable[Record]) -> list[Record]:
     for (method, length, batch), record in done.items():
         entry: Record = {"method": method, "length": length, "batch": batch}
         if method != "plain" and (plain := done.get(("plain", length, batch))):
-            entry["to_plain"] = _compared(record, plain)
+            entry["to_plain"] = {name: _ratio(record, plain, field) for name, field in COMPARED.items()}
         if twice := done.get((method, 2 * length, batch)):
-            entry["growth"] = _compared(twice, record)
+            entry["growth"] = {name: _ratio(twice, record, field) for name, field in COMPARED.items()}
         made.append(entry)
     return made
 
 
-def _compared(record: Record, base: Record) -> dict[str, float | None]:
-    pairs = {name: (_value(record, field), _value(base, field)) for name, field in COMPARED.items()}
-    return {
-        name: round(value / other, 4) if value is not None and other else None for name, (value, other) in pairs.items()
-    }
-
-
-def _value(record: Record, field: str) -> float | None:
-    found = record.get(field)
-    number = found["total"] if isinstance(found, dict) else found
-    return number if number == number else None  # a table of records has NaN for what is not known
+def _ratio(record: Record, base: Record, field: str) -> float | None:
+    value, other = (found["total"] if isinstance(found := r.get(field), dict) else found for r in (record, base))
+    known = value == value is not None and other == other  # a table of records has NaN for what is not known
+    return round(value / other, 4) if known and other else None

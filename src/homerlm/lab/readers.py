@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, MismatchError
 from homerlm.homer import Homer
 from homerlm.index.index import Index
-from homerlm.lab.asked import Asked
 from homerlm.lab.likelihood import Prefill
 from homerlm.lab.methods import Method
 from homerlm.lab.rivals.choosers import RIVALS, Chooser
+from homerlm.lab.samples import Asked
 from homerlm.score.calibration import Calibration
 from homerlm.score.scores import SCORES
 
@@ -30,40 +30,8 @@ CLIPPED_SHARE = {"ntk": 0.75, "yarn": 0.75}  # of the scaled limit, where a prom
 
 # What a prompt is read for: its question, or to go on with its text.
 Use = Literal["answer", "go on"]
-
-
-class Kept(Protocol):
-    """A document that was read for questions to come."""
-
-    def ask_again(self, suffix_ids: Tensor) -> Reading:
-        """The document with a question, suffix ids (1, S)."""
-
-
-class Reading(Kept, Protocol):
-    """What a method made of a prompt. `token_indices` (tokens,): the prompt's tokens that are left."""
-
-    @property
-    def token_indices(self) -> Tensor: ...
-
-    def prefill(self) -> Prefill:
-        """The prompt's cache, to be used once."""
-
-    def generate(self, max_new_tokens: int) -> list[int]:
-        """Greedy continuation ids, without what ends them."""
-
-    def ask_again(self, suffix_ids: Tensor) -> Reading:
-        """The same document with another suffix (1, S)."""
-
-
-class Reader(Protocol):
-    @property
-    def model(self) -> PreTrainedModel: ...
-
-    def read(self, prompt: Asked, room: int, use: Use = "answer") -> Reading:
-        """`room`: how many tokens are to follow the prompt."""
-
-    def read_for_later(self, prompt: Asked, room: int) -> Kept:
-        """The document for questions to come, of which the prompt's own, a neutral one, tells nothing."""
+# Indices (kept,) of the prompt's tokens that are read, when so many new ones are to follow.
+Keep = Callable[[Asked, int], Tensor]
 
 
 def reader_for(
@@ -116,16 +84,19 @@ class HomerReader:
         return self.homer.model
 
     @cached_property
-    def _going_on(self) -> Homer:
+    def going_on(self) -> Homer:
+        """For texts that go on, which ask nothing."""
         return self.homer.for_later(chosen_by="attention")
 
     def read(self, prompt: Asked, room: int, use: Use = "answer") -> HomerReading:  # noqa: ARG002
-        homer = self.homer if use == "answer" else self._going_on
+        """`room`: how many tokens are to follow the prompt."""
+        homer = self.homer if use == "answer" else self.going_on
         context = homer.compress(prompt.prefix, prompt.context, prompt.suffix, neutral_ids=prompt.neutral)
         return HomerReading(self.homer, context, prompt.neutral)
 
-    def read_for_later(self, prompt: Asked, room: int) -> Kept:
-        """An index; with the paper's preset, which keeps none, the compressed document."""
+    def read_for_later(self, prompt: Asked, room: int) -> IndexReading:
+        """The document for questions to come, of which the prompt's own, a neutral one, tells nothing: an index; with
+        the paper's preset, which keeps none, the compressed document."""
         if not self.homer.keeps_keys:
             return self.read(prompt, room)
         index = self.homer.index(prompt.prefix, prompt.context, neutral_ids=prompt.neutral)
@@ -141,6 +112,7 @@ class IndexReading:
     neutral_ids: Tensor | None = None
 
     def ask_again(self, suffix_ids: Tensor) -> HomerReading:
+        """The document with another question, suffix ids (1, S)."""
         context = self.homer.focus(self.source, suffix_ids, self.neutral_ids)
         return HomerReading(self.homer, context, self.neutral_ids)
 
@@ -151,17 +123,16 @@ class HomerReading(IndexReading):
 
     @property
     def token_indices(self) -> Tensor:
+        """(tokens,): the prompt's tokens that are left."""
         return self.source.token_indices[0]
 
     def prefill(self) -> Prefill:
+        """The prompt's cache, to be used once."""
         return Prefill.after(self.source, self.homer.model)
 
     def generate(self, max_new_tokens: int) -> list[int]:
+        """Greedy continuation ids, without what ends them."""
         return self.homer.generate(self.source, max_new_tokens=max_new_tokens, do_sample=False)[0].tolist()
-
-
-# Indices (kept,) of the prompt's tokens that are read, when so many new ones are to follow.
-Keep = Callable[[Asked, int], Tensor]
 
 
 def everything(prompt: Asked, _room: int) -> Tensor:
@@ -242,3 +213,7 @@ class PlainReading:
         ids = torch.cat([self.input_ids[:, :body], suffix_ids.to(self.input_ids.device)], dim=1)
         kept = torch.cat([self.token_indices[:body], torch.arange(new) + length])
         return PlainReading(self.model, ids, kept, new, length + new)
+
+
+Reader = HomerReader | PlainReader
+Reading = HomerReading | PlainReading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,14 @@ from homerlm.lab.summary import frame_of
 from homerlm.lab.tables import Section
 
 _BENCH_TASKS = ("bench", "profile")
-_LABELS = {
-    "Model": "model",
-    "Device": "device",
-    "Processor": "processor",
-    "Numbers": "dtype",
-    "Threads": "threads",
-    "Texts": "text",
-}
+_LABELS = {"Device": "device", "Processor": "processor", "Numbers": "dtype", "Threads": "threads", "Texts": "text"}
 
 
 def sections(records: Sequence[dict[str, Any]]) -> list[Section]:
     """What the records hold: what was evaluated, task by task, then what was benchmarked."""
-    evaluated = [record for record in records if record["task"] not in _BENCH_TASKS]
-    benched = [record for record in records if record["task"] in _BENCH_TASKS]
-    return (eval_sections(frame_of(evaluated)) if evaluated else []) + (bench_sections(benched) if benched else [])
+    frame = frame_of(records)
+    benched = frame["task"].isin(_BENCH_TASKS)
+    return eval_sections(frame[~benched]) + (bench_sections(frame[benched]) if benched.any() else [])
 
 
 def terminal_tables(folder: Path) -> list[RichTable]:
@@ -73,28 +66,25 @@ def write_report(folder: Path, *, plots: bool = True) -> Path:
 
 def what_was_run(records: Sequence[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
     """(name, value) of what a number needs to be read: model, machine, versions, settings, command."""
-    facts = [(label, _listed(record.get(name) for record in records)) for label, name in _LABELS.items()]
+
+    def listed(name: str, said: Callable[[Any], Any] = str) -> str:
+        found = (record.get(name) for record in records)
+        return "; ".join(dict.fromkeys(said(value) for value in found if value not in (None, "")))
+
     limits = sorted({record["limit"] for record in records if record.get("limit")})
-    facts.insert(1, ("Model's limit", f"{', '.join(map(str, limits))} tokens" if limits else ""))
-    chats = {"True": "yes", "False": "no"}
     failed = sum(bool(record.get("error")) for record in records)
-    facts += [
-        ("Chat template", _listed(chats.get(str(record.get("chat"))) for record in records)),
-        ("Versions", _listed(_compact(record.get("versions")) for record in records)),
-        ("Records", f"{len(records):,}, of which {failed:,} failed"),
-    ]
     command = folder / "command.txt"
-    if command.is_file():
-        facts.append(("Command", " && ".join(command.read_text(encoding="utf-8", errors="replace").splitlines())))
+    commands = command.read_text(encoding="utf-8", errors="replace").splitlines() if command.is_file() else []
+    facts = [
+        ("Model", listed("model")),
+        ("Model's limit", f"{', '.join(map(str, limits))} tokens" if limits else ""),
+        *((label, listed(name)) for label, name in _LABELS.items()),
+        ("Chat template", listed("chat", {True: "yes", False: "no"}.get)),
+        ("Versions", listed("versions", lambda found: ", ".join(f"{name} {value}" for name, value in found.items()))),
+        ("Records", f"{len(records):,}, of which {failed:,} failed"),
+        ("Command", " && ".join(commands)),
+    ]
     return [(name, value) for name, value in facts if value]
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return "; ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
-
-
-def _compact(found: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found.items()) if isinstance(found, dict) else ""
 
 
 def _rendered(template: str, **values: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.lab.corpora import COUNTS, NAMES
-from homerlm.prompt import token_spans
+from homerlm.prompt import PromptIds, token_spans
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,19 @@ class Sample:
     sections: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Asked(PromptIds):
+    """A prompt's ids with what methods need that choose passages by their text. `question` and `document`: their texts
+    alone, or nothing where there are none but ids. `gold`: indices in the prompt of the tokens that answer; only the
+    oracle, and whoever counts what was kept, may use them. `sections`: tokens [start, stop) of the document's sections,
+    if it is made of such."""
+
+    question: str = ""
+    gold: tuple[int, ...] = ()
+    document: str = ""
+    sections: tuple[tuple[int, int], ...] = ()
+
+
 class Task(Protocol):
     """Makes samples. `variant` tells apart what `name` does not; `text` names the source of the documents."""
 
@@ -67,10 +80,17 @@ class Task(Protocol):
         """The sample `index` of a prompt of at most `length` tokens; the same for the same arguments."""
 
 
-def first_integer(answer: str, expected: tuple[str, ...]) -> float:
-    """The passkey's rule: the first integer of the answer is the key."""
-    found = re.search(r"\d+", answer.replace(",", ""))
-    return float(found is not None and found.group() == expected[0])
+Grading = Callable[[str, tuple[str, ...]], float]
+
+
+def first(pattern: str, read: Callable[[str], str] = str, meant: Callable[[str], str] = str) -> Grading:
+    """Whether the first of an answer's texts of this pattern means what is expected."""
+
+    def grade(answer: str, expected: tuple[str, ...]) -> float:
+        found = re.search(pattern, read(answer))
+        return float(found is not None and meant(found[0]) == expected[0])
+
+    return grade
 
 
 def share_held(answer: str, expected: tuple[str, ...]) -> float:
@@ -78,31 +98,18 @@ def share_held(answer: str, expected: tuple[str, ...]) -> float:
     return sum(wanted.lower() in answer.lower() for wanted in expected) / len(expected)
 
 
-def first_letter(answer: str, expected: tuple[str, ...]) -> float:
-    """The first capital A to D that stands by itself is the right one."""
-    found = re.search(r"\b([A-D])\b", answer)
-    return float(found is not None and found.group(1) == expected[0])
+def _count(said: str) -> str:
+    if said.isdecimal():
+        return COUNTS[int(said)] if int(said) < len(COUNTS) else said
+    return "nothing" if said in ("no", "zero") else said
 
 
-def first_name(answer: str, expected: tuple[str, ...]) -> float:
-    """The first of the names that people have here is the right one."""
-    found = re.search(rf"\b({'|'.join(NAMES)})\b", answer)
-    return float(found is not None and found.group(1) == expected[0])
-
-
-def first_count(answer: str, expected: tuple[str, ...]) -> float:
-    """The first number up to eleven, in words or digits, is the right one; `nothing` and `no` are none."""
-    found = re.search(r"\b(\d+|nothing|no|zero|" + "|".join(COUNTS[1:]) + r")\b", answer.lower())
-    said = {"no": "nothing", "zero": "nothing"}.get(found[1], found[1]) if found else ""
-    return float((COUNTS[int(said)] if said.isdecimal() and int(said) < len(COUNTS) else said) == expected[0])
-
-
-GRADINGS: dict[str, Callable[[str, tuple[str, ...]], float]] = {
-    "first_integer": first_integer,
+GRADINGS: dict[str, Grading] = {
+    "first_integer": first(r"\d+", lambda answer: answer.replace(",", "")),  # the passkey's rule
     "share_held": share_held,
-    "first_letter": first_letter,
-    "first_name": first_name,
-    "first_count": first_count,
+    "first_letter": first(r"\b[A-D]\b"),  # standing by itself
+    "first_name": first(rf"\b({'|'.join(NAMES)})\b"),
+    "first_count": first(rf"\b(\d+|nothing|no|zero|{'|'.join(COUNTS[1:])})\b", str.lower, _count),
 }
 
 DEPTHS, DEPTH_STEP = 10, 3

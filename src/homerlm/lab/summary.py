@@ -13,14 +13,14 @@ from homerlm.lab.records import OUT_OF_MEMORY
 from homerlm.lab.tables import MOST_LENGTHS
 
 PERPLEXITY_TASKS = ("perplexity", "passkey-perplexity")
-TEXTS = ("task", "variant", "ask", "method", "error", "model", "dtype", "device", "chat", "text")
 MEANS = ("score", "likelihood_score", "tokens", "kept", "needle_kept")
 NUMBERS = (
     *(*MEANS, "nll", "count", "depth", "prefill_s", "seconds", "peak_bytes", "limit"),
     *("weights_bytes", "constant_bytes", "kv_bytes", "transient_bytes", "total_bytes", "tensors_bytes"),
     *("kv_bound_bytes", "counted_kv_bytes", "first_token_s", "step_s", "floor_share", "step_floor_s", "n"),
 )
-OTHERS = ("length", "sample", "seed", "batch", "requests", "flops", "rates", "parts")
+OTHERS = ("error", "model", "dtype", "device", "chat", "text", "requests", "flops", "rates", "parts", "cell")
+FILLED = {"task": "", "variant": "", "ask": "", "method": "(none)", "length": 0, "sample": 0, "seed": 0, "batch": 1}
 ROW = ["variant", "ask", "method", "length"]
 _Z95 = 1.959964
 _FAMILIES = ("plain", "truncate", "streaming", "random", "bm25", "embed", "retri", "oracle", "pi", "ntk", "yarn")
@@ -31,13 +31,12 @@ def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Records as a table with a column for each known field; what is no finite number where one belongs is NaN.
     `requests`: a benchmark's seconds by new tokens."""
     frame = pd.DataFrame(list(records), dtype=object)
-    frame = frame.assign(requests=frame.get("seconds")).reindex(columns=[*TEXTS, *NUMBERS, *OTHERS])
-    for name in NUMBERS:
-        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+    frame = frame.assign(requests=frame.get("seconds")).reindex(columns=[*FILLED, *NUMBERS, *OTHERS])
+    numbers = frame[[*NUMBERS]].apply(pd.to_numeric, errors="coerce").astype(float)
+    frame[[*NUMBERS]] = numbers.replace([np.inf, -np.inf], np.nan)
     frame["error"] = frame["error"].where(frame["error"].astype(bool), None)
-    filled = {"variant": "", "ask": "", "method": "(none)", "sample": 0, "seed": 0, "batch": 1}
-    texts = dict.fromkeys(("task", "variant", "ask", "method"), str)
-    return frame.fillna(filled).astype(texts | {"length": int, "batch": int})
+    types = {name: type(value) for name, value in FILLED.items() if name not in ("sample", "seed")}
+    return frame.fillna(FILLED).astype(types)
 
 
 def summarise(records: pd.DataFrame) -> pd.DataFrame:
@@ -46,12 +45,14 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     `high`: Wilson's 95% interval of the score; `failed`: `oom 3/50`, `error 1/50`, both or nothing.
     """
     task = records["task"].iloc[0]
-    done = records[records["error"].isna()]
+    done, failed = (records[records["error"].isna() == whole] for whole in (True, False))
     aggregates: dict[str, Any] = {name: (name, "mean") for name in MEANS}
     aggregates |= {name: (name, "median") for name in ("prefill_s", "seconds")}
     aggregates |= {"peak_bytes": ("peak_bytes", "max"), "scores": ("score", "count"), "samples": ("score", "size")}
     aggregates |= {"likelihoods": ("nll", "count"), "nll": ("nll", "sum"), "count": ("count", "sum")}
-    rows = done.groupby(ROW).agg(**aggregates).join(_failures(records), how="outer")
+    failures = {"errors": ("error", "size"), "out_of_memory": ("oom", "sum"), "first_error": ("error", "first")}
+    failed = failed.assign(oom=failed["error"].astype(str).str.startswith(OUT_OF_MEMORY))
+    rows = done.groupby(ROW).agg(**aggregates).join(failed.groupby(ROW).agg(**failures), how="outer")
     rows["n"] = rows["scores"].where(rows["scores"] > 0, rows["samples"])
     if task == "passkey-perplexity":
         rows["n"] = rows["likelihoods"]
@@ -64,15 +65,7 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     rows[counts] = rows[counts].fillna(0).astype(int)
     rows["low"], rows["high"] = wilson(rows["score"], rows["n"])
     rows["failed"] = [_failed(row.n, row.errors, row.out_of_memory) for row in rows.itertuples()]
-    return _in_order(rows.reset_index().assign(task=task), records)
-
-
-def _failures(records: pd.DataFrame) -> pd.DataFrame:
-    failed = records[records["error"].notna()]
-    failed = failed.assign(out_of_memory=failed["error"].astype(str).str.startswith(OUT_OF_MEMORY))
-    return failed.groupby(ROW).agg(
-        errors=("error", "size"), out_of_memory=("out_of_memory", "sum"), first_error=("error", "first")
-    )
+    return _in_order(rows.reset_index().assign(task=task, limit=limit_of(records)), records)
 
 
 def _failed(n: int, errors: int, out_of_memory: int) -> str:
@@ -92,21 +85,21 @@ def _accumulated(windows: pd.DataFrame) -> pd.DataFrame:
     """By method and length: documents that reach it without a failure, those that fail on the way, and the sums over
     all windows up to it of the former."""
     windows = windows.drop_duplicates([*ROW, "sample", "seed"], keep="last").sort_values("length")
+    scored = windows["nll"].notna() & (windows["count"] > 0)
+    windows = windows.assign(nll=windows["nll"].where(scored), count=windows["count"].where(scored))
     found = {}
     for key, method in windows.groupby(ROW[:-1]):
-        document = method.groupby(["sample", "seed"]).ngroup()
-        end = method["length"].groupby(document).transform("max")
+        ends = method.groupby(["sample", "seed"])["length"].max()
         for length in method["length"].unique():
-            before = method["length"] <= length
-            failed = method[before & method["error"].notna()].groupby(document)["error"].first().astype(str)
-            whole = before & (end >= length) & ~document.isin(failed.index)
-            scored = method[whole & method["nll"].notna() & (method["count"] > 0)]
+            documents = method[method["length"] <= length].groupby(["sample", "seed"])
+            errors = documents["error"].first()
+            sums = documents[["nll", "count"]].sum()[errors.isna() & (ends.loc[errors.index] >= length)]
             found[(*key, length)] = {
-                "n": document[whole].nunique(),
-                "errors": len(failed),
-                "out_of_memory": failed.str.startswith(OUT_OF_MEMORY).sum(),
-                "first_error": failed.iloc[0] if len(failed) else None,
-                **scored[["nll", "count"]].sum(),
+                "n": len(sums),
+                "errors": errors.count(),
+                "out_of_memory": errors.astype(str).str.startswith(OUT_OF_MEMORY).sum(),
+                "first_error": next(iter(errors.dropna()), None),
+                **sums.sum(),
             }
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(ROW)
 
@@ -120,7 +113,7 @@ def wilson(share: Any, n: Any) -> tuple[Any, Any]:
     return np.maximum((middle - half) / (1 + spread), 0.0), np.minimum((middle + half) / (1 + spread), 1.0)
 
 
-def method_rank(method: str) -> tuple[int, int, float, str]:
+def method_rank(method: str) -> tuple[bool, int, float, str]:
     """Sorts methods: the others before HOMER, each by RoPE scaling and its factor."""
     numbers = re.findall(r"\d+(?:\.\d+)?", method)
     families = [k for k, family in enumerate(_FAMILIES) if family in re.split(r"[^a-z0-9]+", method.lower())]
@@ -129,26 +122,20 @@ def method_rank(method: str) -> tuple[int, int, float, str]:
 
 def ranks(methods: pd.Series) -> pd.Series:
     """The place of each in the order of `method_rank`."""
-    order = sorted(methods.unique(), key=method_rank)
-    return methods.map({method: k for k, method in enumerate(order)})
+    return methods.map(sorted(methods.unique(), key=method_rank).index)
 
 
 def one_setup(records: pd.DataFrame) -> pd.DataFrame:
     """One task's records, with what differs (model, device, chat template ...) behind the method: nothing is mixed."""
-    setups = [_short(name, records[name]) for name in _SETUP]
-    texts = _short("text", records["text"])
-    several = texts.groupby(records["variant"]).transform("nunique") > 1
-    differing = [*(values for values in setups if values.nunique() > 1), texts.where(several, "")]
-    behind = [", ".join(filter(None, parts)) for parts in zip(*differing, strict=True)]
+    told = records[[*_SETUP, "text"]].astype(object)
+    told = told.where(told.notna(), None).map(str)
+    told["chat"] = told["chat"].map({"True": "chat template"}).fillna("plain text")
+    several = told["text"].groupby(records["variant"]).transform("nunique") > 1
+    differing = [told[name] for name in _SETUP if told[name].nunique() > 1] + [told["text"].where(several, "")]
+    parts = [values.str.rstrip("/").str.rsplit("/", n=1).str[-1] for values in differing]  # names without their folders
+    behind = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)]
     methods = zip(records["method"], behind, strict=True)
     return records.assign(method=[f"{method} ({parts})" if parts else method for method, parts in methods])
-
-
-def _short(name: str, values: pd.Series) -> pd.Series:
-    """Names without their folders."""
-    if name == "chat":
-        return values.map(lambda chat: "chat template" if chat is True else "plain text")
-    return values.astype(object).where(values.notna(), None).map(str).str.rstrip("/").str.rsplit("/", n=1).str[-1]
 
 
 def rounded_lengths(records: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +147,6 @@ def rounded_lengths(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(length=lengths)
 
 
-def limit_of(records: pd.DataFrame) -> int | None:
-    """The model's own limit: the lowest of a record, as scaled RoPE raises it; `None` for several models."""
-    limits = records["limit"].dropna()
-    return int(limits.min()) if len(limits) and records["model"].map(str).nunique() == 1 else None
+def limit_of(records: pd.DataFrame) -> float:
+    """The model's own limit: the lowest of a record, as scaled RoPE raises it; NaN for several models."""
+    return records["limit"].min() if records["model"].map(str).nunique() == 1 else np.nan

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.embed import Embeddings
 from homerlm.lab.rivals.hybrid import FusedRanks
 from homerlm.lab.rivals.infini_retri import InfiniRetri
 from homerlm.lab.rivals.passages import Span, best_that_fit, passages
 from homerlm.lab.rivals.scorers import Scorer, bm25, chance, oracle
+from homerlm.lab.samples import Asked
 from homerlm.score.sentences import Sentences
 
 Chooser = Callable[[Asked, int], list[Span]]
@@ -53,19 +53,18 @@ def _hybrid(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **length
     return BestPassages(FusedRanks(model, tokenizer), model, tokenizer, **lengths)
 
 
-@dataclass(frozen=True)
-class Rival:
-    """How a chooser is made of a model and a tokenizer, and the settings that it takes."""
+class Rival(NamedTuple):
+    """How a chooser is made of a model and a tokenizer, and the settings that it takes, with their kinds."""
 
     make: Callable[..., Chooser]
-    settings: tuple[str, ...] = ("passage",)
+    settings: Mapping[str, type] = {"passage": int}
 
 
 RIVALS = {
     "random": Rival(_passages(chance)),
     "bm25": Rival(_passages(bm25)),
     "hybrid": Rival(_hybrid),
-    "embed": Rival(_embedded, ("passage", "path")),
-    "infini-retri": Rival(InfiniRetri, ("topk", "window")),
+    "embed": Rival(_embedded, {"passage": int, "path": str}),
+    "infini-retri": Rival(InfiniRetri, {"topk": int, "window": int}),
     "oracle": Rival(_passages(oracle)),
 }

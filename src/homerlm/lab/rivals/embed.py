@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from homerlm.errors import ConfigError
-from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.passages import Span
+from homerlm.lab.samples import Asked
 
 
 class Embeddings:

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import Homer
-from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.passages import Span
+from homerlm.lab.samples import Asked
 from homerlm.score.bm25 import passage_scores
 from homerlm.select.method import Select
 from homerlm.select.reading import Reading

@@ -10,9 +10,8 @@ from io import StringIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.errors import ConfigError, HomerError
-from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.passages import Span
-from homerlm.lab.samples import token_offsets, token_span
+from homerlm.lab.samples import Asked, token_offsets, token_span
 
 PROMPT = "Read the text and answer the question.\n\n{context}\n\nQuestion:\n\n{question}\n\nAnswer:"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from homerlm.lab.asked import Asked
 from homerlm.lab.rivals.passages import Span
+from homerlm.lab.samples import Asked
 from homerlm.score.bm25 import passage_scores
 
 Scorer = Callable[[Asked, Sequence[Span], list[str]], np.ndarray]  # (passages,), of spans in the context, their texts

@@ -13,12 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from homerlm.documents.html import read_html
 from homerlm.documents.reading import read_document
 from homerlm.errors import InputError
-from homerlm.lab.asked import Asked
 from homerlm.lab.corpora import python_topics
 from homerlm.lab.facts import Outcome
 from homerlm.lab.questions import Setup
 from homerlm.lab.readers import Reading
-from homerlm.lab.samples import Question, Sample, count_tokens, random_for, stratified_depth
+from homerlm.lab.samples import Asked, Question, Sample, count_tokens, random_for, stratified_depth
 from homerlm.lab.tasks.prose import cut, room_beside
 
 INSTRUCTION = "Read the following documentation. A question about it follows at its end."
