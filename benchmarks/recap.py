@@ -114,8 +114,8 @@ class Study:
     def method(self, way: Way) -> Select:
         method = self.homer.method
         assert isinstance(method, Select)
-        changes = {"recap_len": way.length, "min_share": way.min_share, "link_len": way.link_len}
-        return replace(method, config=replace(method.config, **changes))
+        config = replace(method.config, recap_len=way.length, min_share=way.min_share, link_len=way.link_len)
+        return replace(method, config=config)
 
     def prompt_of(self, found: Found, way: Way) -> Tensor:
         """(1, S) ids of what is read."""
