@@ -46,7 +46,7 @@ FUNCTIONS = {  # of the library, by where they are looked up
     "homerlm.select.ranking.Ranking.candidates": SCORING,
     "homerlm.select.ranking.Ranking.reranked": SCORING,
     "homerlm.select.ranking.Ranking.kept": SCORING,
-    "homerlm.select.method.recap": SCORING,
+    "homerlm.select.ranking.recap": SCORING,
     "homerlm.merge.chunk.Chunk.select": MERGING,
     "homerlm.merge.chunk.Chunk.merge": MERGING,
     "homerlm.merge.chunk.Chunk.rows": MERGING,
