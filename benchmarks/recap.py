@@ -100,6 +100,7 @@ class Study:
         assert homer.tokenizer is not None
         self.homer, self.tokenizer = homer, homer.tokenizer
 
+    @torch.no_grad()
     def find(self, sample: Sample) -> Found:
         method = self.method(Way())
         asked = Setup(self.homer.model, self.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
