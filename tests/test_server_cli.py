@@ -89,7 +89,7 @@ def test_it_serves_and_ends_in_order(launched):
     name = api.models.list().data[0].id
     assert "/" not in name, "no path of this machine"
     text = [{"role": "user", "content": f"{WORDS} {WORDS} {WORDS}\n\nw1 w2 ?"}]
-    stream = api.chat.completions.create(model=name, messages=text, max_tokens=400, stream=True)
+    stream = api.chat.completions.create(model=name, messages=text, max_tokens=200, stream=True)
     pieces = [next(stream)]
     process.send_signal(signal.SIGTERM)
     until(lambda: not answers(address))

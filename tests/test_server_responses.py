@@ -277,7 +277,7 @@ def test_a_search_tells_its_progress(api, server, dated, again):
 
 
 def test_a_search_takes_of_the_time_that_an_answer_has(tmp_path):
-    with serving(tmp_path, request_seconds=1.5) as running, client(running) as http:
+    with serving(tmp_path, request_seconds=3) as running, client(running) as http:
         file = http.post("/v1/files", files={"file": ("a.txt", WORDS)}, data={"purpose": "user_data"}).json()["id"]
         store = http.post("/v1/vector_stores", json={"file_ids": [file]}).json()["id"]
         until(lambda: http.get(f"/v1/vector_stores/{store}").json()["file_counts"]["completed"])
@@ -286,12 +286,12 @@ def test_a_search_takes_of_the_time_that_an_answer_has(tmp_path):
         search, write = running.documents.search, running.engine.write
 
         async def slow_search(*given):
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.6)
             return await search(*given)
 
         async def slow_write(*given):
             async for piece in write(*given):
-                await asyncio.sleep(0.06)
+                await asyncio.sleep(0.12)
                 yield piece
 
         running.documents.search = slow_search
