@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -34,6 +35,7 @@ from homerlm.prompt import PromptIds
 from homerlm.select import recap
 from homerlm.select.method import Select
 from homerlm.select.plan import SelectPlan
+from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
 
 
@@ -122,18 +124,17 @@ class Study:
         """(1, S) ids of what is read."""
         method = self.method(way)
         document = method._document(found.ids.context[0])
-        with mock.patch.multiple(recap, ROUNDS=way.rounds, LEADING=way.leading or 0.0):
-            if way.leading is not None:
-                chosen = method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan.room)
+        neighbours = replace(method.ranking, config=replace(method.config, unit="neighbours"))
+
+        def former(_: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
+            return runs(scores.tolist(), neighbours._units(ids[None], places[None])[0].tolist(), room)
+
+        with ExitStack() as patches:
+            if way.leading is None:
+                patches.enter_context(mock.patch.object(Ranking, "recap", former))
             else:
-                neighbours = replace(method.ranking.config, unit="neighbours")
-
-                def former(ranking: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
-                    units = replace(ranking, config=neighbours)._units(ids[None], places[None])[0]
-                    return runs(scores.tolist(), units.tolist(), room)
-
-                with mock.patch("homerlm.select.ranking.Ranking.recap", former):
-                    chosen = method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan.room)
+                patches.enter_context(mock.patch.multiple(recap, ROUNDS=way.rounds, LEADING=way.leading))
+            chosen = method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan.room)
         return torch.cat([found.ids.prefix, found.ids.context[:, chosen], found.ids.suffix], dim=1)
 
     @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from homerlm.score.sentences import Sentences
 
 SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
 _BLOCK = 1 << 14  # tokens whose neighbours are laid side by side at once
+_Score = TypeVar("_Score", float, Tensor)
 
 
 def pool(scores: Tensor, width: int) -> Tensor:
@@ -64,6 +67,11 @@ def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
 def unit_significance(scores: Tensor, units: Tensor) -> Tensor:
     """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's."""
     return unit_scores(scores, units).gather(1, units) if scores.shape[1] else scores
+
+
+def share_of_best(best: _Score, share: float) -> _Score:
+    """The score that is a share of the best one; of scores that can be negative, as far below it."""
+    return best - (1 - share) * abs(best)
 
 
 def top_tokens(scores: Tensor, count: int) -> Tensor:

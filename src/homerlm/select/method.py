@@ -210,10 +210,11 @@ class Select:
 
     def _document(self, ids: Tensor) -> Document:
         """A document of ids (C,), its sentences known where they are kept as a whole."""
-        if self.sentences is None or self.config.unit != "sentence" or not len(ids):
+        sentences = self.ranking.whole_sentences
+        if sentences is None or not len(ids):
             return Document(ids)
         places = torch.arange(len(ids), device=ids.device)
-        return Document.numbered(ids, self.sentences.units(ids[None], places[None])[0])
+        return Document.numbered(ids, sentences.units(ids[None], places[None])[0])
 
     def _best(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> Tensor:
         """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""

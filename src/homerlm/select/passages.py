@@ -127,7 +127,8 @@ def _scored(
 
 def _units(select: Select, ids: Tensor, scores: Tensor) -> Tensor:
     """(1, U) significance of a part's units, ids and scores (1, n)."""
-    if select.sentences is None or select.config.unit != "sentence":
+    sentences = select.ranking.whole_sentences
+    if sentences is None:
         return pool(scores, select.config.pooling)
     places = torch.arange(ids.shape[1], device=ids.device)[None]
-    return unit_scores(scores, select.sentences.units(ids, places))
+    return unit_scores(scores, sentences.units(ids, places))

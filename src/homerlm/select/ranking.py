@@ -10,7 +10,7 @@ from torch import Tensor
 from homerlm.config import HomerConfig
 from homerlm.executor import LoadedModel
 from homerlm.score.heads import early_len
-from homerlm.score.neighbours import significance, top_tokens, unit_significance
+from homerlm.score.neighbours import share_of_best, significance, top_tokens, unit_significance
 from homerlm.score.sentences import Sentences
 from homerlm.select.recap import recap
 
@@ -57,8 +57,7 @@ class Ranking:
         below `min_share` of the highest."""
         if not len(ranked):
             return torch.empty(0, dtype=torch.long, device=ranked.device)
-        highest = ranked.amax()
-        lowest = highest - (1 - self.config.min_share) * highest.abs()  # of scores that can be negative, the best stays
+        lowest = share_of_best(ranked.amax(), self.config.min_share)
         return top_tokens(ranked[None], min(room, int((ranked >= lowest).sum())))[0]
 
     def recap(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
@@ -72,18 +71,19 @@ class Ranking:
         return order[ranked[order] >= ranked.amax() / 2]
 
     @property
-    def _by_sentence(self) -> bool:
-        return self.sentences is not None and self.config.unit == "sentence"
+    def whole_sentences(self) -> Sentences | None:
+        """The sentences, where they are kept or dropped as a whole."""
+        return self.sentences if self.config.unit == "sentence" else None
 
     def _units(self, ids: Tensor, places: Tensor) -> Tensor:
         """(B, C) ascending numbers of the units that tokens of ids and places (B, C) are in: sentences, or runs of
         neighbours in the document."""
-        if self._by_sentence and self.sentences is not None:
-            return self.sentences.units(ids, places)
+        if (sentences := self.whole_sentences) is not None:
+            return sentences.units(ids, places)
         return torch.nn.functional.pad((places[:, 1:] != places[:, :-1] + 1).cumsum(1), (1, 0))
 
     def _significance(self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int) -> Tensor:
-        if self._by_sentence:
+        if self.whole_sentences is not None:
             return unit_significance(scores, self._units(ids, places))
         return significance(
             scores,

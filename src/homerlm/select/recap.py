@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, groupby, takewhile
 
+from homerlm.score.neighbours import share_of_best
+
 LEADING = 0.7  # of the highest score, that a unit reaches to lead
 ROUNDS = 3  # of the leading units, at most
 
@@ -30,7 +32,7 @@ def _leading(scores: Sequence[float], units: Sequence[int], room: int) -> list[l
     """Indices of each leading unit, at most `room` of them, the best unit first."""
     groups = [list(group) for _, group in groupby(range(len(units)), key=units.__getitem__)]
     best = sorted(((max(scores[i] for i in group), group) for group in groups), key=lambda unit: -unit[0])
-    least = best[0][0] - (1 - LEADING) * abs(best[0][0])  # of scores that can be negative, the best leads
+    least = share_of_best(best[0][0], LEADING)
     return [_densest(group, scores, room) for _, group in takewhile(lambda unit: unit[0] >= least, best)]
 
 
