@@ -11,8 +11,9 @@ demo: .venv/ready
 serve: .venv/ready
 	$(BIN)/homer serve
 
+# One process a core, each with one thread: most of the time goes into starting things and into tiny models.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from test_shards import texts_of
 from tiny import llama, prompt
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 SIZES = {"max_chunk_len": 60, "target_len": 40, "pooling": 3, "recap_len": 0}
 
 

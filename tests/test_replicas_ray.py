@@ -17,7 +17,7 @@ from homerlm.server.replicas.deployment import Replicas
 from homerlm.server.settings import Settings
 from serving import QUESTION, WORDS, client, tiny_homer, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 STEP_S = 0.03
 LONG = 400  # tokens: 12 s at least

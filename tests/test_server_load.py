@@ -42,7 +42,7 @@ def start(tmp_path, model, launcher):
 
 def test_many_clients_get_what_one_gets_alone_and_leave_nothing_behind(model, launcher):
     found = serve_load.run(
-        model, clients=20, requests=50, seed=3, characters=4_000, long=40_000, launcher=launcher, dtype="float32"
+        model, clients=12, requests=30, seed=3, characters=4_000, long=20_000, launcher=launcher, dtype="float32"
     )
     found["ok"]["memory within 5%"] = (
         found["grown"]["rss"] <= 0.05
@@ -50,9 +50,9 @@ def test_many_clients_get_what_one_gets_alone_and_leave_nothing_behind(model, la
     assert all(found["ok"].values()), {
         name: found[name] for name in ("ok", "errors", "different", "grown", "before", "after")
     }
-    assert found["requests"] == 50
-    assert found["answered"] >= 30
-    assert sum(found["left"].values()) > 3
+    assert found["requests"] == 30
+    assert found["answered"] >= 18
+    assert sum(found["left"].values()) > 2
 
 
 def test_a_server_that_is_killed_at_any_moment_leaves_nothing_half_visible(start):

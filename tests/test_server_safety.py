@@ -177,12 +177,12 @@ def test_time_has_a_limit(tmp_path):
 
 @pytest.mark.parametrize("what", ["search", "kept", "rerank"])
 def test_finding_has_the_time_of_an_answer_and_ends_with_it(tmp_path, what):
-    with serving(tmp_path, request_seconds=0.2) as running, client(running) as http:
+    with serving(tmp_path, request_seconds=2) as running, client(running) as http:
         request = finding(http, what)
-        steps = slow(running.homer, METHODS[what])
+        steps = slow(running.homer, METHODS[what], seconds=0.5)
         answer = http.request(*request[:2], json=request[2])
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
-        assert_ended(steps)
+        assert_ended(steps, 0.7)
         http.post(CHAT, json=said("w1")).raise_for_status()
 
 
@@ -308,10 +308,10 @@ def finding(http, what):
     return "GET", f"/v1/documents/{document['id']}/kept?question=w1", None
 
 
-def assert_ended(steps):
-    time.sleep(0.4)
+def assert_ended(steps, seconds=0.4):
+    time.sleep(seconds)
     taken = len(steps)
-    time.sleep(0.4)
+    time.sleep(seconds)
     assert len(steps) == taken, "it went on"
 
 

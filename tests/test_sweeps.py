@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray")
 from homerlm.lab.on_ray import RETRIES, OnRay  # noqa: E402
 from homerlm.scale.ray_actors import RaySettings  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 HOMER = "homer:max_chunk_len=160,target_len=150"
 MEASURED = ("seconds", "peak_bytes")
 EVAL = ["eval", "passkey", "-m", "MODEL", "--methods", f"plain pi:2 {HOMER}", "--lengths", "300,400", "--samples", 4]
@@ -177,7 +177,7 @@ def until(done, seconds=120):
     assert done()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
 def test_a_command_that_was_killed_or_stopped_goes_on_where_it_was(cluster, run, model_folder, tmp_path, number, code):
     given = [str(model_folder) if one == "MODEL" else one for one in EVAL] + ["-o", tmp_path / "ray"]
     process = started(*given, "--workers", f"ray:{cluster.address}", "--num-workers", "2", "--cpus-per-worker", "0.5")

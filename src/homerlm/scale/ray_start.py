@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from homerlm.errors import ConfigError
@@ -38,8 +41,20 @@ def connected(address: str | None = None, **options: Any) -> Any:
     else:
         options = {"address": address}
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+        with _own_signals():
+            ray.init(**options, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
     except Exception as error:  # bare ones too, where it does not start in time
         place = address or "this machine"
         raise ConfigError(f"Ray at {place} cannot be reached: {error}; check the address") from error
     return ray
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts an exit in the place of what this process does on SIGTERM; here that stays as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before)
