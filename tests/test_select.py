@@ -276,16 +276,21 @@ class TestLengths:
 
 
 class TestRecap:
-    def test_the_leading_units_come_again_the_best_one_last(self):
+    def test_where_several_lead_each_comes_once_in_the_documents_order(self):
         #          0    1    2    3    4    5    6
-        scores = [0.9, 0.8, 0.1, 0.2, 0.5, 0.7, 0.1]
-        assert recap(scores, [0, 0, 0, 1, 2, 2, 3], 5) == [4, 5, 0, 1, 2]
+        scores = [0.7, 0.1, 0.2, 0.9, 0.8, 0.1, 0.2]
+        assert recap(scores, [0, 0, 1, 2, 2, 2, 3], 50) == [0, 1, 3, 4, 5]
 
-    def test_units_far_below_the_best_one_do_not_lead(self):
-        assert recap([0.9, 0.6, 0.7], [0, 1, 2], 3) == [2, 0]
+    def test_units_beside_them_come_too_the_best_first_while_they_fit(self):
+        scores, units = [0.5, 0.7, 0.9, 0.6, 0.4], [0, 1, 2, 3, 4]
+        for room, found in ((1, [2]), (2, [1, 2]), (3, [1, 2, 3]), (4, [0, 1, 2, 3]), (50, [0, 1, 2, 3])):
+            assert recap(scores, units, room) == found
+
+    def test_one_that_leads_alone_comes_without_those_beside_it(self):
+        assert recap([0.9, 0.6, 0.5], [0, 1, 2], 2) == [0, 0]
 
     @pytest.mark.parametrize(("room", "times"), [(3, 1), (4, 2), (7, 3), (50, 3)])
-    def test_they_come_over_and_over_while_all_of_them_fit(self, room, times):
+    def test_one_that_leads_alone_comes_over_and_over_while_it_fits(self, room, times):
         assert recap([0.9, 0.1, 0.2], [0, 0, 1], room) == [0, 1] * min(times, room // 2)
 
     @pytest.mark.parametrize("room", [3, 4])
@@ -296,7 +301,8 @@ class TestRecap:
         assert recap([0.9, 0.1, 0.1, 0.8, 0.7], [0, 0, 0, 0, 0], 2) == [3, 4]
 
     def test_of_logits_below_0_the_best_unit_leads(self):
-        assert recap([-3.0, -1.0, -1.2], [0, 1, 2], 2) == [2, 1]
+        assert recap([-3.0, -1.0, -1.2], [0, 1, 2], 2) == [1, 2]
+        assert recap([-3.0, -1.0, -1.4], [0, 1, 2], 2) == [1, 1]
 
     def test_nothing_comes_of_nothing_or_where_there_is_no_room(self):
         assert recap([0.1, 0.9], [0, 1], 0) == recap([], [], 0) == recap([], [], 50) == []

@@ -147,8 +147,8 @@ class HomerConfig(_Settings):
     )
     recap_len: int = _setting(
         96,
-        "After the reranking, the leading sentences are repeated right before the question, as often as they fit into "
-        "so many tokens (at most three times), out of the target.",
+        "After the reranking, the leading sentence is repeated right before the question, up to three times while it "
+        "fits into so many tokens, or each of several once; out of the target.",
         low=0,
     )
     prefilter: int | None = _setting(

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, groupby, takewhile
+from itertools import accumulate, groupby
 
 from homerlm.score.neighbours import share_of_best
 
-LEADING = 0.7  # of the highest score, that a unit reaches to lead
-ROUNDS = 3  # of the leading units, at most
+LEADING = 0.7  # of the highest score: a unit below it does not lead
+BESIDE = 0.5  # of the highest score, that a unit reaches to come along where more than one leads
+ROUNDS = 3  # of a unit that leads alone, at most
 
 
 def recap(scores: Sequence[float], units: Sequence[int], room: int) -> list[int]:
-    """Indices of the leading units' tokens, `room` at most, by rising score, so that the best one is next to the
-    question, and over and over: up to `ROUNDS` times while all of them fit. scores, units: of the kept tokens, and the
-    ascending number of the unit (sentence, or run of neighbours) that each is in.
+    """Indices of the leading units' tokens, `room` at most. scores, units: of the kept tokens, and the ascending number
+    of the unit (sentence, or run of neighbours) that each is in; a unit counts as much as its best token.
 
-    A unit counts as much as its best token. The best one always comes, or the best `room` tokens of it; others that
-    reach `LEADING` of its score come while they fit as a whole: half a number misleads. One fact that was asked for so
-    stands alone and often, where of several each comes once. Not in the paper (docs/experiments.md).
+    One that leads alone comes up to `ROUNDS` times while it fits, or its best `room` tokens once. Where others reach
+    `LEADING` of its score, several facts may be asked for: all units that reach `BESIDE` come once, the best first
+    while they fit as a whole (half a number misleads), in the document's order: what is repeated more often than
+    others would be the answer alone. Not in the paper (docs/experiments.md).
     """
     if room <= 0 or not units:
         return []
-    leading = _leading(scores, units, room)
-    fitting = [total for total in accumulate(map(len, leading)) if total <= room]
-    once = [i for unit in reversed(leading[: len(fitting)]) for i in unit]
-    return once * min(ROUNDS, room // len(once))
+    best, *others = _by_best_token(scores, units)
+    first = _densest(best[1], scores, room)
+    if not others or others[0][0] < share_of_best(best[0], LEADING):
+        return first * min(ROUNDS, room // len(first))
+    least = share_of_best(best[0], BESIDE)
+    beside = [unit for score, unit in others if score >= least]
+    totals = accumulate(map(len, beside), initial=len(first))
+    fitting = sum(total <= room for total in totals) - 1
+    return [i for unit in sorted([first, *beside[:fitting]]) for i in unit]
 
 
-def _leading(scores: Sequence[float], units: Sequence[int], room: int) -> list[list[int]]:
-    """Indices of each leading unit, at most `room` of them, the best unit first."""
+def _by_best_token(scores: Sequence[float], units: Sequence[int]) -> list[tuple[float, list[int]]]:
+    """The highest score and the indices of each unit, the best unit first."""
     groups = [list(group) for _, group in groupby(range(len(units)), key=units.__getitem__)]
-    best = sorted(((max(scores[i] for i in group), group) for group in groups), key=lambda unit: -unit[0])
-    least = share_of_best(best[0][0], LEADING)
-    return [_densest(group, scores, room) for _, group in takewhile(lambda unit: unit[0] >= least, best)]
+    return sorted(((max(scores[i] for i in group), group) for group in groups), key=lambda unit: -unit[0])
 
 
 def _densest(unit: list[int], scores: Sequence[float], width: int) -> list[int]:
