@@ -361,15 +361,17 @@ class TestText:
 
     def test_a_long_text_is_tokenised_in_pieces(self, text_homer, words, monkeypatch):
         for text in (DOCUMENT, DOCUMENT.replace(" ", "\n"), DOCUMENT.replace(" ", "  ")):
-            found = list(pieces(words, text, 200))
+            found = list(pieces(text, 200))
             assert len(found) > 3
             assert "".join(piece.text for piece in found) == text
             assert all(len(piece.text) <= 200 for piece in found)
-            assert torch.cat([piece.ids for piece in found], 1)[0].tolist() == words(text).input_ids
-            spans = torch.cat([piece.spans for piece in found]).tolist()
-            assert [text[start:end] for start, end in spans] == text.split()
+            assert all(text[piece.start :].startswith(piece.text) for piece in found)
+            assert [word for piece in found for word in piece.text.split()] == text.split()
+            index = text_homer.read(text)
+            assert index.ids.tolist() == words(text).input_ids
+            assert [text[start:end] for start, end in index.spans.tolist()] == text.split()
         lines = f"{DOCUMENT[:180]}\n{DOCUMENT[180:]}"
-        assert next(pieces(words, lines, 200)).text == DOCUMENT[:180]  # rather at a line's end than at the last space
+        assert next(pieces(lines, 200)).text == DOCUMENT[:180]  # rather at a line's end than at the last space
         monkeypatch.setattr("homerlm.index.building.pieces", lambda *args: pieces(*args, 200))
         events = []
         index = text_homer.read(DOCUMENT, observer=events.append)

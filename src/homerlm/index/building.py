@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,18 +13,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from homerlm import storage
+from homerlm import prompt, storage
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.index.index import Frame, Index, Part, saving
 from homerlm.index.keys import KeyLayout, indexing
-from homerlm.index.pieces import Piece, pieces, unit_starts
+from homerlm.index.pieces import pieces
 from homerlm.mapped import Rows, Spool
 from homerlm.model.decoder import Decoder
-from homerlm.passes import Event
+from homerlm.passes import Event, tokenising
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans, groups_alike, lengths
 
 QUESTION_SHARE = 32  # of a chunk, one part is left for a question
+BLOCK = 1 << 14  # tokens that are kept at once
 
 
 class Store(Protocol):
@@ -70,14 +72,14 @@ class Builder:
         read = characters = 0
         first = self.tokens
         size = 0
-        for piece in pieces(tokenizer, text):
+        for piece in pieces(text):
+            tokenise = partial(prompt.ids_and_spans, tokenizer, piece.text)
+            ids, spans = yield from tokenising(tokenise, len(text) - piece.start, read)
             characters += len(piece.text)
-            total = (read + piece.ids.shape[1]) * len(text) // characters
-            if piece.ids.shape[1] > self.frame.chunk_len:
-                yield Event(read, total)  # to cut a long text into tokens takes as long as to read a chunk
-            for done in self._piece(piece):
+            total = (read + len(ids)) * len(text) // characters
+            for done in self._piece(ids, spans, piece.start):
                 yield Event(read + done, total)
-            read += piece.ids.shape[1]
+            read += len(ids)
             encoded = torch.frombuffer(bytearray(piece.text.encode()), dtype=torch.uint8)
             self.store.add("text", encoded)
             size += len(encoded)
@@ -86,7 +88,7 @@ class Builder:
     def ids(self, name: str, ids: Tensor) -> Iterator[Event]:
         """Read a document given as ids (1, T)."""
         first = self.tokens
-        for done in self._piece(Piece(ids, torch.zeros(ids.shape[1], 2, dtype=torch.int32), "")):
+        for done in self._piece(ids[0].tolist(), [(0, 0)] * ids.shape[1]):
             yield Event(done, ids.shape[1])
         self._end(name, first, 0)
 
@@ -94,22 +96,32 @@ class Builder:
         byte = sum(part.bytes for part in self.parts[-1:]) + (self.parts[-1].first_byte if self.parts else 0)
         self.parts.append(Part(name, first, self.tokens - first, byte, size))
 
-    def _piece(self, piece: Piece) -> Iterator[int]:
-        """Read a piece, its chunks apart from those of others; how many of its tokens are read by now."""
-        count = piece.ids.shape[1]
+    def _piece(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], start: int = 0) -> Iterator[int]:
+        """Read a piece, its chunks apart from those of others; how many of its tokens are read by now. spans: their
+        characters `[start, end)`, counted from the document's character `start` on."""
+        count = len(ids)
         if not count:
             return
-        self.store.add("ids", piece.ids[0].to("cpu", torch.int32))
-        self.store.add("spans", piece.spans)
+        whole = torch.empty(1, count, dtype=torch.long)
+        for first in range(0, count, BLOCK):
+            block = slice(first, first + BLOCK)
+            whole[0, block] = torch.tensor(ids[block])
+            self.store.add("ids", whole[0, block].int())
+            self.store.add("spans", torch.tensor(spans[block], dtype=torch.int32) + start)
+            if count > BLOCK:
+                yield 0
         if (sentences := self.model.sentences) is not None:
-            self.store.add("units", unit_starts(sentences, piece.ids.to(self.model.decoder.device)) + self.tokens)
-        spans = even_spans(count, self.frame.chunk_len)
-        self.store.add("chunks", torch.tensor([start for start, _ in spans]) + self.tokens)
-        groups = list(groups_alike(spans, self.batch))
-        ids = (torch.cat([piece.ids[:, start:stop] for start, stop in group]) for group in groups)
+            for starts in sentences.unit_starts(whole[0].to(self.model.decoder.device)):
+                self.store.add("units", starts + self.tokens)
+                if count > BLOCK:
+                    yield 0
+        chunks = even_spans(count, self.frame.chunk_len)
+        self.store.add("chunks", torch.tensor([start for start, _ in chunks]) + self.tokens)
+        groups = list(groups_alike(chunks, self.batch))
+        items = (torch.cat([whole[:, start:stop] for start, stop in group]) for group in groups)
         ends = iter(group[-1][1] for group in groups)
         done = 0
-        with closing(self.executor.map(self.model, ChunkKeys.of(self.frame), ids)) as kept:  # type: ignore[type-var]
+        with closing(self.executor.map(self.model, ChunkKeys.of(self.frame), items)) as kept:  # type: ignore[type-var]
             for rows in kept:
                 if rows is not None:
                     self._keep(*rows)
