@@ -190,8 +190,7 @@ class Homer(Compressor):
             around[0] = torch.tensor([document.frame.prefix])
         taken = sum(part.shape[1] for part in around)
         config = config_for(self.config, tokens, taken, min_share, self.limit)
-        chooser = type(self)(self.model, self.tokenizer, config, self.executor)
-        return chooser._finding_in(document, question, affixes, asking.neutral())
+        return self._with(config)._finding_in(document, question, affixes, asking.neutral())
 
     def _finding_in(
         self,

@@ -13,7 +13,7 @@ _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}  # 
 _CLOSERS = "\"'”’)]」』"  # may stand between a stop and the end of its sentence
 _STOPS = (".", "?", "!")  # end a sentence if white space follows: "3.14" and "U.S.A" go on
 LONGEST_UNIT = 64  # tokens of a sentence, or of what is none: code, tables
-_BLOCK = 1 << 14  # tokens whose units are found at once
+BLOCK = 1 << 14  # tokens whose units are found at once
 _FULL_STOPS = ("。", "！", "？")
 
 
@@ -57,8 +57,8 @@ class Sentences:
     def unit_starts(self, input_ids: Tensor) -> Iterator[Tensor]:
         """The first token of each unit of a document's ids (S,), in tensors (u,), one for each block of it."""
         start = 0
-        for first in range(1, max(len(input_ids), 2), _BLOCK):
-            ids = input_ids[None, first - 1 : first + _BLOCK]
+        for first in range(1, max(len(input_ids), 2), BLOCK):
+            ids = input_ids[None, first - 1 : first + BLOCK]
             ends = self._ends_before(ids, torch.arange(ids.shape[1], device=ids.device)[None])[0]
             found = list(_starts(ends.tolist(), self._ends_line[ids[0, :-1]].tolist(), first, start))
             start = found[-1] if found else start

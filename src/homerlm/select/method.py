@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,33 +45,28 @@ class Select:
     origin: that of a context made now; executor: what reads the chunks.
     """
 
-    decoder: Decoder
+    loaded: LoadedModel
     config: HomerConfig
     origin: Callable[[], Origin]
-    tokenizer: PreTrainedTokenizerBase | None
     executor: Executor = IN_PROCESS
 
     @classmethod
-    def on(
-        cls,
-        decoder: Decoder,
-        config: HomerConfig,
-        origin: Callable[[], Origin],
-        tokenizer: PreTrainedTokenizerBase | None,
-        executor: Executor,
-    ) -> Select:
+    def on(cls, loaded: LoadedModel, config: HomerConfig, origin: Callable[[], Origin], executor: Executor) -> Select:
         """Raises `ConfigError` for settings that do not fit the model."""
-        lengths(config, decoder.shape, 0, 0, 0)
-        return cls(decoder, config, origin, tokenizer, executor)
+        lengths(config, loaded.decoder.shape, 0, 0, 0)
+        return cls(loaded, config, origin, executor)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.loaded.decoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self.loaded.tokenizer
 
     @property
     def lengths(self) -> Lengths:
         return Lengths(*lengths(self.config, self.decoder.shape, 0, 0, 0))
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """The model as work finds it."""
-        return LoadedModel(self.decoder, self.tokenizer)
 
     @property
     def sentences(self) -> Sentences | None:
