@@ -441,6 +441,36 @@ class TestFile:
         assert (tmp_path / "other.homer").read_bytes() == saved.read_bytes()
         assert {path.name for path in tmp_path.iterdir()} == {"book.homer", "other.homer"}
 
+    def test_it_is_written_block_by_block_and_never_half_there(self, text_homer, saved, monkeypatch):
+        """At every pause, and wherever the work is stopped, what was there before is there, and nothing else."""
+        before = saved.read_bytes()
+        whole = text_homer.read(OTHER, name="other")
+        whole.save(saved.parent / "expected")
+        expected = (saved.parent / "expected").read_bytes()
+        (saved.parent / "expected").unlink()
+        monkeypatch.setattr("homerlm.mapped.BLOCK_BYTES", 1 << 10)
+        reading = [("other", OTHER)]
+
+        def pauses():
+            for event in text_homer.reading(reading, path=saved):
+                if event.read == event.total:
+                    yield
+
+        count = 0
+        for _ in pauses():
+            count += 1
+            assert saved.read_bytes() == before
+        assert count > whole.keys.nbytes >> 10 > 15
+        assert saved.read_bytes() == expected
+        for stop in range(count):
+            saved.write_bytes(before)
+            steps = pauses()
+            for _ in range(stop + 1):
+                next(steps)
+            steps.close()
+            assert saved.read_bytes() == before
+            assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
     def test_other_readers_of_safetensors_can_read_it(self, book, saved):
         from safetensors.torch import load_file
 

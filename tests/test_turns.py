@@ -90,7 +90,6 @@ def small_blocks(monkeypatch):
         ("score.sentences.BLOCK", BLOCK),
         ("select.document.BLOCK", BLOCK),
         ("index.scoring.GROUP_TOKENS", BLOCK),
-        ("index.shards.PART_TOKENS", 1000),
         ("mapped.BLOCK_BYTES", 1 << 12),
     ):
         monkeypatch.setattr(f"homerlm.{name}", value)
