@@ -11,9 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from homerlm import Homer, HomerConfig, executor, prompt
-from homerlm.passes import run_steps
-from homerlm.score import sentences
+from homerlm import Homer, HomerConfig, prompt
 from tiny import llama
 from words import tokenizer_of
 
@@ -128,4 +126,4 @@ def test_no_turn_grows_with_the_document(homer, tmp_path, tokenised):
     for short, long in lines.values():
         assert long < 1.5 * short
     assert max(in_turns(tokenised)) < 2000  # the question and what it runs behind
-    assert 10_000 < max(entry for entry in tokenised if not isinstance(entry, str))
+    assert max(entry for entry in tokenised if not isinstance(entry, str)) > 10_000
