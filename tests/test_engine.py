@@ -367,7 +367,10 @@ def test_answers_get_a_token_between_two_blocks_of_an_index_that_is_written(home
         await engine.run(reading("a"))
         await stream.aclose()
 
+    threads, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (threads.append(threading.current_thread().name), fsync(file))[1])
     on_engine(homer, work)
+    assert threads[0].startswith("homerlm-aside")  # where it all reaches the disk; then there is nothing left to write
     assert log.count("block") > 10
     assert all(after == "write" for before, after in itertools.pairwise(log) if before == "block")
     assert (tmp_path / "a").exists()

@@ -216,8 +216,8 @@ class Indexer:
                 for name, tensor in into.tensors().items()
             }
             last = builder.parts[-1].tokens if builder.parts else 0
-            for _ in saving(path, into.frame, builder.parts, rows):
-                yield Event(last, last)
+            for synced in saving(path, into.frame, builder.parts, rows):
+                yield Event(last, last, aside=synced)
 
     def _builder(self, into: Index, store: Store) -> Builder:
         method = self.method
