@@ -334,6 +334,27 @@ class TestAside:
         done = on_engine(homer, work)
         assert len(done) == 300 if seconds else isinstance(done, Stopped)
 
+    @pytest.mark.parametrize("closing", [False, True])
+    def test_the_model_thread_sleeps_while_there_is_nothing_else(self, homer, held, monkeypatch, closing):
+        turns, step = [], work.Work._step_reader
+        monkeypatch.setattr(work.Work, "_step_reader", lambda own: (turns.append(own), step(own)))
+
+        async def wait(engine):
+            task = asyncio.create_task(engine.run(homer.reading([("document", DOCUMENT)])))
+            await until(lambda: held.threads)
+            ending = asyncio.create_task(engine.close(20)) if closing else None
+            await asyncio.sleep(0.1)
+            before = len(turns)
+            await asyncio.sleep(0.2)
+            spun = len(turns) - before
+            held.set()
+            await task
+            if ending is not None:
+                await ending
+            return spun
+
+        assert on_engine(homer, wait) == 0
+
     def test_its_errors_are_those_of_the_steps(self, homer, monkeypatch):
         def fail(*_args):
             raise InputError("no text")
