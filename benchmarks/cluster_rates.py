@@ -25,6 +25,7 @@ from homerlm.config import HomerConfig
 from homerlm.lab.corpora import python_documentation
 from homerlm.model.identity import model_name
 from homerlm.model.memory import keep_freed_memory
+from homerlm.passes import run_steps
 from homerlm.scale.rates import UNIT_TOKENS, Rates
 from homerlm.select.document import Document
 from homerlm.select.links import ROUNDS, SOURCES, Links
@@ -106,7 +107,7 @@ def search_rate() -> float:
     for first in range(REPEATS):
         links = Links(document, [])
         started = time.perf_counter()
-        links.follow(range(first, first + SOURCES), [], 1 << 10)
+        run_steps(links.follow(range(first, first + SOURCES), [], 1 << 10))
         times.append(time.perf_counter() - started)
     return SEARCHED / min(times) / (ROUNDS + 1)
 

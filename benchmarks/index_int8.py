@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import chain
 from statistics import fmean
 
 import torch
@@ -40,7 +41,8 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
     units = UnitScores(index.units, len(index))
     with homer.decoder.session():
         search = Search.of(method, index, asked)
-        for (start, _), scores in scored(index, search.asked, method.config.score, index.blocks, homer.decoder.device):
+        groups = scored(index, search.asked, method.config.score, index.blocks, homer.decoder.device)
+        for (start, _), scores in chain.from_iterable(groups):
             units.add(start, scores)
     return significance_of(units.sums, units.sizes)
 

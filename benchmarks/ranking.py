@@ -93,7 +93,7 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
         else:
             kept = tournament(method, reading, scores, count)
         with homer.decoder.session():
-            (chosen,) = run_steps(method._rerank(reading, [method._document(ids.context[0])], kept))
+            (chosen,) = run_steps(method._rerank(reading, [run_steps(method._document(ids.context[0]))], kept))
             context = run_steps(method._read(reading, 0, chosen))
         answer = homer.generate(context, max_new_tokens=task.max_new_tokens, do_sample=False)
         yield {

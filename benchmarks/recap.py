@@ -123,7 +123,7 @@ class Study:
     def prompt_of(self, found: Found, way: Way) -> Tensor:
         """(1, S) ids of what is read."""
         method = self.method(way)
-        document = method._document(found.ids.context[0])
+        document = run_steps(method._document(found.ids.context[0]))
         neighbours = replace(method.ranking, config=replace(method.config, unit="neighbours"))
 
         def former(_: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
@@ -134,7 +134,7 @@ class Study:
                 patches.enter_context(mock.patch.object(Ranking, "recap", former))
             else:
                 patches.enter_context(mock.patch.multiple(recap, ROUNDS=way.rounds, LEADING=way.leading))
-            chosen = method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan.room)
+            chosen = run_steps(method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan))
         return torch.cat([found.ids.prefix, found.ids.context[:, chosen], found.ids.suffix], dim=1)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from homerlm import Calibration, Homer, HomerConfig, compressor, work
+from homerlm import prompt as prompts
 from homerlm.engine import Engine, Writing, shared
 from homerlm.errors import Busy, ConfigError, InputError, Stopped
 from homerlm.passes import Event, run_steps
@@ -245,6 +246,155 @@ def test_documents_read_in_turns_equal_one_at_a_time(homer, context, tmp_path):
         pairs = ((index.tensors()[name], tensor) for name, tensor in expected.tensors().items())
         assert all(torch.equal(a, b) for a, b in pairs)
     assert found == selected
+
+
+class TestAside:
+    """What is done without the model, on a thread of its own."""
+
+    @pytest.fixture
+    def held(self, monkeypatch):
+        """Cutting a document into tokens does not come to its end before this is set. `threads`: that began to."""
+        held, cut = threading.Event(), prompts._pieces
+        held.threads = []
+
+        def pieces(text, names):
+            if text.text.startswith((DOCUMENT, OTHER)):
+                held.threads.append(threading.current_thread().name)
+                assert held.wait(20)
+            return cut(text, names)
+
+        monkeypatch.setattr(prompts, "_pieces", pieces)
+        monkeypatch.setattr("homerlm.passes.LONG", 500)
+        yield held
+        held.set()
+
+    @pytest.mark.parametrize("kind", ["reading", "preparing", "finding", "ranking"])
+    def test_answers_and_readers_go_on_while_a_long_text_is_cut_into_tokens(self, homer, context, held, kind):
+        parts, neutral = prompts.affixes(homer.tokenizer, "w1 w2"), prompts.neutral(homer.tokenizer)
+        begin = {
+            "reading": lambda: homer.reading([("document", DOCUMENT)]),
+            "preparing": lambda: homer.preparing(DOCUMENT, parts, neutral),
+            "finding": lambda: homer.finding(DOCUMENT, "w1 w2", tokens=12),
+            "ranking": lambda: homer.ranking("w1 w2", [DOCUMENT, OTHER]),
+        }[kind]
+
+        async def work(engine):
+            long = asyncio.create_task(engine.run(begin()))
+            await until(lambda: held.threads)
+            answer = await tokens_of(engine, context, Writing(max_new_tokens=5))
+            other = await engine.run(counted([], "other", 3))
+            await until(lambda: engine._work.waiting == 1)
+            held.set()
+            return answer, other, await long
+
+        answer, other, got = on_engine(homer, work)
+        assert (len(answer), other) == (5, "other")
+        assert all(name.startswith("homerlm-aside") for name in held.threads)
+        expected = run_steps(begin())
+        if kind == "reading":
+            assert same(got.tensors().values(), expected.tensors().values())
+        elif kind == "preparing":
+            assert same(tensors(got.context), tensors(expected.context))
+        else:
+            assert got == expected
+
+    def test_who_leaves_meanwhile_is_out_at_once(self, homer, held):
+        closed = []
+
+        def reading():
+            try:
+                yield from homer.reading([("document", DOCUMENT)])
+            finally:
+                closed.append(threading.current_thread().name)
+
+        async def work(engine):
+            task = asyncio.create_task(engine.run(reading()))
+            await until(lambda: held.threads)
+            task.cancel()
+            await until(lambda: closed and not engine._work.waiting)
+            held.set()
+            return await engine.run(counted([], "later", 1))
+
+        assert on_engine(homer, work) == "later"
+        assert closed == ["homerlm-model"]
+
+    @pytest.mark.parametrize("seconds", [0, 20])
+    def test_an_engine_that_is_closed_waits_for_it_as_for_other_work(self, homer, held, seconds):
+        async def work(engine):
+            task = asyncio.create_task(engine.run(homer.reading([("document", DOCUMENT)])))
+            await until(lambda: held.threads)
+            closing = asyncio.create_task(engine.close(seconds))
+            if seconds:
+                await until(lambda: engine._work._closing)
+                held.set()
+            (done,) = await asyncio.gather(task, return_exceptions=True)
+            await closing
+            return done
+
+        done = on_engine(homer, work)
+        assert len(done) == 300 if seconds else isinstance(done, Stopped)
+
+    @pytest.mark.parametrize("closing", [False, True])
+    def test_the_model_thread_sleeps_while_there_is_nothing_else(self, homer, held, monkeypatch, closing):
+        turns, step = [], work.Work._step_reader
+        monkeypatch.setattr(work.Work, "_step_reader", lambda own: (turns.append(own), step(own)))
+
+        async def wait(engine):
+            task = asyncio.create_task(engine.run(homer.reading([("document", DOCUMENT)])))
+            await until(lambda: held.threads)
+            ending = asyncio.create_task(engine.close(20)) if closing else None
+            await asyncio.sleep(0.1)
+            before = len(turns)
+            await asyncio.sleep(0.2)
+            spun = len(turns) - before
+            held.set()
+            await task
+            if ending is not None:
+                await ending
+            return spun
+
+        assert on_engine(homer, wait) == 0
+
+    def test_its_errors_are_those_of_the_steps(self, homer, monkeypatch):
+        def fail(*_args):
+            raise InputError("no text")
+
+        monkeypatch.setattr(prompts, "ids_and_spans", fail)
+        monkeypatch.setattr("homerlm.passes.LONG", 500)
+
+        async def work(engine):
+            with pytest.raises(InputError, match="no text"):
+                await engine.run(homer.reading([("document", DOCUMENT)]))
+            await until(lambda: not engine._work.waiting)
+            return "ended"
+
+        assert on_engine(homer, work) == "ended"
+
+
+def test_answers_get_a_token_between_two_blocks_of_an_index_that_is_written(homer, context, tmp_path, monkeypatch):
+    monkeypatch.setattr("homerlm.mapped.BLOCK_BYTES", 1 << 12)
+    log = []
+
+    def reading(name):
+        for event in homer.reading([("document", DOCUMENT)], path=tmp_path / name):
+            log.append("block" if event.read == event.total else "chunk")
+            yield event
+
+    async def work(engine):
+        step = engine._work._decoding.step
+        monkeypatch.setattr(engine._work._decoding, "step", lambda: (log.append("write"), step())[1])
+        stream = engine.write(context, LONG)
+        await anext(stream)
+        await engine.run(reading("a"))
+        await stream.aclose()
+
+    threads, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (threads.append(threading.current_thread().name), fsync(file))[1])
+    on_engine(homer, work)
+    assert threads[0].startswith("homerlm-aside")  # where it all reaches the disk; then there is nothing left to write
+    assert log.count("block") > 10
+    assert all(after == "write" for before, after in itertools.pairwise(log) if before == "block")
+    assert (tmp_path / "a").exists()
 
 
 def test_each_has_context_variables_of_its_own(homer):

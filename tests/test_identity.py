@@ -244,3 +244,11 @@ class TestTokenizer:
         plain.add_tokens(["<x>"])
         assert plain.get_vocab() == special.get_vocab()
         assert tokenizer_fingerprint(plain) != tokenizer_fingerprint(special)
+
+    def test_an_added_token_is_seen_though_it_was_taken_before(self):
+        grown = self._tokenizer("<unk> a b")
+        before = tokenizer_fingerprint(grown)
+        grown.add_tokens(["<x>"])
+        fresh = self._tokenizer("<unk> a b")
+        fresh.add_tokens(["<x>"])
+        assert tokenizer_fingerprint(grown) == tokenizer_fingerprint(fresh) != before

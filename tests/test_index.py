@@ -361,15 +361,17 @@ class TestText:
 
     def test_a_long_text_is_tokenised_in_pieces(self, text_homer, words, monkeypatch):
         for text in (DOCUMENT, DOCUMENT.replace(" ", "\n"), DOCUMENT.replace(" ", "  ")):
-            found = list(pieces(words, text, 200))
+            found = list(pieces(text, 200))
             assert len(found) > 3
             assert "".join(piece.text for piece in found) == text
             assert all(len(piece.text) <= 200 for piece in found)
-            assert torch.cat([piece.ids for piece in found], 1)[0].tolist() == words(text).input_ids
-            spans = torch.cat([piece.spans for piece in found]).tolist()
-            assert [text[start:end] for start, end in spans] == text.split()
+            assert all(text[piece.start :].startswith(piece.text) for piece in found)
+            assert [word for piece in found for word in piece.text.split()] == text.split()
+            index = text_homer.read(text)
+            assert index.ids.tolist() == words(text).input_ids
+            assert [text[start:end] for start, end in index.spans.tolist()] == text.split()
         lines = f"{DOCUMENT[:180]}\n{DOCUMENT[180:]}"
-        assert next(pieces(words, lines, 200)).text == DOCUMENT[:180]  # rather at a line's end than at the last space
+        assert next(pieces(lines, 200)).text == DOCUMENT[:180]  # rather at a line's end than at the last space
         monkeypatch.setattr("homerlm.index.building.pieces", lambda *args: pieces(*args, 200))
         events = []
         index = text_homer.read(DOCUMENT, observer=events.append)
@@ -438,6 +440,36 @@ class TestFile:
         assert index.mapped is not None
         assert (tmp_path / "other.homer").read_bytes() == saved.read_bytes()
         assert {path.name for path in tmp_path.iterdir()} == {"book.homer", "other.homer"}
+
+    def test_it_is_written_block_by_block_and_never_half_there(self, text_homer, saved, monkeypatch):
+        """At every pause, and wherever the work is stopped, what was there before is there, and nothing else."""
+        before = saved.read_bytes()
+        whole = text_homer.read(OTHER, name="other")
+        whole.save(saved.parent / "expected")
+        expected = (saved.parent / "expected").read_bytes()
+        (saved.parent / "expected").unlink()
+        monkeypatch.setattr("homerlm.mapped.BLOCK_BYTES", 1 << 10)
+        reading = [("other", OTHER)]
+
+        def pauses():
+            for event in text_homer.reading(reading, path=saved):
+                if event.read == event.total:
+                    yield
+
+        count = 0
+        for _ in pauses():
+            count += 1
+            assert saved.read_bytes() == before
+        assert count > whole.keys.nbytes >> 10 > 15
+        assert saved.read_bytes() == expected
+        for stop in range(count):
+            saved.write_bytes(before)
+            steps = pauses()
+            for _ in range(stop + 1):
+                next(steps)
+            steps.close()
+            assert saved.read_bytes() == before
+            assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
     def test_other_readers_of_safetensors_can_read_it(self, book, saved):
         from safetensors.torch import load_file

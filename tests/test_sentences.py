@@ -31,6 +31,34 @@ def _numbers(texts, places=None):
     return sentences.number(ids, torch.tensor([[*(places or range(len(texts)))]]))[0].tolist()
 
 
+def _literal_units(sentences, line_ends):
+    """Numbers of units, token by token, from those of sentences."""
+    units, start = [0], 0
+    for at in range(1, len(sentences)):
+        length = at - start
+        cut = sentences[at] != sentences[at - 1] or length >= 64 or (length >= 32 and line_ends[at - 1])
+        units.append(units[-1] + cut)
+        start = at if cut else start
+    return units
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 14])
+@pytest.mark.parametrize("length", [1, 2, 65, 700])
+@pytest.mark.parametrize("rare", [2, 60], ids=["short", "long"])
+def test_units_block_by_block_are_those_of_the_whole_text(monkeypatch, block, length, rare):
+    monkeypatch.setattr("homerlm.score.sentences.BLOCK", block)
+    texts = ["Ġa", "Ġb", "c", ".", "Ċ", "ĊĊ"]
+    weights = torch.tensor([rare, rare, rare, 1.0, 1.0, 0.2])
+    generator = torch.Generator().manual_seed(length + rare)
+    ids = torch.multinomial(weights, length, replacement=True, generator=generator)
+    sentences, places = Sentences(Tokens(*texts), len(texts)), torch.arange(length)[None]
+    expected = _literal_units(sentences.number(ids[None], places)[0].tolist(), [texts[i].endswith("Ċ") for i in ids])
+    assert sentences.units(ids[None], places)[0].tolist() == expected
+    starts = list(sentences.unit_starts(ids))
+    assert torch.cat(starts).tolist() == [at for at in range(length) if not at or expected[at] != expected[at - 1]]
+    assert len(starts) == -(-max(length - 1, 1) // block)
+
+
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [

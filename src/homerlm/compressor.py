@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from homerlm.checks import checked_ids
 from homerlm.config import Config, HomerConfig, MergeConfig
 from homerlm.context import CompactContext, Origin
 from homerlm.errors import ConfigError, InputError, NumericalError
-from homerlm.executor import IN_PROCESS, Executor
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.index.asking import Found, asking
 from homerlm.index.building import Builder, Indexer, Reads, empty
 from homerlm.index.index import Frame, Index
@@ -75,6 +76,7 @@ class Compressor:
         self.tokenizer = tokenizer
         self.config: Config = with_known_profile(model, config or HomerConfig())
         self.decoder = Decoder(model)
+        self._loaded = LoadedModel(self.decoder, tokenizer)
         self.executor: Executor = executor or IN_PROCESS
         self.method: Method = self._method(self.config)
         if model not in _verified:
@@ -284,7 +286,14 @@ class Compressor:
             if path is None:
                 return (yield from indexer.in_memory(before, reads))
             yield from indexer.to_file(Path(path), before, reads)
-        return Index.load(path, self.model, self.tokenizer, check=False)  # its digest was taken just now
+        return Index.load(path, self.model, check=False)  # its digest was taken, and its tokenizer is this one
+
+    def _with(self, config: Config) -> Self:
+        """This compressor with other settings, and with what is known of its model already."""
+        other = copy(self)
+        other.config = with_known_profile(self.model, config)
+        other.method = self._method(other.config)
+        return other
 
     def _finding(self) -> Select:
         """The default method as it finds tokens of an index, among all of them: by attention, and reranking at once if
@@ -310,7 +319,7 @@ class Compressor:
         origin = partial(Origin.now, self.model, tokenizer_fingerprint(self.tokenizer), config.to_dict())
         if isinstance(config, MergeConfig):
             return Merge.on(self.decoder, config, origin)
-        return Select.on(self.decoder, config, origin, self.tokenizer, self.executor)
+        return Select.on(self._loaded, config, origin, self.executor)
 
     @cached_property
     def _neutral(self) -> Tensor | None:

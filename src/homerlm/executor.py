@@ -48,11 +48,7 @@ class LoadedModel:
         model = self.decoder.model
         identity = ModelIdentity.of(model)
         found = {name: getattr(identity, name) for name in ("architecture", "weights", "rope")}
-        return found | {"dtype": str(model.dtype), "tokenizer": self._tokenizer_fingerprint}
-
-    @cached_property
-    def _tokenizer_fingerprint(self) -> str | None:
-        return tokenizer_fingerprint(self.tokenizer)
+        return found | {"dtype": str(model.dtype), "tokenizer": tokenizer_fingerprint(self.tokenizer)}
 
     @torch.no_grad()
     def run(self, work: Work[Item, Value], item: Item) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from homerlm.index.building import Builder, Indexer
 from homerlm.index.index import Frame, Index
 from homerlm.index.question import stand_in
 from homerlm.model.memory import out_of_memory_explained
-from homerlm.passes import Event, Observer, run_steps
+from homerlm.passes import Event, Observer, run_steps, tokenising
 from homerlm.select.passages import ranking
 from homerlm.selection import Selection, config_for
 from homerlm.streaming import AsyncAnswerStream
@@ -190,8 +190,7 @@ class Homer(Compressor):
             around[0] = torch.tensor([document.frame.prefix])
         taken = sum(part.shape[1] for part in around)
         config = config_for(self.config, tokens, taken, min_share, self.limit)
-        chooser = type(self)(self.model, self.tokenizer, config, self.executor)
-        return chooser._finding_in(document, question, affixes, asking.neutral())
+        return self._with(config)._finding_in(document, question, affixes, asking.neutral())
 
     def _finding_in(
         self,
@@ -206,9 +205,8 @@ class Homer(Compressor):
             return Selection.of_index(text, question, kept_indices(prepared.context), prepared.tokens_read)
         assert self.tokenizer is not None
         prepared = yield from self.preparing(text, affixes, neutral)
-        return Selection.of(
-            self.tokenizer, text, question, prepared.context, prepared.prompt_len - prepared.tokens_read
-        )
+        spans = yield from tokenising(partial(prompt.token_spans, self.tokenizer, text), len(text))
+        return Selection.of(spans, text, question, prepared.context, prepared.prompt_len - prepared.tokens_read)
 
     def ranking(
         self,
@@ -239,7 +237,10 @@ class Homer(Compressor):
         method = self._finding()
         assert self.tokenizer is not None
         prefix, suffix, neutral = (part.to(self.decoder.device) for part in around)
-        texts = [prompt.token_ids(self.tokenizer, f"{text}\n\n")[0] for text in passages]
+        tokenise = partial(prompt.token_ids, self.tokenizer)
+        texts = yield from tokenising(
+            lambda: [tokenise(f"{text}\n\n")[0] for text in passages], sum(map(len, passages))
+        )
         with self.decoder.session(), out_of_memory_explained("ranking passages", "Lower max_chunk_len"):
             contrast = None if method.config.contrast == "none" else neutral
             return (yield from ranking(method, prefix, suffix, contrast, texts))
@@ -259,7 +260,9 @@ class Homer(Compressor):
             prefix = None if first is None else prompt.token_ids(self.tokenizer, first)
             found = yield from self._searching(document, suffix, asks_nothing, prefix)
             return Prepared(found.context, found.tokens_read, found.context.prompt_len)
-        ids = prompt.encode(self.tokenizer, affixes[0] or prompt.Text(""), document or "", affixes[1], neutral)
+        text = document or ""
+        encode = partial(prompt.encode, self.tokenizer, affixes[0] or prompt.Text(""), text, affixes[1], neutral)
+        ids = yield from tokenising(encode, len(text))
         context = yield from self.compressing(ids.prefix, ids.context, ids.suffix, ids.neutral)
         plan = self.method.plan(*ids.lengths)
         return Prepared(context, context.prompt_len - plan.context_len + plan.read_len, context.prompt_len)

@@ -13,6 +13,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from homerlm import storage
 from homerlm.errors import CorruptFileError, InputError
+from homerlm.passes import Aside
 
 BLOCK_BYTES = 1 << 24
 DTYPES = {
@@ -107,9 +109,10 @@ def writing(
     version: int,
     tensors: Mapping[str, Sequence[Rows]],
     metadata: dict[str, Any],
-) -> Iterator[None]:
-    """Save tensors, each given in one or several parts of its rows, with a pause after each block; a file already there
-    is replaced as a whole, or, on any failure and where the iterator is closed, kept. Raises as `storage.write`."""
+) -> Iterator[Aside[None] | None]:
+    """Save tensors, each given in one or several parts of its rows, with a pause after each block, and one in which all
+    of it reaches the disk; a file already there is replaced as a whole, or, on any failure and where the iterator is
+    closed, kept. Raises as `storage.write`."""
     text = storage.to_json(metadata, kind)
     order = sorted(tensors, key=lambda name: -tensors[name][0].dtype.itemsize)
     layout: dict[str, Any] = {}
@@ -135,9 +138,13 @@ def writing(
                 for block in rows.blocks():
                     sha.update(block)
                     file.write(block)
-                    yield
+                    yield None
         file.seek(0)
         file.write(header(sha.hexdigest()))
+        file.flush()
+        synced = Aside(partial(os.fsync, file.fileno()))
+        yield synced
+        synced.value()
 
 
 class Mapped:

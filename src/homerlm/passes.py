@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from concurrent.futures import Executor, Future
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from homerlm.errors import Cancelled, ScheduleError
 
@@ -50,12 +52,34 @@ class Lengths:
     target_len: int
 
 
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+class Aside(Generic[Result]):
+    """A value that is made without the model: by the steps that need it, unless whoever takes them has begun it on a
+    thread of its own."""
+
+    def __init__(self, make: Callable[[], Result]) -> None:
+        self._make = make
+        self._begun: Future[Result] | None = None
+
+    def begin(self, executor: Executor) -> Future[Result]:
+        self._begun = executor.submit(self._make)
+        return self._begun
+
+    def value(self) -> Result:
+        """Raises what making it does."""
+        return self._make() if self._begun is None else self._begun.result()
+
+
 @dataclass(frozen=True)
 class Event:
     """A step of a compression is done. `read` of `total` context tokens have been read so far.
 
     kept: (B, n) indices in the prompt of the tokens that live on at `level` (1, 2, ... the higher, the later they were
-    still there), or None where nothing was decided. note: what is being read where it is not the document.
+    still there), or None where nothing was decided. note: what is being read where it is not the document. aside: what
+    the next step waits for, so that others may have the model until it is there.
     """
 
     read: int
@@ -63,11 +87,10 @@ class Event:
     level: int = 0
     kept: Tensor | None = None
     note: str = ""
+    aside: Aside[Any] | None = field(default=None, compare=False, repr=False)
 
 
 Observer = Callable[[Event], None]
-Step = TypeVar("Step")
-Result = TypeVar("Result")
 
 
 def run_steps(
@@ -87,6 +110,30 @@ def run_steps(
             return done.value
         if observer is not None:
             observer(step)
+
+
+def pausing(steps: Generator[object, None, Result], pause: Event) -> Generator[Event, None, Result]:
+    """The value of steps, each of which is told as this event."""
+    with closing(steps):
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value
+            yield pause
+
+
+LONG = 1 << 14  # characters: to cut more of them into tokens can take as long as to read a chunk
+TOKEN = 4  # characters, about
+
+
+def tokenising(make: Callable[[], Result], characters: int, read: int = 0) -> Generator[Event, None, Result]:
+    """The value of `make`, which cuts so many characters, behind `read` tokens, into tokens; many of them aside."""
+    if characters <= LONG:
+        return make()
+    made = Aside(make)
+    yield Event(read, read + characters // TOKEN, aside=made)
+    return made.value()
 
 
 class Plan(Protocol):

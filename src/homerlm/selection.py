@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from homerlm import prompt
 from homerlm.config import Config, MergeConfig
 from homerlm.context import CompactContext
 from homerlm.errors import ConfigError, InputError
@@ -44,11 +42,16 @@ class Selection:
 
     @classmethod
     def of(
-        cls, tokenizer: PreTrainedTokenizerBase, document: str, question: str, context: CompactContext, unread: int = 0
+        cls,
+        spans: Sequence[tuple[int, int]],
+        document: str,
+        question: str,
+        context: CompactContext,
+        unread: int = 0,
     ) -> Selection:
-        """What is left of a document in the context that it was compressed to; unread: tokens that were filtered out
-        before."""
-        spans, kept = prompt.token_spans(tokenizer, document), kept_indices(context)
+        """What is left of a document in the context that it was compressed to. spans: characters `[start, end)` of each
+        of its tokens; unread: tokens that were filtered out before."""
+        kept = kept_indices(context)
         return cls(question, len(kept), len(spans), tuple(excerpts(document, spans, kept)), len(spans) - unread)
 
     @classmethod

@@ -1,8 +1,9 @@
 """The thread that uses a model for all callers: a turn of one reader, then a step of all answers, and so on.
 
 A turn is a chunk of a document, or several steps where they take no time. Who is new gets a turn before those who had
-one, every other time, so that a short question waits for one chunk, however many long documents are being read. Once
-there has been nothing to do for a while, memory that was freed goes back to the system.
+one, every other time, so that a short question waits for one chunk, however many long documents are being read. What a
+reader has to do without the model (`homerlm.passes.Aside`) is done on a second thread, while others have their turns.
+Once there has been nothing to do for a while, memory that was freed goes back to the system.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +22,7 @@ from homerlm.context import CompactContext
 from homerlm.decoding import Decoding, Row
 from homerlm.errors import Busy, Stopped
 from homerlm.model.memory import give_freed_memory_back
-from homerlm.passes import Event
+from homerlm.passes import Aside, Event
 from homerlm.writing import Piece, Writing
 
 T = TypeVar("T")
@@ -44,13 +46,14 @@ class _Caller:
 
 class Job(_Caller, Generic[T]):
     """Steps whose value is awaited. They run in a copy of the context variables of the one who made the job, of its own
-    so that what they set and reset around a step is never seen by another job."""
+    so that what they set and reset around a step is never seen by another job. aside: what the next step waits for."""
 
     def __init__(self, steps: Generator[Event, None, T], on_event: Callable[[Event], None] | None) -> None:
         super().__init__()
         self._steps, self._on_event = steps, on_event
         self._variables = contextvars.copy_context()
         self.result: asyncio.Future[T] = self._loop.create_future()
+        self.aside: Aside[Any] | None = None
 
     def step(self) -> bool:
         """Take a step; whether another one is to come."""
@@ -62,6 +65,7 @@ class Job(_Caller, Generic[T]):
         except BaseException as error:
             self.call(self._settle, None, error)
             return False
+        self.aside = event.aside
         if self._on_event is not None:
             self.call(self._show, event)
         return True
@@ -113,6 +117,8 @@ class Work:
         self._new: deque[Job[Any]] = deque()  # that had no turn; the first is next
         self._jobs: deque[Job[Any]] = deque()  # the same of the others
         self._had_new = False  # whether the last turn was that of a new one
+        self._aside: list[Job[Any]] = []  # that wait for the second thread
+        self._second = ThreadPoolExecutor(1, "homerlm-aside")
         self._queued: deque[Stream] = deque()
         self._streams: list[Stream] = []
         self._closing = self._stopping = False
@@ -127,7 +133,7 @@ class Work:
     @property
     def waiting(self) -> int:
         """Readers, and answers that wait for their turn."""
-        return len(self._new) + len(self._jobs) + len(self._queued)
+        return len(self._new) + len(self._jobs) + len(self._aside) + len(self._queued)
 
     def add(self, work: Job[Any] | Stream) -> None:
         """Raises `Stopped` or `Busy`."""
@@ -162,6 +168,7 @@ class Work:
                 self._give(self._decoding.step())
             except BaseException as error:
                 self._end_all(error)
+        self._second.shutdown(wait=False, cancel_futures=True)
         self._end_all(Stopped("the engine was closed before this was done"))
 
     def _await_work(self) -> bool:
@@ -175,12 +182,23 @@ class Work:
     def _await_change(self, seconds: float | None) -> bool:
         """Whether within so many seconds, or ever, there is something to do, or it is over."""
         with self._changed:
-            return self._changed.wait_for(lambda: bool(self.waiting or self._streams or self._closing), seconds)
+            return self._changed.wait_for(self._has_changed, seconds)
+
+    def _has_changed(self) -> bool:
+        if self._new or self._jobs or self._queued or self._streams or self._stopping:
+            return True
+        return any(job.cancelled for job in self._aside) if self._aside else self._closing
 
     def _end_all(self, error: BaseException) -> None:
         with self._changed:
-            every: list[Job[Any] | Stream] = [*self._new, *self._jobs, *self._queued, *self._streams]
-            for queue in (self._new, self._jobs, self._queued):
+            every: list[Job[Any] | Stream] = [
+                *self._new,
+                *self._jobs,
+                *self._aside,
+                *self._queued,
+                *self._streams,
+            ]
+            for queue in (self._new, self._jobs, self._aside, self._queued):
                 queue.clear()
         for stream in list(self._streams):
             self._leave(stream)
@@ -189,9 +207,10 @@ class Work:
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            jobs = [job for job in (*self._new, *self._jobs) if job.cancelled]
+            jobs = [job for job in (*self._new, *self._jobs, *self._aside) if job.cancelled]
             self._new = deque(job for job in self._new if not job.cancelled)
             self._jobs = deque(job for job in self._jobs if not job.cancelled)
+            self._aside = [job for job in self._aside if not job.cancelled]
             self._queued = deque(stream for stream in self._queued if not stream.cancelled)
         for job in jobs:
             job.end(Stopped("cancelled by its caller"))
@@ -209,7 +228,9 @@ class Work:
         more = self._turn(job)
         with self._changed:
             queue.popleft()
-            if more:
+            if more and job.aside is not None:
+                self._set_aside(job, job.aside)
+            elif more:
                 self._jobs.append(job)
             elif self._new or self._jobs:
                 self._changed.wait(NEXT_S)
@@ -218,9 +239,21 @@ class Work:
         """Whether another turn is to come."""
         end = time.perf_counter() + TURN_S
         while job.step():
-            if time.perf_counter() >= end or job.cancelled or self._stopping:
+            if job.aside is not None or time.perf_counter() >= end or job.cancelled or self._stopping:
                 return True
         return False
+
+    def _set_aside(self, job: Job[Any], aside: Aside[Any]) -> None:
+        """Give it no turn until what it waits for is there."""
+        self._aside.append(job)
+        aside.begin(self._second).add_done_callback(lambda _: self._take_back(job))
+
+    def _take_back(self, job: Job[Any]) -> None:
+        with self._changed:
+            if job in self._aside:
+                self._aside.remove(job)
+                self._jobs.append(job)
+                self._changed.notify()
 
     def _begin_streams(self) -> None:
         """Let those whose turn has come join the running answers."""

@@ -52,6 +52,7 @@ def asking(
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
             question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
             search = Search.of(select, index, question)
+            yield Event(0, len(index))
             tokens = yield from search.candidates(plan.candidates - plan.prefix_len - plan.suffix_len)
         else:
             tokens = torch.arange(len(index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,18 +13,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from homerlm import storage
+from homerlm import prompt, storage
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.index.index import Frame, Index, Part, saving
 from homerlm.index.keys import KeyLayout, indexing
-from homerlm.index.pieces import Piece, pieces, unit_starts
+from homerlm.index.pieces import Piece, pieces
 from homerlm.mapped import Rows, Spool
 from homerlm.model.decoder import Decoder
-from homerlm.passes import Event
+from homerlm.passes import TOKEN, Event, tokenising
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans, groups_alike, lengths
 
 QUESTION_SHARE = 32  # of a chunk, one part is left for a question
+BLOCK = 1 << 14  # tokens that are kept at once
 
 
 class Store(Protocol):
@@ -70,14 +72,13 @@ class Builder:
         read = characters = 0
         first = self.tokens
         size = 0
-        for piece in pieces(tokenizer, text):
+        for piece in pieces(text):
+            ids = yield from self._tokens(tokenizer, piece, len(text), read)
             characters += len(piece.text)
-            total = (read + piece.ids.shape[1]) * len(text) // characters
-            if piece.ids.shape[1] > self.frame.chunk_len:
-                yield Event(read, total)  # to cut a long text into tokens takes as long as to read a chunk
-            for done in self._piece(piece):
+            total = (read + ids.shape[1]) * len(text) // characters
+            for done in self._piece(ids):
                 yield Event(read + done, total)
-            read += piece.ids.shape[1]
+            read += ids.shape[1]
             encoded = torch.frombuffer(bytearray(piece.text.encode()), dtype=torch.uint8)
             self.store.add("text", encoded)
             size += len(encoded)
@@ -86,7 +87,9 @@ class Builder:
     def ids(self, name: str, ids: Tensor) -> Iterator[Event]:
         """Read a document given as ids (1, T)."""
         first = self.tokens
-        for done in self._piece(Piece(ids, torch.zeros(ids.shape[1], 2, dtype=torch.int32), "")):
+        self.store.add("ids", ids[0].to("cpu", torch.int32))
+        self.store.add("spans", torch.zeros(ids.shape[1], 2, dtype=torch.int32))
+        for done in self._piece(ids.cpu()):
             yield Event(done, ids.shape[1])
         self._end(name, first, 0)
 
@@ -94,22 +97,40 @@ class Builder:
         byte = sum(part.bytes for part in self.parts[-1:]) + (self.parts[-1].first_byte if self.parts else 0)
         self.parts.append(Part(name, first, self.tokens - first, byte, size))
 
-    def _piece(self, piece: Piece) -> Iterator[int]:
-        """Read a piece, its chunks apart from those of others; how many of its tokens are read by now."""
-        count = piece.ids.shape[1]
+    def _tokens(
+        self, tokenizer: PreTrainedTokenizerBase, piece: Piece, length: int, read: int
+    ) -> Generator[Event, None, Tensor]:
+        """Ids (1, T) of a piece of a text of so many characters, of which `read` tokens come before; these and their
+        spans are kept."""
+        left = length - piece.start
+        ids, spans = yield from tokenising(partial(prompt.ids_and_spans, tokenizer, piece.text), left, read)
+        whole = torch.empty(1, len(ids), dtype=torch.long)
+        for start in range(0, len(ids), BLOCK):
+            block = slice(start, start + BLOCK)
+            whole[0, block] = torch.tensor(ids[block])
+            self.store.add("ids", whole[0, block].int())
+            self.store.add("spans", torch.tensor(spans[block], dtype=torch.int32) + piece.start)
+            if len(ids) > BLOCK:
+                yield Event(read, read + left // TOKEN)
+        return whole
+
+    def _piece(self, ids: Tensor) -> Iterator[int]:
+        """Read a piece of ids (1, T), its chunks apart from those of others; how many of its tokens are read by now."""
+        count = ids.shape[1]
         if not count:
             return
-        self.store.add("ids", piece.ids[0].to("cpu", torch.int32))
-        self.store.add("spans", piece.spans)
         if (sentences := self.model.sentences) is not None:
-            self.store.add("units", unit_starts(sentences, piece.ids.to(self.model.decoder.device)) + self.tokens)
-        spans = even_spans(count, self.frame.chunk_len)
-        self.store.add("chunks", torch.tensor([start for start, _ in spans]) + self.tokens)
-        groups = list(groups_alike(spans, self.batch))
-        ids = (torch.cat([piece.ids[:, start:stop] for start, stop in group]) for group in groups)
+            for starts in sentences.unit_starts(ids[0].to(self.model.decoder.device)):
+                self.store.add("units", starts + self.tokens)
+                if count > BLOCK:
+                    yield 0
+        chunks = even_spans(count, self.frame.chunk_len)
+        self.store.add("chunks", torch.tensor([start for start, _ in chunks]) + self.tokens)
+        groups = list(groups_alike(chunks, self.batch))
+        items = (torch.cat([ids[:, start:stop] for start, stop in group]) for group in groups)
         ends = iter(group[-1][1] for group in groups)
         done = 0
-        with closing(self.executor.map(self.model, ChunkKeys.of(self.frame), ids)) as kept:  # type: ignore[type-var]
+        with closing(self.executor.map(self.model, ChunkKeys.of(self.frame), items)) as kept:  # type: ignore[type-var]
             for rows in kept:
                 if rows is not None:
                     self._keep(*rows)
@@ -204,8 +225,8 @@ class Indexer:
                 for name, tensor in into.tensors().items()
             }
             last = builder.parts[-1].tokens if builder.parts else 0
-            for _ in saving(path, into.frame, builder.parts, rows):
-                yield Event(last, last)
+            for synced in saving(path, into.frame, builder.parts, rows):
+                yield Event(last, last, aside=synced)
 
     def _builder(self, into: Index, store: Store) -> Builder:
         method = self.method

@@ -21,6 +21,7 @@ from homerlm.index.buckets import is_url, local
 from homerlm.index.keys import KeyLayout, Slot
 from homerlm.mapped import Mapped, MappedFiles, Rows
 from homerlm.model.identity import ModelIdentity
+from homerlm.passes import Aside
 from homerlm.score.heads import Head, Scoring
 
 KIND = "index"
@@ -216,7 +217,7 @@ class Index:
 
 def saving(
     path: str | os.PathLike[str], frame: Frame, parts: Sequence[Part], rows: Mapping[str, Sequence[Rows]]
-) -> Iterator[None]:
+) -> Iterator[Aside[None] | None]:
     """Write an index whose tensors come in parts, with pauses."""
     metadata = frame.to_dict() | {"parts": [list(astuple(part)) for part in parts]}
     return mapped.writing(path, kind=KIND, version=VERSION, tensors=rows, metadata=metadata)

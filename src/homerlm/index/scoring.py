@@ -21,9 +21,9 @@ Block = tuple[int, int]
 
 def scored(
     index: Index, asked: Sequence[LayerQuestion], score: str, blocks: Iterable[Block], device: torch.device
-) -> Iterator[tuple[Block, Tensor]]:
-    """Blocks `[start, stop)` with the scores (C,) of their tokens, on the CPU; those of a block compete with each
-    other."""
+) -> Iterator[list[tuple[Block, Tensor]]]:
+    """Blocks `[start, stop)` with the scores (C,) of their tokens, on the CPU, in groups that are scored at once; the
+    tokens of a block compete with each other."""
     seen = 0
     for group in alike(blocks):
         scores = group_scores(index, asked, score, group, device)
@@ -31,7 +31,7 @@ def scored(
         if seen > FORGET_BYTES:
             index.forget()
             seen = 0
-        yield from zip(group, scores, strict=True)
+        yield list(zip(group, scores, strict=True))
 
 
 def group_scores(

@@ -24,7 +24,7 @@ from homerlm.index.joined import join
 from homerlm.index.question import LayerQuestion
 from homerlm.index.scoring import Block, scored
 from homerlm.index.units import UnitScores, best_units, tokens_of
-from homerlm.passes import Event
+from homerlm.passes import Event, run_steps
 
 PART_TOKENS = 1 << 18  # that are one item: the work stops within one
 OPEN_FILES = 512  # that a worker holds
@@ -66,48 +66,55 @@ class PartScores:
     count: int | None
 
     def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
-        return self.of(opened(item.files, model), item.files[0].first_token, item, model.decoder.device)
+        index = opened(item.files, model)
+        return run_steps(self.steps(index, item.files[0].first_token, item, model.decoder.device))
 
-    def of(self, index: Index, before: int, part: Part, device: torch.device) -> FoundUnits | Tensor:
-        """A part's, of an index without the first tokens, so many, of the whole one."""
+    def steps(
+        self, index: Index, before: int, part: Part, device: torch.device
+    ) -> Generator[None, None, FoundUnits | Tensor]:
+        """A part's, of an index without the first tokens, so many, of the whole one; pauses after each group of blocks
+        that are scored at once."""
         first, stop = part.first - before, part.stop - before
         blocks = [(start - before, end - before) for start, end in part.blocks.tolist()]
-        scores = scored(index, self.asked, self.score, blocks, device)
-        found = (
-            _by_token(scores, first, stop) if self.count is None else _by_unit(scores, index, first, stop, self.count)
-        )
+        groups = scored(index, self.asked, self.score, blocks, device)
+        if self.count is None:
+            found: FoundUnits | Tensor = yield from _by_token(groups, first, stop)
+        else:
+            found = yield from _by_unit(groups, index, first, stop, self.count)
         index.forget()
         return found
 
-
-@dataclass(frozen=True)
-class PartScoresHere:
-    """The same with an index that is here, whether it is in files or not."""
-
-    index: Index
-    work: PartScores
-
-    def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
-        found = self.work.of(self.index, 0, item, model.decoder.device)
-        if isinstance(found, Tensor):
-            return found
-        return replace(found, numbers=found.numbers - _first_unit(self.index, item))
+    @torch.no_grad()
+    def here(self, index: Index, parts: Iterable[Part], device: torch.device) -> Iterator[FoundUnits | Tensor | None]:
+        """Of an index that is here, whether it is in files or not: as an executor gives them, with pauses."""
+        for part in parts:
+            found = yield from self.steps(index, 0, part, device)
+            if isinstance(found, FoundUnits):
+                found = replace(found, numbers=found.numbers - _first_unit(index, part))
+            yield found
 
 
-def _by_token(scores: Iterable[tuple[Block, Tensor]], first: int, stop: int) -> Tensor:
+Groups = Iterable[list[tuple[Block, Tensor]]]
+
+
+def _by_token(groups: Groups, first: int, stop: int) -> Generator[None, None, Tensor]:
     found = torch.empty(stop - first)
-    for (start, end), new in scores:
-        found[start - first : end - first] = new
+    for group in groups:
+        for (start, end), new in group:
+            found[start - first : end - first] = new
+        yield
     return found
 
 
-def _by_unit(scores: Iterable[tuple[Block, Tensor]], index: Index, first: int, stop: int, count: int) -> FoundUnits:
+def _by_unit(groups: Groups, index: Index, first: int, stop: int, count: int) -> Generator[None, None, FoundUnits]:
     """The best units of an index with all of their tokens in `[first, stop)`, and those with some."""
     begin, end = torch.searchsorted(index.units, torch.tensor([first + 1, stop])).tolist()
     starts, after = index.units[begin - 1 : end], index.units[end : end + 1].tolist() or [len(index)]
     units = UnitScores(starts, after[0])
-    for (start, _), new in scores:
-        units.add(start, new)
+    for group in groups:
+        for (start, _), new in group:
+            units.add(start, new)
+        yield
     whole = (starts >= first) & (starts + units.sizes <= stop)
     inside, cut = whole.nonzero()[:, 0], (~whole).nonzero()[:, 0]
     best = inside[best_units(units.sums[inside], units.sizes[inside], count)]
@@ -147,7 +154,7 @@ def candidates(executor: Executor, here: LoadedModel, index: Index, work: PartSc
     found: list[FoundUnits | Tensor] = []
     read = 0
     if executor is IN_PROCESS or not index.files:
-        mapped_parts = IN_PROCESS.map(here, PartScoresHere(index, work), parts)
+        mapped_parts = work.here(index, parts, here.decoder.device)
     else:
         numbers = {file.path: number for number, file in enumerate(index.files)}
         mapped_parts = executor.map(here, work, parts, [numbers[part.files[0].path] for part in parts])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class RarePairs:
         index = opened([item], model)
         seen: Counter[int] = Counter()
         found = []
-        for pair, unit in Document(index.ids, index.units).units_with(self.wanted):
+        for pair, unit in chain.from_iterable(Document(index.ids, index.units).units_with(self.wanted)):
             seen[pair] += 1
             if seen[pair] <= RARE + 1:
                 found.append((pair, unit))
@@ -45,16 +46,18 @@ class SpreadDocument(Document):
     executor: Executor = IN_PROCESS
     here: LoadedModel | None = None
 
-    def units_with(self, wanted: Tensor) -> Iterator[tuple[int, int]]:
+    def units_with(self, wanted: Tensor) -> Iterator[list[tuple[int, int]]]:
         """As `Document.units_with`, but of a pair that is not rare some units alone."""
         assert self.here is not None
         left = iter(self.files)
         values = self.executor.map(self.here, RarePairs(wanted), self.files, range(len(self.files)))
         with closing(values) as mapped:  # type: ignore[type-var]
             for value in mapped:
+                found = []
                 if value is not None:
                     first = int(torch.searchsorted(self.starts, next(left).first_token))
-                    yield from ((pair, unit + first) for pair, unit in value.T.tolist())
+                    found = [(pair, unit + first) for pair, unit in value.T.tolist()]
+                yield found
 
 
 def document_of(select: Select, index: Index) -> Document:

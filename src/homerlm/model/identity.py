@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,12 +94,20 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str | None:
-    """SHA-256 over a tokenizer's vocabulary and special tokens; None for no tokenizer."""
+    """SHA-256 over a tokenizer's vocabulary and special tokens; None for no tokenizer. Taken once, until a token is
+    added: of a large vocabulary it takes as long as several tokens of an answer."""
     if tokenizer is None:
         return None
     special = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
-    content = [sorted(tokenizer.get_vocab().items()), sorted(special.items()), sorted(tokenizer.all_special_tokens)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    version = len(tokenizer), sorted(special.items()), sorted(tokenizer.all_special_tokens)
+    known = _fingerprints.get(tokenizer)
+    if known is None or known[0] != version:
+        content = [sorted(tokenizer.get_vocab().items()), *version[1:]]
+        known = _fingerprints[tokenizer] = version, hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return known[1]
+
+
+_fingerprints: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 def _saved_tensors(model: nn.Module) -> dict[str, Tensor]:

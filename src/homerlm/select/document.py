@@ -59,15 +59,15 @@ class Document:
         """(n,) the unit's pairs of neighbouring tokens, as a number each."""
         return pairs(self.ids[slice(*self.span(unit))])
 
-    def units_with(self, wanted: Tensor) -> Iterator[tuple[int, int]]:
-        """Which of the pairs `wanted` (n,), ascending, stands in which unit: both their numbers."""
+    def units_with(self, wanted: Tensor) -> Iterator[list[tuple[int, int]]]:
+        """Which of the pairs `wanted` (n,), ascending, stands in which unit: both their numbers, block by block."""
         for start in range(0, len(self.ids) - 1, BLOCK):
             found = pairs(self.ids[start : start + BLOCK + 1])
             number = torch.searchsorted(wanted, found).clamp(max=len(wanted) - 1)
             at = (wanted[number] == found).nonzero()[:, 0]
             unit = self.units_of(at + start)
             inside = unit == self.units_of(at + start + 1)
-            yield from map(tuple, torch.stack([number[at], unit])[:, inside].unique(dim=1).T.tolist())
+            yield [(pair, unit) for pair, unit in torch.stack([number[at], unit])[:, inside].unique(dim=1).T.tolist()]
 
 
 def pairs(ids: Tensor) -> Tensor:

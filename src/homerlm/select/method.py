@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.method import Compressing
 from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
-from homerlm.passes import Event, Lengths, run_steps
+from homerlm.passes import Event, Lengths, pausing, run_steps
 from homerlm.prompt import PromptIds
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
@@ -46,33 +45,28 @@ class Select:
     origin: that of a context made now; executor: what reads the chunks.
     """
 
-    decoder: Decoder
+    loaded: LoadedModel
     config: HomerConfig
     origin: Callable[[], Origin]
-    tokenizer: PreTrainedTokenizerBase | None
     executor: Executor = IN_PROCESS
 
     @classmethod
-    def on(
-        cls,
-        decoder: Decoder,
-        config: HomerConfig,
-        origin: Callable[[], Origin],
-        tokenizer: PreTrainedTokenizerBase | None,
-        executor: Executor,
-    ) -> Select:
+    def on(cls, loaded: LoadedModel, config: HomerConfig, origin: Callable[[], Origin], executor: Executor) -> Select:
         """Raises `ConfigError` for settings that do not fit the model."""
-        lengths(config, decoder.shape, 0, 0, 0)
-        return cls(decoder, config, origin, tokenizer, executor)
+        lengths(config, loaded.decoder.shape, 0, 0, 0)
+        return cls(loaded, config, origin, executor)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.loaded.decoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self.loaded.tokenizer
 
     @property
     def lengths(self) -> Lengths:
         return Lengths(*lengths(self.config, self.decoder.shape, 0, 0, 0))
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """The model as work finds it."""
-        return LoadedModel(self.decoder, self.tokenizer)
 
     @property
     def sentences(self) -> Sentences | None:
@@ -91,7 +85,9 @@ class Select:
         reading = Reading(self.decoder, plan, prompt, self.ranking)
         looked_at = plan.reranks or plan.read_len < plan.context_len
         with self.decoder.session():
-            documents = [self._document(ids) for ids in prompt.context] if looked_at else []
+            documents = []
+            for ids in prompt.context if looked_at else ():
+                documents.append((yield from pausing(self._document(ids), Event(0, plan.read_len))))
             kept = yield from self._candidates(reading, self._worth_reading(reading, documents))
             chosen = (yield from self._rerank(reading, documents, kept)) if plan.reranks else list(kept)
             if plan.reranks:
@@ -126,7 +122,7 @@ class Select:
         if plan.reranks:
             reading = Reading(self.decoder, plan, prompt, self.ranking)
             scores = (yield from reading.scoring(prompt.context, plan.reranking))[0]
-            places = self._chosen(document, prompt.suffix[0], scores, places.to(scores.device), plan.room)
+            places = yield from self._chosen(document, prompt.suffix[0], scores, places.to(scores.device), plan)
             yield plan.pause
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
         return (yield from self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan))
@@ -171,19 +167,24 @@ class Select:
         self, reading: Reading, documents: Sequence[Document], candidates: Tensor
     ) -> Generator[Event, None, list[Tensor]]:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
-        suffixes, room = reading.prompt.suffix, reading.plan.room
         scores = yield from reading.scoring(reading.context_ids.gather(1, candidates), reading.plan.reranking)
-        rows = zip(documents, suffixes, scores, candidates, strict=True)
-        return [self._chosen(document, suffix, own, places, room) for document, suffix, own, places in rows]
+        chosen = []
+        for row in zip(documents, reading.prompt.suffix, scores, candidates, strict=True):
+            chosen.append((yield from self._chosen(*row, reading.plan)))
+        return chosen
 
-    def _chosen(self, document: Document, suffix_ids: Tensor, scores: Tensor, places: Tensor, room: int) -> Tensor:
+    def _chosen(
+        self, document: Document, suffix_ids: Tensor, scores: Tensor, places: Tensor, plan: SelectPlan
+    ) -> Generator[Event, None, Tensor]:
         """Context indices of what is read of one document, in order: the best of its candidates at `places` (C,), with
         scores (C,), and what they lead to; then the recap."""
+        room = plan.room
         again = min(self.config.recap_len, room // 2)
         apart = document.apart(places)
         ids = document.at(places)
         ranked = self.ranking.reranked(scores, ids, apart)
-        linked = self._linked(document, suffix_ids, ranked, places, room - again).to(places.device)
+        linking = self._linked(document, suffix_ids, ranked, places, room - again)
+        linked = (yield from pausing(linking, plan.pause)).to(places.device)
         kept, repeated = self._kept(ranked, scores, ids, apart, room - again - len(linked), again)
         return torch.cat([torch.cat([places[kept], linked]).unique(), places[repeated]])
 
@@ -195,9 +196,11 @@ class Select:
         kept = self.ranking.kept(ranked, room)
         return kept, kept[self.ranking.recap(scores[kept], ids[kept], places[kept], again)]
 
-    def _linked(self, document: Document, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int) -> Tensor:
+    def _linked(
+        self, document: Document, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int
+    ) -> Generator[None, None, Tensor]:
         """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
-        leave room for."""
+        leave room for. Pauses as `Links.follow`."""
         most = min(self.config.link_len, room // LINK_SHARE)
         known = self.config.unit == "sentence" and len(document.starts)
         if not most or not len(places) or not known:
@@ -206,15 +209,18 @@ class Select:
         first = places[self.ranking.leading(ranked)]
         sources = list(dict.fromkeys(document.units_of(first).tolist()))
         links = Links(document, suffix_ids.tolist())
-        return document.tokens_of(links.follow(sources, document.units_of(kept).tolist(), most))
+        return document.tokens_of((yield from links.follow(sources, document.units_of(kept).tolist(), most)))
 
-    def _document(self, ids: Tensor) -> Document:
-        """A document of ids (C,), its sentences known where they are kept as a whole."""
+    def _document(self, ids: Tensor) -> Generator[None, None, Document]:
+        """A document of ids (C,), its sentences known where they are kept as a whole. Pauses after each block of it."""
         sentences = self.ranking.whole_sentences
         if sentences is None or not len(ids):
             return Document(ids)
-        places = torch.arange(len(ids), device=ids.device)
-        return Document.numbered(ids, sentences.units(ids[None], places[None])[0])
+        starts = []
+        for found in sentences.unit_starts(ids):
+            starts.append(found)
+            yield
+        return Document(ids.cpu(), torch.cat(starts))
 
     def _best(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> Tensor:
         """Indices (n,) of the candidates that are read, at most `room`: the best of them in order, then the recap."""
