@@ -96,6 +96,39 @@ def test_pasted_text_is_a_document_and_markup_in_it_is_text(page):
     page.get_by_role("button", name="Delete <b").click()
 
 
+def broken(route):
+    route.fulfill(status=500, json={"error": {"message": "The model is out of breath."}})
+
+
+def test_a_question_that_failed_is_told_and_can_be_asked_again(page):
+    page.route("**/v1/chat/completions", broken)
+    page.get_by_label("Question", exact=True).fill(QUESTION)
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("out of breath").wait_for()
+    page.get_by_role("button", name="Ask").wait_for()
+    assert page.get_by_role("alert").is_visible(), "it stays until the next attempt"
+    assert page.locator(".turn").count() == 0
+    assert page.get_by_label("Question", exact=True).input_value() == QUESTION
+    page.unroute("**/v1/chat/completions")
+    ask(page)
+    assert not page.get_by_role("alert").is_visible()
+    page.reload()
+    assert page.locator(".turn").count() == 2, "the conversation that began with a failure is kept"
+    page.troubles.clear()  # the browser's own line about status 500
+
+
+def test_a_later_question_that_failed_leaves_the_conversation_as_it_was(page):
+    ask(page)
+    before = page.locator(".turn").all_inner_texts()
+    page.route("**/v1/chat/completions", broken)
+    page.get_by_label("Question", exact=True).fill("w3 ?")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("out of breath").wait_for()
+    page.get_by_role("button", name="Ask").wait_for()
+    assert page.locator(".turn").all_inner_texts() == before
+    page.troubles.clear()
+
+
 def test_an_answer_is_stopped(browser, tmp_path):
     with serving(tmp_path, max_new_tokens=400) as slow:
         opened = browser.new_page()

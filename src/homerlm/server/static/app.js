@@ -183,18 +183,27 @@ async function ask() {
   const messages = messagesOf(now, asked);
   now.turns.push(asked, answer);
   page.question.value = "";
-  const shown = turnOf(answer);
-  page.turns.append(turnOf(asked), shown);
+  const put = turnOf(asked), shown = turnOf(answer);
+  page.turns.append(put, shown);
   shown.scrollIntoView({ block: "end" });
   busy(new AbortController());
   const conversation = now;
-  await attempt(() => write(messages, answer, shown));
+  await attempt(() => write(messages, answer, shown).finally(() => answer.content && cite(answer, conversation)));
   busy(null);
-  if (!answer.content && !answer.id) conversation.turns.splice(-2);
-  await attempt(() => cite(answer));
+  if (answer.content || answer.price) shown.replaceWith(turnOf(answer));
+  else takeBack(conversation, put, shown);
   conversations.save();
   listConversations();
-  if (now === conversation) page.turns.lastElementChild?.replaceWith(turnOf(conversation.turns.at(-1) ?? asked));
+}
+
+// A question without an answer, which goes back to where it was written.
+function takeBack(conversation, put, shown) {
+  const { content } = conversation.turns.splice(-2)[0];
+  put.remove();
+  shown.remove();
+  if (now !== conversation) return;
+  page.question.value ||= content;
+  if (!conversation.turns.length) now = null;
 }
 
 // Every turn as text; the newest question has the ticked documents before it.
@@ -220,8 +229,8 @@ async function write(messages, answer, shown) {
   }
 }
 
-async function cite(answer) {
-  if (!answer.id || !now?.files.length) return;
+async function cite(answer, conversation) {
+  if (!conversation.files.length) return;
   const kept = await api.kept(answer.id);
   answer.sources = kept.documents.flatMap((one) =>
     one.passages.map(({ start, end, text }) => ({ document: one.name, start, end, text: text.slice(0, 120) })),
