@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import sys
 import time
 from datetime import datetime
@@ -219,6 +220,21 @@ def test_damaged_and_old_notebooks_are_refused():
     assert "damaged or is not a notebook" in refusal(notebook_bytes()[:-10], "a.ipynb")
     assert "damaged or is not a notebook" in refusal(b"[1]", "a.ipynb")
     assert "nbconvert" in refusal(b'{"worksheets": [], "nbformat": 3}', "a.ipynb")
+
+
+# PDFs
+
+
+def test_what_the_pdf_library_warns_of_is_not_on_stderr(tmp_path):
+    """In a program of its own: pytest's own log handler would take it."""
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4 cut off")
+    code = (
+        "import sys; from homerlm.documents import read_document; from homerlm.errors import DocumentError\n"
+        "try: read_document(sys.argv[1])\nexcept DocumentError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "a.pdf"], capture_output=True, text=True, check=True)
+    assert "is damaged or is not a PDF" in run.stdout
+    assert run.stderr == ""
 
 
 # Passwords of PDFs

@@ -99,7 +99,13 @@ def ask(
         str | None, typer.Option(help=f"Most tokens to choose for --reader; default {SELECT_TOKENS}.")
     ] = None,
     answer_start: Annotated[str, typer.Option(help="Words the answer begins with.")] = "",
-    show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
+    show_kept: Annotated[
+        bool,
+        typer.Option(
+            "--show-kept",
+            help="Print the passages that were kept, each behind the place of its first token in the document.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer and errors, nothing else.")] = False,
     as_json: Json = False,
     workers: Workers = None,
