@@ -205,6 +205,8 @@ def test_errors_are_one_message_and_an_exit_code(homer, document, tmp_path):
         (1, ask(binary), "b.bin"),
         (1, ask(empty), "empty.txt"),
         (1, ask(None, "--context", broken), "broken.homer"),
+        (1, ["ask", "w1", "-m", tmp_path / "no", "--context", document], "was not written by homer index"),
+        (1, ["select", "w1", "-m", tmp_path / "no", "--context", tmp_path / "c"], "give what homer index"),
         (2, ask(document, "--context", broken), "--context"),
         (2, ask(document, "--rope", "stretch:2"), "stretch"),
         (2, ask(document, "--pooling", "4"), "pooling is 4"),

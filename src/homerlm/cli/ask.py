@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +30,7 @@ from homerlm.cli.options import (
 )
 from homerlm.cli.outputs import check_outputs
 from homerlm.cli.reader import RemoteReader
+from homerlm.cli.saved import Saved
 from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import SELECT_TOKENS, Config, MergeConfig
 from homerlm.formatting import size
@@ -118,8 +118,9 @@ def ask(
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     _check(context, save, html, calibration, settings)
     options = template_options(template_option or [], chat)
+    saved = None if context is None else Saved.at(context)
     others = {"--save": save, "--html": html, "--answer-start": answer_start}
-    others |= {} if is_index(context) else {"--context": context}
+    others |= {} if saved is None or saved.is_index else {"--context": context}
     remote = RemoteReader.of(reader, reader_model, reader_tokens, others, settings)
     found = inputs.expand(paths) if paths else None
     files = found.files if found else ()
@@ -136,7 +137,7 @@ def ask(
     if remote is not None:
         remote.print_answer(
             homer,
-            load_saved(context, homer) if context else document,
+            saved.load(homer) if saved else document,
             question,
             choosing={"chat": chat, **options},
             answering=_remote_settings(max_new_tokens, temperature, seed),
@@ -148,7 +149,7 @@ def ask(
         return
     with reading("Reading", quiet=silent) as bar, written(before=bar.stop) as show:
         answer = homer.ask(
-            load_saved(context, homer) if context else document,
+            saved.load(homer) if saved else document,
             question,
             max_new_tokens=max_new_tokens,
             on_text=None if as_json else show,
@@ -249,33 +250,6 @@ def _check(
     if context is not None and save is not None:
         raise UsageError(f"--save with --context would write the same again: copy {context} instead")
     check_calibration(calibration, settings)
-
-
-def is_index(path: str | Path | None) -> bool:
-    """Whether it is an index in a file or a folder (rather than one compressed document, or no file of ours)."""
-    if path is None:
-        return False
-    from homerlm.index.buckets import local
-    from homerlm.index.index import KIND
-    from homerlm.index.manifest import is_collection
-    from homerlm.storage import kind_of
-
-    return is_collection(path) or kind_of(local(path)) == KIND
-
-
-def load_saved(path: str | Path, homer: Any) -> Any:
-    """What was read before: an index in a file or a folder, or one compressed document. The files of a folder are not
-    read through where workers do that."""
-    from homerlm import CompactContext, Index
-    from homerlm.executor import IN_PROCESS
-    from homerlm.index.buckets import is_url, local
-    from homerlm.index.manifest import is_collection, load_collection
-
-    if is_collection(path) if is_url(path) else os.path.isdir(path):
-        return load_collection(path, homer.model, homer.tokenizer, check=homer.executor is IN_PROCESS)
-    if is_index(path):
-        return Index.load(path, homer.model, homer.tokenizer)
-    return CompactContext.load(local(path), homer.model, homer.tokenizer)
 
 
 def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from homerlm.cli import inputs
-from homerlm.cli.ask import load_saved, open_homer
+from homerlm.cli.ask import open_homer
 from homerlm.cli.console import err, print_json, reading, say_skipped
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
@@ -32,6 +32,7 @@ from homerlm.cli.options import (
     with_config,
 )
 from homerlm.cli.outputs import check_outputs
+from homerlm.cli.saved import Saved
 from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import Config, MergeConfig
 from homerlm.formatting import size
@@ -123,12 +124,13 @@ def index(
         raise UsageError(f"--append adds to an index, but {output} does not exist: leave --append out to make it")
     if append and int8:
         raise UsageError("--int8 is decided when an index is made: leave it out beside --append")
+    saved = Saved.at(output) if append else None
     found = inputs.expand(given)
     check_outputs({"--output": output}, [*found.files, model], force=force or append)
     check_device(device)
     executor = workers_given.executor(ctx, settings, model, rope, dtype, device)
     homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent, executor=executor)
-    into = load_saved(output, homer) if append else None
+    into = saved.load(homer) if saved else None
     before = len(into) if into else 0
     unread: list[Any] = []
     started = time.perf_counter()
