@@ -83,6 +83,23 @@ def test_a_file_is_read_and_the_answer_leads_to_its_passages(page):
     page.get_by_role("checkbox", name="book.txt").wait_for(state="detached")
 
 
+def test_a_passage_far_down_is_seen_at_once(page):
+    """The server's answer of what was kept is replaced by one about a passage after 300,000 characters."""
+    passage = {"start": 300_000, "end": 300_010, "text": "y" * 10}
+    document = {"name": "long.txt", "text": "x y " * 75_000 + "y" * 10 + " x y" * 75_000, "passages": [passage]}
+    page.route("**/kept", lambda route: route.fulfill(json={"documents": [document]}))
+    upload(page, "long.txt", WORDS)
+    ask(page)
+    page.get_by_role("group", name="Passages the answer was read from").get_by_role("button").click()
+    page.locator("#text mark.current").wait_for()
+    assert page.locator("#text mark.current").evaluate(
+        "mark => { const at = mark.getBoundingClientRect(); return at.top > 0 && at.bottom < innerHeight; }"
+    )
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Delete long.txt").click()
+    page.get_by_role("checkbox", name="long.txt").wait_for(state="detached")
+
+
 def test_pasted_text_is_a_document_and_markup_in_it_is_text(page):
     page.get_by_text("Paste text").click()
     page.get_by_label("Text", exact=True).fill(f"<b onclick=x>w1</b> {WORDS}")

@@ -162,7 +162,8 @@ function sourcesOf(turn) {
     button.addEventListener("click", () => attempt(() => showSource(turn, source)));
     return button;
   });
-  return element("div", { className: "sources", role: "group", ariaLabel: "Passages the answer was read from" }, ...buttons);
+  const caption = element("span", { className: "price" }, "Read from");
+  return element("div", { className: "sources", role: "group", ariaLabel: "Passages the answer was read from" }, caption, ...buttons);
 }
 
 async function showSource(turn, source) {
@@ -257,6 +258,7 @@ function busy(controller) {
   stopping = controller;
   page.send.hidden = Boolean(controller);
   page.stop.hidden = !controller;
+  page.turns.ariaBusy = String(Boolean(controller)); // an answer is read out whole, not piece by piece
   page.reading.hidden = true;
 }
 
