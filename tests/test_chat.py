@@ -74,6 +74,7 @@ def test_questions_come_from_a_pipe_and_answers_go_into_one(chat, book):
     assert all(len(answer.split()) == 6 for answer in answers)
     assert "book.txt: 400 tokens read" in said
     assert said.count("kept for this answer") == 2
+    assert said.count("cut off: --max-new-tokens") == 2
     code, again, said = chat(QUESTION, files=[book], more=["--quiet"])
     assert (code, again, said) == (0, answers[0] + "\n", "")
 

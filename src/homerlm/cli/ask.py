@@ -54,6 +54,8 @@ Examples:
   cat log.txt | homer ask - -q "What failed first?" --show-kept
 """
 
+CUT_OFF = "The answer is cut off: --max-new-tokens sets how long it may be."
+
 
 @with_config
 def ask(
@@ -174,6 +176,8 @@ def ask(
         _print_kept(homer, answer)
     if not quiet:
         err.print(summary_of_saved(answer) if context else summary(answer), style="dim", soft_wrap=True)
+        if _is_cut_off(answer, homer.model, max_new_tokens):
+            err.print(CUT_OFF, style="dim", soft_wrap=True)
 
 
 def open_homer(
@@ -196,6 +200,12 @@ def open_homer(
             assert isinstance(settings, MergeConfig)
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))
         return Homer(loaded, tokenizer, settings, executor)
+
+
+def _is_cut_off(answer: Any, model: Any, most: int) -> bool:
+    """Whether the answer ends because it may not be longer."""
+    ends = model.generation_config.eos_token_id
+    return answer.new_tokens >= most and answer.token_ids[-1] not in (ends if isinstance(ends, list) else [ends])
 
 
 def summary(answer: Any) -> str:
