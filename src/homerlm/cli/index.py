@@ -136,7 +136,7 @@ def index(
     started = time.perf_counter()
     with reading("Reading", quiet=silent) as bar:
         made = homer.read_all(
-            _texts(found, password, unread),
+            _texts(found, password, unread, into),
             into=into,
             path=output,
             int8=int8,
@@ -174,12 +174,21 @@ def _file(output: str, given: list[str]) -> Path:
     return Path(output)
 
 
-def _texts(found: Any, password: str | None, unread: list[Any]) -> Iterator[tuple[str, str]]:
-    """Name and text of each document that can be read, one by one; the others go to `unread`."""
+def _texts(found: Any, password: str | None, unread: list[Any], into: Any) -> Iterator[tuple[str, str]]:
+    """Name and text of each document that can be read, one by one; the others go to `unread`, and so do those that are
+    in the index which is added to, if any."""
     from homerlm.documents import Skipped, headings_of, read_each
 
-    for name, (_, text) in zip(headings_of(found.files), read_each(found, password=password), strict=False):
+    for name, (path, text) in zip(headings_of(found.files), read_each(found, password=password), strict=False):
         if isinstance(text, Skipped):
             unread.append(text)
+        elif same := into and _same_in(into, text):
+            unread.append(Skipped(path, f"its text is in the index already, as {same}"))
         else:
             yield name, text
+
+
+def _same_in(index: Any, text: str) -> str | None:
+    """The name of the document with this text."""
+    size = len(text.encode())
+    return next((part.name for part in index.parts if part.bytes == size and index.text_of(part) == text), None)
