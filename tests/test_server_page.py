@@ -236,6 +236,28 @@ def test_who_asks_before_the_page_knows_its_server_is_answered(browser, server):
     opened.close()
 
 
+def test_a_file_that_is_given_before_the_others_are_listed_is_there_once(browser, server):
+    opened = browser.new_page()
+    opened.add_init_script(
+        """const real = fetch;
+        window.fetch = async (path, options) => {
+          const answer = await real(path, options);
+          if (path.startsWith("v1/files?")) await new Promise((done) => setTimeout(done, 1000));
+          return answer;
+        };"""
+    )
+    opened.goto(server.address)
+    opened.locator("#files").set_input_files({"name": "early.txt", "mimeType": "text/plain", "buffer": WORDS.encode()})
+    box = opened.get_by_role("checkbox", name="early.txt")
+    box.first.wait_for()
+    opened.wait_for_timeout(1500)
+    assert box.count() == 1
+    assert box.is_checked()
+    opened.get_by_role("button", name="Delete early.txt").click()
+    box.wait_for(state="detached")
+    opened.close()
+
+
 def test_nothing_comes_from_elsewhere_and_nothing_else_is_served(server):
     with client(server) as http:
         page = http.get("/")

@@ -14,6 +14,7 @@ let model = "";
 let files = [];
 let ticked = new Set();
 let now = null; // the conversation
+let loaded = null; // once the model and the files are listed
 let stopping = null; // of the answer that is being written
 
 start();
@@ -23,7 +24,7 @@ async function start() {
   page.key.value = api.key;
   page.key.addEventListener("change", () => {
     sessionStorage.setItem("homerlm.key", (api.key = page.key.value.trim()));
-    attempt(load);
+    loaded = attempt(load);
   });
   page.files.addEventListener("change", () => {
     add([...page.files.files]);
@@ -45,7 +46,7 @@ async function start() {
   page.stop.addEventListener("click", stop);
   document.addEventListener("keydown", (event) => event.key === "Escape" && (stopping ? stop() : beside.hide()));
   open(conversations.all[0] ?? null);
-  await attempt(load);
+  await (loaded = attempt(load));
 }
 
 async function load() {
@@ -81,6 +82,7 @@ function listenForDrops() {
 }
 
 async function add(given) {
+  await loaded; // a list that comes later would lack the file, or have it twice
   for (const file of given) {
     await attempt(async () => {
       const made = await api.upload(file);
