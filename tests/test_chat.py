@@ -74,6 +74,7 @@ def test_questions_come_from_a_pipe_and_answers_go_into_one(chat, book):
     assert all(len(answer.split()) == 6 for answer in answers)
     assert "book.txt: 400 tokens read" in said
     assert said.count("kept for this answer") == 2
+    assert said.count("cut off: --max-new-tokens") == 2
     code, again, said = chat(QUESTION, files=[book], more=["--quiet"])
     assert (code, again, said) == (0, answers[0] + "\n", "")
 
@@ -121,6 +122,12 @@ def test_a_document_is_read_once_also_for_the_server(chat, book, tmp_path):
     store.close()
 
 
+def test_a_command_is_known_in_capitals_too_and_a_mistyped_one_is_no_question(chat):
+    code, text, _ = chat("/HELP", "/new-one", "w1 ?")
+    assert "/quit" in text
+    assert code == 2
+
+
 def test_an_earlier_conversation_goes_on(chat, book, tmp_path):
     chat(QUESTION, "/kept", files=[book])
     first = saved(tmp_path)[0]
@@ -130,6 +137,7 @@ def test_an_earlier_conversation_goes_on(chat, book, tmp_path):
     assert f"1  {first.id}" in text
     assert f"book.txt\n{kept}" in text
     assert f"> {QUESTION}" in said
+    assert "(1 question)" in said
     assert "read in" not in said
     again = saved(tmp_path)
     assert [one.id for one in again] == [first.id]

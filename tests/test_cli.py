@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ import homerlm
 from command import WORDS, ask, runner
 from homerlm import Homer, HomerConfig
 from homerlm.cli import main, options
+from homerlm.cli.ask import _is_cut_off
 from homerlm.cli.options import parse_counts
 from homerlm.errors import ConfigError, OutOfMemoryError
 
@@ -76,8 +78,18 @@ def test_ask_streams_the_answer_and_says_what_it_took(homer, document):
     line = " ".join(err.split())
     assert re.search(r" 3\d\d tokens read in [\d.]+ s \([\d,]+/s\), 50 kept; \d+ new in", f" {line}")
     assert "model limit 512" in line
+    assert "cut off: --max-new-tokens" in line
     line = " ".join(homer(*ask(document), "--prefilter", "100")[2].split())
     assert re.search(r" 1\d\d of 3\d\d tokens read in", f" {line}")
+
+
+@pytest.mark.parametrize(
+    ("ends", "most", "cut_off"), [(9, 3, False), ([8, 9], 3, False), (None, 4, False), (None, 3, True), (8, 3, True)]
+)
+def test_an_answer_is_cut_off_where_it_would_go_on(ends, most, cut_off):
+    answer = SimpleNamespace(new_tokens=3, token_ids=(1, 2, 9))
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+    assert _is_cut_off(answer, model, most) == cut_off
 
 
 def test_ask_as_json(homer, document):
@@ -205,6 +217,8 @@ def test_errors_are_one_message_and_an_exit_code(homer, document, tmp_path):
         (1, ask(binary), "b.bin"),
         (1, ask(empty), "empty.txt"),
         (1, ask(None, "--context", broken), "broken.homer"),
+        (1, ["ask", "w1", "-m", tmp_path / "no", "--context", document], "was not written by homer index"),
+        (1, ["select", "w1", "-m", tmp_path / "no", "--context", tmp_path / "c"], "give what homer index"),
         (2, ask(document, "--context", broken), "--context"),
         (2, ask(document, "--rope", "stretch:2"), "stretch"),
         (2, ask(document, "--pooling", "4"), "pooling is 4"),

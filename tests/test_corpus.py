@@ -191,6 +191,15 @@ def test_a_corpus_of_which_nothing_can_be_read_leaves_no_file(text_homer, tmp_pa
 class TestCommand:
     INDEX = ("-m", "MODEL", "--max-chunk-len", "64", "--shard-tokens", "60")
 
+    def test_a_damaged_file_is_named_once_and_with_its_own_reason(self, run, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in/a.txt").write_text("w1 w2 w3")
+        (tmp_path / "in/b.pdf").write_bytes(b"%PDF-1.4 cut off")
+        code, out, _ = run("index", tmp_path / "in", "-o", tmp_path / "all", "--json", *self.INDEX)
+        (failed,) = json.loads(out)["failed"]
+        assert code == 0
+        assert failed.startswith(f"{tmp_path}/in/b.pdf: is damaged or is not a PDF")
+
     def test_a_folder_is_made_added_to_and_asked(self, run, folder, tmp_path):
         into = tmp_path / "all"
         code, out, err = run("index", folder, "-o", into, "--json", *self.INDEX)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import sys
 import time
 from datetime import datetime
@@ -221,6 +222,21 @@ def test_damaged_and_old_notebooks_are_refused():
     assert "nbconvert" in refusal(b'{"worksheets": [], "nbformat": 3}', "a.ipynb")
 
 
+# PDFs
+
+
+def test_what_the_pdf_library_warns_of_is_not_on_stderr(tmp_path):
+    """In a program of its own: pytest's own log handler would take it."""
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4 cut off")
+    code = (
+        "import sys; from homerlm.documents import read_document; from homerlm.errors import DocumentError\n"
+        "try: read_document(sys.argv[1])\nexcept DocumentError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "a.pdf"], capture_output=True, text=True, check=True)
+    assert "is damaged or is not a PDF" in run.stdout
+    assert run.stderr == ""
+
+
 # Passwords of PDFs
 
 
@@ -343,6 +359,7 @@ def test_formats_without_a_reader_are_refused_by_name(name: str, what: str, fix:
         (zip_bytes({"word/list.txt": "x"}), "an archive"),
         (zip_bytes({"a.txt": "x"})[:-30], "an archive"),
     ],
+    ids=range(9),  # not made of the content: archives hold the time, and all processes of a run collect the same names
 )
 @pytest.mark.parametrize("name", ["standard input", "a.txt"])
 def test_refused_formats_are_told_by_content(content: bytes, what: str, name: str):

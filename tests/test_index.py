@@ -760,6 +760,18 @@ class TestCommand:
         record = json.loads(run("index", files / "b.txt", "-o", path, "--append", "--json", *self.INDEX)[1])
         assert (record["documents"], record["tokens"], record["tokens_read"]) == (["a.txt", "b.txt"], 430, 130)
 
+    def test_a_text_that_is_there_is_not_added_again(self, run, files, tmp_path):
+        path = tmp_path / "all.homer"
+        run("index", files / "a.txt", "-o", path, "--json", *self.INDEX)
+        again = tmp_path / "again.txt"
+        again.write_text((files / "a.txt").read_text())
+        code, out, _ = run("index", again, files / "b.txt", "-o", path, "--append", "--json", *self.INDEX)
+        record = json.loads(out)
+        assert (code, record["documents"], record["tokens_read"]) == (0, ["a.txt", "b.txt"], 130)
+        assert record["skipped"] == [f"{again}: its text is in the index already, as a.txt"]
+        code, out, _ = run("index", again, "-o", path, "--append", "--json", *self.INDEX)
+        assert (code, json.loads(out)["documents"], json.loads(out)["tokens_read"]) == (0, ["a.txt", "b.txt"], 0)
+
     def test_a_compressed_document_is_still_asked(self, run, tmp_path, model_folder):
         model, words = load_model(str(model_folder))
         homer = Homer(model, words, HomerConfig(max_chunk_len=64, target_len=50, pooling=3))

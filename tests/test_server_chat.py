@@ -196,6 +196,15 @@ def test_models(api):
         ask(api, said("w1")) and api.chat.completions.create(model="gpt-4o", messages=said("w1"))
 
 
+def test_a_body_without_its_content_type_is_told_so(server):
+    """As `curl -d` sends it."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    with client(server) as http:
+        answer = http.post("/v1/chat/completions", content=b'{"messages": []}', headers=headers)
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -74,6 +75,13 @@ def test_wrong_settings_end_before_the_model_is_loaded(homer, arguments, named):
     code, _, told = homer("serve", "no-such-model", *arguments)
     assert code == 2
     assert named in told
+
+
+def test_a_taken_port_ends_before_the_model_is_loaded(homer):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, told = homer("serve", "no-such-model", "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "is taken" in told
 
 
 def answers(address):

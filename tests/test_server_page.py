@@ -83,6 +83,23 @@ def test_a_file_is_read_and_the_answer_leads_to_its_passages(page):
     page.get_by_role("checkbox", name="book.txt").wait_for(state="detached")
 
 
+def test_a_passage_far_down_is_seen_at_once(page):
+    """The server's answer of what was kept is replaced by one about a passage after 300,000 characters."""
+    passage = {"start": 300_000, "end": 300_010, "text": "y" * 10}
+    document = {"name": "long.txt", "text": "x y " * 75_000 + "y" * 10 + " x y" * 75_000, "passages": [passage]}
+    page.route("**/kept", lambda route: route.fulfill(json={"documents": [document]}))
+    upload(page, "long.txt", WORDS)
+    ask(page)
+    page.get_by_role("group", name="Passages the answer was read from").get_by_role("button").click()
+    page.locator("#text mark.current").wait_for()
+    assert page.locator("#text mark.current").evaluate(
+        "mark => { const at = mark.getBoundingClientRect(); return at.top > 0 && at.bottom < innerHeight; }"
+    )
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Delete long.txt").click()
+    page.get_by_role("checkbox", name="long.txt").wait_for(state="detached")
+
+
 def test_pasted_text_is_a_document_and_markup_in_it_is_text(page):
     page.get_by_text("Paste text").click()
     page.get_by_label("Text", exact=True).fill(f"<b onclick=x>w1</b> {WORDS}")
@@ -94,6 +111,39 @@ def test_pasted_text_is_a_document_and_markup_in_it_is_text(page):
     assert page.locator("#text").inner_text().startswith("<b onclick=x>w1</b> w0")
     assert page.locator("#text b").count() == 0
     page.get_by_role("button", name="Delete <b").click()
+
+
+def broken(route):
+    route.fulfill(status=500, json={"error": {"message": "The model is out of breath."}})
+
+
+def test_a_question_that_failed_is_told_and_can_be_asked_again(page):
+    page.route("**/v1/chat/completions", broken)
+    page.get_by_label("Question", exact=True).fill(QUESTION)
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("out of breath").wait_for()
+    page.get_by_role("button", name="Ask").wait_for()
+    assert page.get_by_role("alert").is_visible(), "it stays until the next attempt"
+    assert page.locator(".turn").count() == 0
+    assert page.get_by_label("Question", exact=True).input_value() == QUESTION
+    page.unroute("**/v1/chat/completions")
+    ask(page)
+    assert not page.get_by_role("alert").is_visible()
+    page.reload()
+    assert page.locator(".turn").count() == 2, "the conversation that began with a failure is kept"
+    page.troubles.clear()  # the browser's own line about status 500
+
+
+def test_a_later_question_that_failed_leaves_the_conversation_as_it_was(page):
+    ask(page)
+    before = page.locator(".turn").all_inner_texts()
+    page.route("**/v1/chat/completions", broken)
+    page.get_by_label("Question", exact=True).fill("w3 ?")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("out of breath").wait_for()
+    page.get_by_role("button", name="Ask").wait_for()
+    assert page.locator(".turn").all_inner_texts() == before
+    page.troubles.clear()
 
 
 def test_an_answer_is_stopped(browser, tmp_path):
@@ -183,6 +233,28 @@ def test_who_asks_before_the_page_knows_its_server_is_answered(browser, server):
     opened.goto(server.address)
     ask(opened)
     assert "tokens read" in opened.locator(".turn.assistant").inner_text()
+    opened.close()
+
+
+def test_a_file_that_is_given_before_the_others_are_listed_is_there_once(browser, server):
+    opened = browser.new_page()
+    opened.add_init_script(
+        """const real = fetch;
+        window.fetch = async (path, options) => {
+          const answer = await real(path, options);
+          if (path.startsWith("v1/files?")) await new Promise((done) => setTimeout(done, 1000));
+          return answer;
+        };"""
+    )
+    opened.goto(server.address)
+    opened.locator("#files").set_input_files({"name": "early.txt", "mimeType": "text/plain", "buffer": WORDS.encode()})
+    box = opened.get_by_role("checkbox", name="early.txt")
+    box.first.wait_for()
+    opened.wait_for_timeout(1500)
+    assert box.count() == 1
+    assert box.is_checked()
+    opened.get_by_role("button", name="Delete early.txt").click()
+    box.wait_for(state="detached")
     opened.close()
 
 

@@ -42,6 +42,7 @@ def test_everything_is_listed(run, store):
     assert code == 0
     assert "book [bold].txt" in text
     assert "1,234" in text
+    assert all(entry["id"] in text for entry in entries.values()), "an id is not folded"
     assert "3 entries" in said
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +30,7 @@ from homerlm.cli.options import (
 )
 from homerlm.cli.outputs import check_outputs
 from homerlm.cli.reader import RemoteReader
+from homerlm.cli.saved import Saved
 from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import SELECT_TOKENS, Config, MergeConfig
 from homerlm.formatting import size
@@ -53,6 +53,8 @@ Examples:
 
   cat log.txt | homer ask - -q "What failed first?" --show-kept
 """
+
+CUT_OFF = "The answer is cut off: --max-new-tokens sets how long it may be."
 
 
 @with_config
@@ -99,7 +101,13 @@ def ask(
         str | None, typer.Option(help=f"Most tokens to choose for --reader; default {SELECT_TOKENS}.")
     ] = None,
     answer_start: Annotated[str, typer.Option(help="Words the answer begins with.")] = "",
-    show_kept: Annotated[bool, typer.Option("--show-kept", help="Print the passages that were kept.")] = False,
+    show_kept: Annotated[
+        bool,
+        typer.Option(
+            "--show-kept",
+            help="Print the passages that were kept, each behind the place of its first token in the document.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer and errors, nothing else.")] = False,
     as_json: Json = False,
     workers: Workers = None,
@@ -112,8 +120,9 @@ def ask(
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     _check(context, save, html, calibration, settings)
     options = template_options(template_option or [], chat)
+    saved = None if context is None else Saved.at(context)
     others = {"--save": save, "--html": html, "--answer-start": answer_start}
-    others |= {} if is_index(context) else {"--context": context}
+    others |= {} if saved is None or saved.is_index else {"--context": context}
     remote = RemoteReader.of(reader, reader_model, reader_tokens, others, settings)
     found = inputs.expand(paths) if paths else None
     files = found.files if found else ()
@@ -130,7 +139,7 @@ def ask(
     if remote is not None:
         remote.print_answer(
             homer,
-            load_saved(context, homer) if context else document,
+            saved.load(homer) if saved else document,
             question,
             choosing={"chat": chat, **options},
             answering=_remote_settings(max_new_tokens, temperature, seed),
@@ -142,7 +151,7 @@ def ask(
         return
     with reading("Reading", quiet=silent) as bar, written(before=bar.stop) as show:
         answer = homer.ask(
-            load_saved(context, homer) if context else document,
+            saved.load(homer) if saved else document,
             question,
             max_new_tokens=max_new_tokens,
             on_text=None if as_json else show,
@@ -167,6 +176,8 @@ def ask(
         _print_kept(homer, answer)
     if not quiet:
         err.print(summary_of_saved(answer) if context else summary(answer), style="dim", soft_wrap=True)
+        if _is_cut_off(answer, homer.model, max_new_tokens):
+            err.print(CUT_OFF, style="dim", soft_wrap=True)
 
 
 def open_homer(
@@ -189,6 +200,12 @@ def open_homer(
             assert isinstance(settings, MergeConfig)
             settings = replace(settings, calibration=Calibration.load(calibration, loaded))
         return Homer(loaded, tokenizer, settings, executor)
+
+
+def _is_cut_off(answer: Any, model: Any, most: int) -> bool:
+    """Whether the answer ends because it may not be longer."""
+    ends = model.generation_config.eos_token_id
+    return answer.new_tokens >= most and answer.token_ids[-1] not in (ends if isinstance(ends, list) else [ends])
 
 
 def summary(answer: Any) -> str:
@@ -243,33 +260,6 @@ def _check(
     if context is not None and save is not None:
         raise UsageError(f"--save with --context would write the same again: copy {context} instead")
     check_calibration(calibration, settings)
-
-
-def is_index(path: str | Path | None) -> bool:
-    """Whether it is an index in a file or a folder (rather than one compressed document, or no file of ours)."""
-    if path is None:
-        return False
-    from homerlm.index.buckets import local
-    from homerlm.index.index import KIND
-    from homerlm.index.manifest import is_collection
-    from homerlm.storage import kind_of
-
-    return is_collection(path) or kind_of(local(path)) == KIND
-
-
-def load_saved(path: str | Path, homer: Any) -> Any:
-    """What was read before: an index in a file or a folder, or one compressed document. The files of a folder are not
-    read through where workers do that."""
-    from homerlm import CompactContext, Index
-    from homerlm.executor import IN_PROCESS
-    from homerlm.index.buckets import is_url, local
-    from homerlm.index.manifest import is_collection, load_collection
-
-    if is_collection(path) if is_url(path) else os.path.isdir(path):
-        return load_collection(path, homer.model, homer.tokenizer, check=homer.executor is IN_PROCESS)
-    if is_index(path):
-        return Index.load(path, homer.model, homer.tokenizer)
-    return CompactContext.load(local(path), homer.model, homer.tokenizer)
 
 
 def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from homerlm.cli.options import parse_tokens
 from homerlm.formatting import size
 
 if TYPE_CHECKING:
+    from homerlm.index.manifest import Member
     from homerlm.scale.corpus import Engine, Indexed
     from homerlm.scale.ray_actors import RaySettings
 
@@ -167,9 +168,15 @@ def _record(output: str, done: Indexed, seconds: float) -> dict[str, Any]:
         "shards": len(manifest.files),
         "bytes": sum(size_of(inside(output, file)) for file in manifest.files),
         "seconds": seconds,
-        "failed": [f"{member.name}: {member.reason}" for member in done.failed],
+        "failed": [_failure(member) for member in done.failed],
         "duplicates": [f"{member.name}: {member.reason}" for member in done.duplicates],
     }
+
+
+def _failure(member: Member) -> str:
+    """What could not be read, and why: the reader of a file names it itself."""
+    assert member.reason is not None
+    return member.reason if member.reason.startswith(f"{member.path}: ") else f"{member.name}: {member.reason}"
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from homerlm.cli import inputs
-from homerlm.cli.ask import load_saved, open_homer
+from homerlm.cli.ask import open_homer
 from homerlm.cli.console import err, print_json, reading, say_skipped
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
@@ -32,6 +32,7 @@ from homerlm.cli.options import (
     with_config,
 )
 from homerlm.cli.outputs import check_outputs
+from homerlm.cli.saved import Saved
 from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import Config, MergeConfig
 from homerlm.formatting import size
@@ -123,18 +124,19 @@ def index(
         raise UsageError(f"--append adds to an index, but {output} does not exist: leave --append out to make it")
     if append and int8:
         raise UsageError("--int8 is decided when an index is made: leave it out beside --append")
+    saved = Saved.at(output) if append else None
     found = inputs.expand(given)
     check_outputs({"--output": output}, [*found.files, model], force=force or append)
     check_device(device)
     executor = workers_given.executor(ctx, settings, model, rope, dtype, device)
     homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent, executor=executor)
-    into = load_saved(output, homer) if append else None
+    into = saved.load(homer) if saved else None
     before = len(into) if into else 0
     unread: list[Any] = []
     started = time.perf_counter()
     with reading("Reading", quiet=silent) as bar:
         made = homer.read_all(
-            _texts(found, password, unread),
+            _texts(found, password, unread, into),
             into=into,
             path=output,
             int8=int8,
@@ -172,12 +174,21 @@ def _file(output: str, given: list[str]) -> Path:
     return Path(output)
 
 
-def _texts(found: Any, password: str | None, unread: list[Any]) -> Iterator[tuple[str, str]]:
-    """Name and text of each document that can be read, one by one; the others go to `unread`."""
+def _texts(found: Any, password: str | None, unread: list[Any], into: Any) -> Iterator[tuple[str, str]]:
+    """Name and text of each document that can be read, one by one; the others go to `unread`, and so do those that are
+    in the index which is added to, if any."""
     from homerlm.documents import Skipped, headings_of, read_each
 
-    for name, (_, text) in zip(headings_of(found.files), read_each(found, password=password), strict=False):
+    for name, (path, text) in zip(headings_of(found.files), read_each(found, password=password), strict=False):
         if isinstance(text, Skipped):
             unread.append(text)
+        elif same := into and _same_in(into, text):
+            unread.append(Skipped(path, f"its text is in the index already, as {same}"))
         else:
             yield name, text
+
+
+def _same_in(index: Any, text: str) -> str | None:
+    """The name of the document with this text."""
+    size = len(text.encode())
+    return next((part.name for part in index.parts if part.bytes == size and index.text_of(part) == text), None)

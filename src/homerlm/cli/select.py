@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from homerlm.cli import inputs
-from homerlm.cli.ask import check_calibration, load_saved, open_homer
+from homerlm.cli.ask import check_calibration, open_homer
 from homerlm.cli.console import err, out, print_json, reading, say_skipped
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.options import (
@@ -27,6 +27,7 @@ from homerlm.cli.options import (
     template_options,
     with_config,
 )
+from homerlm.cli.saved import Saved
 from homerlm.config import SELECT_TOKENS, Config
 
 EXAMPLES = """
@@ -74,6 +75,7 @@ def select(
     check_calibration(calibration, settings)
     count = parse_tokens(tokens, "--tokens")
     options = template_options(template_option or [], chat)
+    saved = None if context is None else Saved.at(context)
     check_device(device)
     document, found = inputs.read(inputs.expand(paths), password) if paths else ("", None)
     skipped = inputs.described(found)
@@ -83,7 +85,7 @@ def select(
     homer = open_homer(model, rope, calibration, settings, device=device, dtype=dtype, quiet=silent)
     with reading("Reading", quiet=silent) as bar:
         selection = homer.select(
-            load_saved(context, homer) if context else document,
+            saved.load(homer) if saved else document,
             question,
             tokens=count,
             min_share=min_share,

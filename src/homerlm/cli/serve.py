@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
+import os
 import re
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -120,6 +123,7 @@ def serve(
         store=store,
     )
     check_device(device)
+    _check_free(settings)
     cluster: dict[str, Any] = {"ray": ray, "cpus_per_replica": cpus_per_replica, "gpus_per_replica": gpus_per_replica}
     if replicas is not None:
         load = partial(open_homer, model, rope, None, HomerConfig(), device=device, dtype=dtype, quiet=True)
@@ -140,6 +144,19 @@ def check_installed() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f'the server needs {", ".join(missing)}: pip install "homerlm[server]"')
+
+
+def _check_free(settings: Settings) -> None:
+    """Raise `UsageError` where the port cannot be had, before a model is loaded for it."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):  # what else there may be, the server itself will meet
+            raise UsageError(
+                f"port {settings.port} of {settings.host} is taken, or not for you ({os.strerror(error.errno)}): give "
+                "another with --port, or 0 for any free one"
+            ) from error
 
 
 def run_replicas(

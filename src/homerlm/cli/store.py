@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from homerlm.cli.console import err, out, print_json
@@ -20,6 +21,7 @@ from homerlm.formatting import size
 if TYPE_CHECKING:
     from homerlm.store.store import Store
 
+WIDE = 1000  # columns of what is no terminal, so that no id is folded
 app = typer.Typer(help="What the server keeps: documents that were read, uploaded files, vector stores.")
 Folder = Annotated[
     Path | None, typer.Option("--store", help="The folder; default the one that homer serve uses.", show_default=False)
@@ -51,8 +53,9 @@ def list_(store: Folder = None, as_json: Json = False) -> None:
         used = datetime.fromtimestamp(record["used"]).strftime("%Y-%m-%d %H:%M")
         cells = (record["id"], record["owner"], record["name"], record["model"] or "", tokens)
         table.add_row(*map(_plain, cells), size(record["bytes"]), used)
-    out.print(table)
-    err.print(f"{len(records):,} entries, {size(sum(record['bytes'] for record in records))}", style="dim")
+    (out if out.is_terminal else Console(width=WIDE)).print(table)
+    entries = "1 entry" if len(records) == 1 else f"{len(records):,} entries"
+    err.print(f"{entries}, {size(sum(record['bytes'] for record in records))}", style="dim")
 
 
 @app.command()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from io import BytesIO
 
 from homerlm.documents.parsing import parsing
 from homerlm.errors import DocumentError
+
+_UNSAID = logging.NullHandler()  # what pypdf warns of goes to a program's own handlers, and else not to stderr
 
 
 def read_pdf(data: bytes, name: str, password: str | None = None) -> str:
     """Text of all pages, joined by blank lines. A password for changes only does not stop reading."""
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").addHandler(_UNSAID)
     with parsing(name, "a PDF"):
         reader = PdfReader(BytesIO(data))
         if reader.is_encrypted and not (reader.decrypt("") or (password and reader.decrypt(password))):

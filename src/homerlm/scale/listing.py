@@ -82,6 +82,8 @@ def text_of(document: Listed, fields: Fields, password: str | None = None) -> st
             text = json.loads(buckets.read_bytes(document.path, start, start + count))[fields.text]
         else:
             text = _group(document.path, document.place[0], fields)[0][document.place[1]]
+    except DocumentError:
+        raise
     except (OSError, ValueError, KeyError, IndexError, InputError) as error:
         raise DocumentError(f"{document.path} has changed since it was listed: {error}") from error
     if _digest(text) != document.sha256:

@@ -134,6 +134,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     places = [str(place) for place in first["loc"] if place not in ("body", "query", "path", "header")]
     param = ".".join(places) or None
     message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    if param is None and first["type"] == "model_attributes_type":
+        message = "The body is no JSON object. Send one, with the header Content-Type: application/json."
     return response(ApiError(400, message, code=str(first["type"]), param=param))
 
 

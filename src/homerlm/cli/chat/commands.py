@@ -15,7 +15,7 @@ from homerlm.cli.errors import UsageError
 from homerlm.cli.outputs import check_outputs
 from homerlm.conversation.transcript import Transcript
 
-_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
+_COMMAND = re.compile(r"/([\w-]+)(?:\s+(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def run(talk: Talk, line: str) -> bool:
         if line.strip():
             talk.ask(line.strip())
         return True
-    command = COMMANDS.get(found[1])
+    command = COMMANDS.get(found[1].lower())
     if command is None:
         raise UsageError(f"/{found[1]} is no command: /help lists them (a question may begin with a space)")
     command.run(talk, _words(found[2] or ""))

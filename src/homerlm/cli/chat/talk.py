@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from homerlm.answer import Prepared
 from homerlm.cli import inputs
+from homerlm.cli.ask import CUT_OFF
 from homerlm.cli.chat import view
 from homerlm.cli.console import ReadingProgress, err, reading, say_skipped, written
 from homerlm.cli.errors import UsageError
@@ -79,6 +80,7 @@ class Talk:
             err.print(text, style="dim", markup=False, soft_wrap=True)
 
     async def _ask(self, question: str) -> None:
+        cut_off = False
         label = "Finding what the question needs" if self.session.tokens else "Reading"
         with reading(label, quiet=self.quiet) as bar, written(before=bar.stop) as show:
             async with aclosing(self.session.ask(question, bar)) as steps:
@@ -87,11 +89,15 @@ class Talk:
                         bar(Event(step.processed, step.total, note=step.note))
                     elif isinstance(step, Prepared):
                         bar.stop()
-                    elif isinstance(step, Piece) and step.text:
-                        show(step.text)
+                    elif isinstance(step, Piece):
+                        cut_off = step.finish == "length"
+                        if step.text:
+                            show(step.text)
                     elif isinstance(step, Usage):
                         usage = step
         self.say(view.usage_line(usage))
+        if cut_off:
+            self.say(CUT_OFF)
 
     def _read(self, name: str, path: Path, text: str) -> None:
         started = time.perf_counter()

@@ -65,7 +65,8 @@ def print_conversations(found: Sequence[Transcript], current: str) -> None:
 def print_resumed(earlier: Transcript) -> None:
     """Which conversation it is, and where it stopped."""
     last = earlier.turns[-1]
-    err.print(f"{earlier.id}: {earlier.title} ({len(earlier.turns):,} questions)", style="dim", markup=False)
+    questions = f"{len(earlier.turns):,} question{'s' * (len(earlier.turns) > 1)}"
+    err.print(f"{earlier.id}: {earlier.title} ({questions})", style="dim", markup=False)
     err.print(f"> {last.question}", markup=False, soft_wrap=True)
     err.print(last.answer, style="dim", markup=False, soft_wrap=True)
 

@@ -14,6 +14,7 @@ let model = "";
 let files = [];
 let ticked = new Set();
 let now = null; // the conversation
+let loaded = null; // once the model and the files are listed
 let stopping = null; // of the answer that is being written
 
 start();
@@ -23,7 +24,7 @@ async function start() {
   page.key.value = api.key;
   page.key.addEventListener("change", () => {
     sessionStorage.setItem("homerlm.key", (api.key = page.key.value.trim()));
-    attempt(load);
+    loaded = attempt(load);
   });
   page.files.addEventListener("change", () => {
     add([...page.files.files]);
@@ -45,7 +46,7 @@ async function start() {
   page.stop.addEventListener("click", stop);
   document.addEventListener("keydown", (event) => event.key === "Escape" && (stopping ? stop() : beside.hide()));
   open(conversations.all[0] ?? null);
-  await attempt(load);
+  await (loaded = attempt(load));
 }
 
 async function load() {
@@ -81,6 +82,7 @@ function listenForDrops() {
 }
 
 async function add(given) {
+  await loaded; // a list that comes later would lack the file, or have it twice
   for (const file of given) {
     await attempt(async () => {
       const made = await api.upload(file);
@@ -162,7 +164,8 @@ function sourcesOf(turn) {
     button.addEventListener("click", () => attempt(() => showSource(turn, source)));
     return button;
   });
-  return element("div", { className: "sources", role: "group", ariaLabel: "Passages the answer was read from" }, ...buttons);
+  const caption = element("span", { className: "price" }, "Read from");
+  return element("div", { className: "sources", role: "group", ariaLabel: "Passages the answer was read from" }, caption, ...buttons);
 }
 
 async function showSource(turn, source) {
@@ -183,18 +186,27 @@ async function ask() {
   const messages = messagesOf(now, asked);
   now.turns.push(asked, answer);
   page.question.value = "";
-  const shown = turnOf(answer);
-  page.turns.append(turnOf(asked), shown);
+  const put = turnOf(asked), shown = turnOf(answer);
+  page.turns.append(put, shown);
   shown.scrollIntoView({ block: "end" });
   busy(new AbortController());
   const conversation = now;
-  await attempt(() => write(messages, answer, shown));
+  await attempt(() => write(messages, answer, shown).finally(() => answer.content && cite(answer, conversation)));
   busy(null);
-  if (!answer.content && !answer.id) conversation.turns.splice(-2);
-  await attempt(() => cite(answer));
+  if (answer.content || answer.price) shown.replaceWith(turnOf(answer));
+  else takeBack(conversation, put, shown);
   conversations.save();
   listConversations();
-  if (now === conversation) page.turns.lastElementChild?.replaceWith(turnOf(conversation.turns.at(-1) ?? asked));
+}
+
+// A question without an answer, which goes back to where it was written.
+function takeBack(conversation, put, shown) {
+  const { content } = conversation.turns.splice(-2)[0];
+  put.remove();
+  shown.remove();
+  if (now !== conversation) return;
+  page.question.value ||= content;
+  if (!conversation.turns.length) now = null;
 }
 
 // Every turn as text; the newest question has the ticked documents before it.
@@ -220,8 +232,8 @@ async function write(messages, answer, shown) {
   }
 }
 
-async function cite(answer) {
-  if (!answer.id || !now?.files.length) return;
+async function cite(answer, conversation) {
+  if (!conversation.files.length) return;
   const kept = await api.kept(answer.id);
   answer.sources = kept.documents.flatMap((one) =>
     one.passages.map(({ start, end, text }) => ({ document: one.name, start, end, text: text.slice(0, 120) })),
@@ -248,6 +260,7 @@ function busy(controller) {
   stopping = controller;
   page.send.hidden = Boolean(controller);
   page.stop.hidden = !controller;
+  page.turns.ariaBusy = String(Boolean(controller)); // an answer is read out whole, not piece by piece
   page.reading.hidden = true;
 }
 
