@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, groupby
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,58 +32,107 @@ from homerlm.lab.tasks.needle import Needle
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
 from homerlm.prompt import PromptIds
+from homerlm.score.neighbours import share_of_best
 from homerlm.select import recap
 from homerlm.select.method import Select
 from homerlm.select.plan import SelectPlan
 from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
 
-
-@dataclass(frozen=True)
-class Way:
-    """A recap of `length` tokens: the leading sentences, `rounds` times at most, or, as before, the best runs of
-    neighbouring tokens that fit, once (leading None)."""
-
-    length: int = 96
-    leading: float | None = recap.LEADING
-    rounds: int = recap.ROUNDS
-    min_share: float = HomerConfig.min_share
-    link_len: int = HomerConfig.link_len
-
-    def __str__(self) -> str:
-        how = "runs" if self.leading is None else f"sentences of {self.leading}, {self.rounds}x"
-        changed = "".join(
-            f", {name} {getattr(self, name)}"
-            for name in ("min_share", "link_len")
-            if getattr(self, name) != getattr(HomerConfig, name)
-        )
-        return f"{self.length} tokens, {how}{changed}"
-
-
-WAYS = (
-    Way(0),
-    Way(64, None),
-    Way(128, None),
-    Way(32, None),
-    *(Way(96, leading) for leading in (0.5, 0.7, 0.8, 0.9)),
-    *(Way(length) for length in (64, 128)),
-    *(Way(rounds=rounds) for rounds in (1, 2)),
-    Way(64, None, min_share=0.3),
-    Way(min_share=0.3),
-    Way(link_len=0),
-)
+KINDS = {"keys": 1, "values": 4, "queries": 4}  # of facts; several are asked of so many times fewer documents
+Recap = Callable[[Sequence[float], Sequence[int], int], list[int]]  # as `homerlm.select.recap.recap`
 
 
 def runs(scores: Sequence[float], units: Sequence[int], room: int) -> list[int]:
-    """The former recap: whole runs of tokens that are neighbours in the document, the best last, once each. units: the
+    """The first recap: whole runs of tokens that are neighbours in the document, the best last, once each. units: the
     number of each token's run."""
     if room <= 0 or not units:
         return []
     groups = [list(group) for _, group in groupby(range(len(units)), key=units.__getitem__)]
     groups.sort(key=lambda group: max(scores[i] for i in group), reverse=True)
-    cut = [recap._densest(group, scores, room) for group in groups]
-    fitting = [total for total in accumulate(map(len, cut)) if total <= room]
-    return [i for group in reversed(cut[: len(fitting)]) for i in group]
+    return _last_is_best([recap._densest(group, scores, room) for group in groups], room)
+
+
+def repeated(scores: Sequence[float], units: Sequence[int], room: int, leading: float, rounds: int) -> list[int]:
+    """The second: leading sentences, the best last, over and over while all of them fit."""
+    if room <= 0 or not units:
+        return []
+    units_of_all = recap._by_best_token(scores, units)
+    least = share_of_best(units_of_all[0][0], leading)
+    once = _last_is_best([recap._densest(unit, scores, room) for score, unit in units_of_all if score >= least], room)
+    return once * min(rounds, room // len(once))
+
+
+def listed(scores: Sequence[float], units: Sequence[int], room: int, beside: float) -> list[int]:
+    """The present one, but of several the best comes last."""
+    leads = _leads(scores, units, recap.LEADING)
+    if room <= 0 or leads < 2:
+        return recap.recap(scores, units, room)
+    return _last_is_best(_best(scores, units, room, _leads(scores, units, beside)), room)
+
+
+def until_the_gap(scores: Sequence[float], units: Sequence[int], room: int) -> list[int]:
+    """Sentences down to where scores fall most, of the best nine, the best last; one alone three times."""
+    best = [score for score, _ in recap._by_best_token(scores, units)[:9]]
+    falls = [later / earlier if earlier > 0 else 1 for earlier, later in pairwise(best)]
+    if room <= 0 or not falls:
+        return recap.recap(scores, units, room)
+    chosen = _best(scores, units, room, falls.index(min(falls)) + 1)
+    once = _last_is_best(chosen, room)
+    return once * (min(recap.ROUNDS, room // len(once)) if len(chosen) == 1 else 1)
+
+
+def _leads(scores: Sequence[float], units: Sequence[int], share: float) -> int:
+    best = [score for score, _ in recap._by_best_token(scores, units)]
+    return sum(score >= share_of_best(best[0], share) for score in best)
+
+
+def _best(scores: Sequence[float], units: Sequence[int], room: int, count: int) -> list[list[int]]:
+    return [recap._densest(unit, scores, room) for _, unit in recap._by_best_token(scores, units)[:count]]
+
+
+def _last_is_best(units: Sequence[Sequence[int]], room: int) -> list[int]:
+    """Those of the best first that fit together."""
+    fitting = [total for total in accumulate(map(len, units)) if total <= room]
+    return [i for unit in reversed(units[: len(fitting)]) for i in unit]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A recap of at most `length` tokens."""
+
+    name: str
+    of: Recap = recap.recap
+    length: int = HomerConfig.recap_len
+    min_share: float = HomerConfig.min_share
+    link_len: int = HomerConfig.link_len
+
+    def __str__(self) -> str:
+        changed = "".join(
+            f", {name} {getattr(self, name)}"
+            for name in ("min_share", "link_len")
+            if getattr(self, name) != getattr(HomerConfig, name)
+        )
+        return f"{self.length} tokens, {self.name}{changed}"
+
+
+def sentences(leading: float = 0.7, rounds: int = 3, **changes: Any) -> Way:
+    return Way(f"sentences of {leading}, {rounds}x", partial(repeated, leading=leading, rounds=rounds), **changes)
+
+
+WAYS = (
+    sentences(length=0),
+    *(Way("runs", runs, length) for length in (64, 128, 32)),
+    *(sentences(leading) for leading in (0.5, 0.7, 0.8, 0.9)),
+    *(sentences(length=length) for length in (64, 128)),
+    *(sentences(rounds=rounds) for rounds in (1, 2)),
+    Way("runs", runs, 64, min_share=0.3),
+    sentences(min_share=0.3),
+    sentences(link_len=0),
+    Way("the present one"),
+    *(Way(f"several once of {beside}, best last", partial(listed, beside=beside)) for beside in (0.7, 0.5, 0.35)),
+    Way("until the gap", until_the_gap),
+)
 
 
 @dataclass
@@ -104,7 +153,7 @@ class Study:
 
     @torch.no_grad()
     def find(self, sample: Sample) -> Found:
-        method = self.method(Way())
+        method = self.method(Way("the present one"))
         asked = Setup(self.homer.model, self.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
         ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
         plan = method.plan(*ids.lengths)
@@ -124,16 +173,14 @@ class Study:
         """(1, S) ids of what is read."""
         method = self.method(way)
         document = run_steps(method._document(found.ids.context[0]))
-        neighbours = replace(method.ranking, config=replace(method.config, unit="neighbours"))
+        units_by = method.ranking
+        if way.of is runs:
+            units_by = replace(units_by, config=replace(method.config, unit="neighbours"))
 
-        def former(_: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
-            return runs(scores.tolist(), neighbours._units(ids[None], places[None])[0].tolist(), room)
+        def recap_of(_: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
+            return way.of(scores.tolist(), units_by._units(ids[None], places[None])[0].tolist(), room)
 
-        with ExitStack() as patches:
-            if way.leading is None:
-                patches.enter_context(mock.patch.object(Ranking, "recap", former))
-            else:
-                patches.enter_context(mock.patch.multiple(recap, ROUNDS=way.rounds, LEADING=way.leading))
+        with mock.patch.object(Ranking, "recap", recap_of):
             chosen = run_steps(method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan))
         return torch.cat([found.ids.prefix, found.ids.context[:, chosen], found.ids.suffix], dim=1)
 
@@ -176,8 +223,11 @@ def measured(study: Study, task: Needle, found: Sequence[Found], way: Way) -> It
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=40, help="with one number of four; of several facts a quarter")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--ways", nargs="+", choices=[str(way) for way in WAYS], default=[str(way) for way in WAYS])
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=3001)
+    parser.add_argument("--text", type=Path, help="that facts are planted in; default Python's documentation")
     parser.add_argument("--model")
     parser.add_argument("--output", type=Path, default=Path("results/recap"))
     options = parser.parse_args()
@@ -187,27 +237,26 @@ def main() -> None:
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(record["kind"], record["way"]) for record in known}
     study = Study(Homer(*load_model(options.model)))
-    for kind, count in (
-        ("keys", options.documents),
-        ("values", options.documents // 4),
-        ("queries", options.documents // 4),
-    ):
-        missing = [way for way in WAYS if (kind, str(way)) not in done]
+    text = options.text.read_text() if options.text else python_documentation()
+    name = options.text.name if options.text else "Python's documentation"
+    for kind in options.kinds:
+        missing = [way for way in WAYS if str(way) in options.ways and (kind, str(way)) not in done]
         if not missing:
             continue
-        task = Needle(kind, python_documentation(), "Python's documentation")
+        task = Needle(kind, text, name)
+        count = options.documents // KINDS[kind]
         samples = [task.sample(study.tokenizer, options.length, index, options.seed) for index in range(count)]
         found = [study.find(sample) for sample in samples]
         for way in missing:
-            same = {"way": str(way), **asdict(way), "length_read": options.length, "seed": options.seed}
+            same = {"way": str(way), "length_read": options.length, "seed": options.seed, "text": name}
             new = [same | record for record in measured(study, task, found, way)]
             known += new
             with path.open("a") as file:
                 file.writelines(json.dumps(record) + "\n" for record in new)
     frame = pd.DataFrame(known).groupby(["kind", "way"], sort=False)[["right", "margin", "tokens"]].mean()
-    text = frame.round(3).to_markdown()
-    (options.output / "summary.md").write_text(f"{text}\n")
-    print(text)
+    table = frame.round(3).to_markdown()
+    (options.output / "summary.md").write_text(f"{table}\n")
+    print(table)
 
 
 if __name__ == "__main__":
