@@ -105,4 +105,4 @@ def test_it_serves_and_ends_in_order(launched):
     assert pieces[-1].choices[0].finish_reason in ("length", "stop"), "what runs is finished"
     assert process.wait(20) == 128 + signal.SIGTERM
     assert "Traceback" not in "".join(lines)
-    assert "w1" not in "".join(lines)
+    assert "w1 w2" not in "".join(lines)
