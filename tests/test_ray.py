@@ -279,7 +279,7 @@ def test_a_command_that_was_killed_goes_on_where_it_was(
     given += ["--workers", f"ray:{cluster.address}", "--num-workers", "2"]
     command = [sys.executable, "-m", "homerlm", "index", *map(str, given)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATHS}, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while (not (into / NAME).exists() or len((into / NAME).read_bytes().splitlines()) < 3) and time.monotonic() < end:
         time.sleep(0.01)
     process.kill()
