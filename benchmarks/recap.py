@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,18 +48,14 @@ def runs(scores: Sequence[float], units: Sequence[int], room: int) -> list[int]:
     number of each token's run."""
     if room <= 0 or not units:
         return []
-    groups = [list(group) for _, group in groupby(range(len(units)), key=units.__getitem__)]
-    groups.sort(key=lambda group: max(scores[i] for i in group), reverse=True)
-    return _last_is_best([recap._densest(group, scores, room) for group in groups], room)
+    return _last_is_best(_best(scores, units, room, len(units)), room)
 
 
 def repeated(scores: Sequence[float], units: Sequence[int], room: int, leading: float, rounds: int) -> list[int]:
     """The second: leading sentences, the best last, over and over while all of them fit."""
     if room <= 0 or not units:
         return []
-    units_of_all = recap._by_best_token(scores, units)
-    least = share_of_best(units_of_all[0][0], leading)
-    once = _last_is_best([recap._densest(unit, scores, room) for score, unit in units_of_all if score >= least], room)
+    once = _last_is_best(_best(scores, units, room, _leads(scores, units, leading)), room)
     return once * min(rounds, room // len(once))
 
 

@@ -24,8 +24,7 @@ class Sampler:
         self._device = context.logits.device
         self._ids = context.input_ids.to(self._device)
         config, self._processors = _generation(model, self._ids, writing)
-        ends = config.eos_token_id
-        self.ends = frozenset(() if ends is None else [ends] if isinstance(ends, int) else ends)
+        self.ends = ends_of(config)
         self._random: torch.Generator | None = None
         if writing.temperature > 0:
             self._random = torch.Generator(self._device)
@@ -49,6 +48,12 @@ class Sampler:
         best = logprobs.topk(min(count, len(logprobs)))
         likeliest = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         return TokenChoice(token, float(logprobs[token]), likeliest)
+
+
+def ends_of(config: Any) -> frozenset[int]:
+    """The tokens that end an answer, by a generation config."""
+    ends = config.eos_token_id
+    return frozenset(() if ends is None else [ends] if isinstance(ends, int) else ends)
 
 
 def _generation(model: PreTrainedModel, ids: Tensor, writing: Writing) -> tuple[Any, LogitsProcessorList]:

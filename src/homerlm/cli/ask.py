@@ -204,8 +204,9 @@ def open_homer(
 
 def _is_cut_off(answer: Any, model: Any, most: int) -> bool:
     """Whether the answer ends because it may not be longer."""
-    ends = model.generation_config.eos_token_id
-    return answer.new_tokens >= most and answer.token_ids[-1] not in (ends if isinstance(ends, list) else [ends])
+    from homerlm.sampling import ends_of
+
+    return answer.new_tokens >= most and answer.token_ids[-1] not in ends_of(model.generation_config)
 
 
 def summary(answer: Any) -> str:

@@ -28,13 +28,6 @@ class Document:
     starts: Tensor = field(default_factory=_none)
     texts: Tensor = field(default_factory=_none)
 
-    @classmethod
-    def numbered(cls, ids: Tensor, units: Tensor) -> Document:
-        """From the ascending number (C,) of each token's unit."""
-        first = torch.ones_like(units, dtype=torch.bool)
-        first[1:] = units[1:] != units[:-1]
-        return cls(ids.cpu(), first.nonzero()[:, 0].cpu())
-
     def at(self, places: Tensor) -> Tensor:
         """(n,) ids at `places` (n,), on their device."""
         return self.ids[places.to(self.ids.device)].long().to(places.device)
