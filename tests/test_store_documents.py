@@ -70,6 +70,18 @@ def test_a_text_is_read_once_and_found_again_after_a_restart(with_documents, tex
     assert after[0].used > before[0].used
 
 
+def test_what_was_read_is_not_cut_into_tokens_again_to_count_them(with_documents, text_homer, monkeypatch):
+    async def work(documents):
+        assert await documents.length("ann", TEXTS["a.txt"]) == 200
+        await documents.index("ann", "a", TEXTS["a.txt"])
+        monkeypatch.setattr(type(text_homer.tokenizer), "__call__", None)
+        assert await documents.length("ann", TEXTS["a.txt"]) == 200
+        with pytest.raises(InputError, match="not callable"):
+            await documents.length("bob", TEXTS["a.txt"])  # who has not read it
+
+    with_documents(work)
+
+
 def test_another_owner_reads_for_itself(with_documents):
     async def work(documents):
         await documents.index("ann", "a", TEXTS["a.txt"])

@@ -197,7 +197,8 @@ def ids_and_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[i
         except (TypeError, UnicodeEncodeError) as error:
             raise _no_text(error) from error
         ids += encoded["input_ids"]
-        spans += [(at + start, at + end) for start, end in encoded["offset_mapping"]]
+        offsets = encoded["offset_mapping"]
+        spans += [(at + start, at + end) for start, end in offsets] if at else offsets
         at += len(piece)
     return ids, spans
 

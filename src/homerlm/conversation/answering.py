@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -142,9 +142,10 @@ class _Work:
 
     async def _read(self, tell: Callable[[Step], None]) -> Prepared:
         asked = self._asked
-        lengths = await asyncio.to_thread(self._lengths)
         self._meter.known = sum(map(len, asked.indexes))
-        self._meter.total = sum(lengths) + self._meter.known
+        self._meter.total = self._meter.known + await asyncio.to_thread(self._affixes_len)
+        for _, text in asked.documents:
+            self._meter.total += await self._documents.length(self._owner, text)
         self._limits.check_prompt(self._meter.total)
         indexes = list(asked.indexes)
         for name, text in asked.documents:
@@ -163,11 +164,10 @@ class _Work:
         tell(self._meter.progress())
         return index
 
-    def _lengths(self) -> Sequence[int]:
+    def _affixes_len(self) -> int:
         tokenizer = self._engine.homer.tokenizer
         assert tokenizer is not None  # the engine refuses a Homer without one
-        texts: tuple[prompt.Text | str, ...] = (*self._asked.affixes, *(text for _, text in self._asked.documents))
-        return [prompt.token_ids(tokenizer, text).shape[1] for text in texts]
+        return sum(prompt.token_ids(tokenizer, text).shape[1] for text in self._asked.affixes)
 
     def _room(self, prepared: Prepared) -> int:
         """Tokens that the answer may have within the model's limit and its own."""

@@ -16,6 +16,7 @@ from homerlm.index.index import Frame, Index
 from homerlm.index.joined import join
 from homerlm.model.identity import model_name
 from homerlm.passes import Event
+from homerlm.prompt import token_ids
 from homerlm.selection import Selection
 from homerlm.store.opened import OpenIndexes
 from homerlm.store.records import StoredDocument
@@ -77,8 +78,14 @@ class Documents:
 
     async def known(self, owner: str, sha256: str) -> Index | None:
         """The index of a text that was read before, by its SHA-256; None where it has to be read (again)."""
-        stored = await asyncio.to_thread(self.store.find_document, owner, sha256, await self.maker())
+        stored = await self._found(owner, sha256)
         return None if stored is None else await self._opened(stored)
+
+    async def length(self, owner: str, text: str) -> int:
+        """Number of tokens of a text, which is cut into tokens only where it was not read before. Raises `InputError`
+        for text that is none: lone surrogates."""
+        stored = await self._found(owner, sha256_of(text))
+        return await asyncio.to_thread(self._counted, text) if stored is None else stored.tokens
 
     async def open(self, owner: str, id: str) -> Index | None:
         """A document's index; None where the owner has no such document, or its file was damaged. Raises
@@ -109,6 +116,13 @@ class Documents:
     def in_use(self, id: str) -> bool:
         """Whether a document's index is held by somebody at the moment."""
         return self._open.in_use(id)
+
+    async def _found(self, owner: str, sha256: str) -> StoredDocument | None:
+        return await asyncio.to_thread(self.store.find_document, owner, sha256, await self.maker())
+
+    def _counted(self, text: str) -> int:
+        assert self.homer.tokenizer is not None  # the engine refuses a Homer without one
+        return token_ids(self.homer.tokenizer, text).shape[1]
 
     async def _find_or_read(self, key: tuple[str, str], name: str, text: str, tell: OnEvent) -> tuple[Index, bool]:
         owner, sha256 = key
