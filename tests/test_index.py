@@ -613,7 +613,7 @@ class TestCollection:
 
     def test_what_was_made_otherwise_is_not_mixed(self, text_homer, book):
         for options in ({"instruction": "w1 w2"}, {"chat": False}):
-            with pytest.raises(MismatchError, match="the index was made with prefix"):
+            with pytest.raises(MismatchError, match="another instruction, or another chat template"):
                 text_homer.read(OTHER, into=book, **options)
         longer = Homer(text_homer.model, text_homer.tokenizer, HomerConfig(max_chunk_len=60, target_len=40))
         with pytest.raises(MismatchError, match="chunk_len"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from homerlm.formatting import size
+from homerlm.formatting import counted, size
 from homerlm.lab import paper
 from homerlm.lab.summary import PERPLEXITY_TASKS, one_setup, rounded_lengths, summarise
 from homerlm.lab.tables import DASH, Cell, Kind, Section, Table, by_field, by_length, failures, shown_lengths
@@ -74,8 +74,8 @@ def _judged(summary: pd.DataFrame) -> Table:
     lengths = shown_lengths(summary, printed)
     same = len(summary.loc[summary["length"].isin(lengths), ["n", "errors"]].drop_duplicates()) == 1
     show, places = (_perplexity, 2) if task in PERPLEXITY_TASKS else (_score, 3)
-    what = "documents" if task == "perplexity" else "samples"
-    n = f"{summary['n'].iloc[0]} {what} in every cell." if same else f"In round brackets: {what}."
+    what = "document" if task == "perplexity" else "sample"
+    n = f"{counted(summary['n'].iloc[0], what)} in every cell." if same else f"In round brackets: {what}s."
     between = "" if set(summary["length"]) <= set(lengths) else "The plot has the lengths between."
     texts = None if printed is None else printed.map(lambda value: _number(value, f".{places}f") or DASH)
     kind = Kind(
