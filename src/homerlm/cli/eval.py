@@ -24,7 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Methods: plain, truncate, streaming, random, bm25, hybrid, embed, infini-retri, oracle, homer, "
     "homer-paper, each with +pi:2, +ntk:4, +yarn:8 ... and with settings after a colon "
-    "(homer:target_len=2048,pooling=1; bm25:budget=256). Records are written as they come: the same command goes on where it was stopped.",
+    "(homer:target_len=2048,pooling=1; bm25:budget=256). Records are written as they come: the same command goes on "
+    "where it was stopped.",
 )
 app.command("report")(show_report)
 

@@ -59,7 +59,7 @@ def _task(records: pd.DataFrame) -> list[Table]:
 
 def _by_length(summary: pd.DataFrame, costs: pd.DataFrame) -> list[Table]:
     """What was answered and what of the document was kept; tokens, memory and time, where they were measured."""
-    spent = [by_length(kind, costs) for kind in COSTS]
+    spent = [by_length(kind, costs) for kind in _costs(costs)]
     return [
         _judged(summary),
         *_kept_and_right(summary),
@@ -229,10 +229,10 @@ def _spent(*names: str) -> Cell:
     return lambda row: _joined(*(CELLS[name](row) for name in names)) if row.n else row.failed
 
 
-COSTS = (
-    Kind("Tokens kept, share of the needed ones among them", _spent("tokens kept", "answer kept")),
-    Kind(
-        "Peak memory above what was in use; median seconds of a request (of which reading)",
-        _spent("peak memory", "seconds (reading)"),
-    ),
-)
+def _costs(summary: pd.DataFrame) -> list[Kind]:
+    """What a request took; of its time the reading is told where it was measured by itself."""
+    seconds = "median seconds of a request" + " (of which reading)" * bool(summary["prefill_s"].notna().any())
+    return [
+        Kind("Tokens kept, share of the needed ones among them", _spent("tokens kept", "answer kept")),
+        Kind(f"Peak memory above what was in use; {seconds}", _spent("peak memory", "seconds (reading)")),
+    ]
