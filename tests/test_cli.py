@@ -42,7 +42,10 @@ def test_flags_are_the_settings_of_either_preset():
     for given in (["--score", "logit", "--target-len", "70"], ["--preset", "paper", "--retention", "0.25"]):
         assert CliRunner().invoke(app, given).exit_code == 0
     assert seen == [HomerConfig(score="logit", target_len=70), HomerConfig.paper(retention=0.25)]
-    assert "Default peak_softmax" in CliRunner().invoke(app, ["--help"]).output
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "400"}).output
+    assert "How tokens are scored. Default peak_softmax. With --preset paper calibrated_logit." in shown
+    assert "default all of them. With --preset paper 1." in shown, "not: default all of them. Default 1."
+    assert "With --preset paper: share of a full chunk's context that is kept for the merge. Default 0.5." in shown
     error = CliRunner().invoke(app, ["--retention", "0.25"]).exception
     assert isinstance(error, ConfigError)
     assert "retention (--retention) is a setting of HomerConfig.paper()" in str(error)
@@ -187,6 +190,11 @@ def test_calibrate_writes_what_the_paper_preset_reads(homer, document, tmp_path)
     code, out, _ = homer("calibrate", "MODEL", output, "--text", document, "--length", "100", "--json")
     assert code == 0
     assert json.loads(out)["segments"] == 3
+    other = ("--dtype", "bfloat16", "--device", "cpu")
+    given = ("calibrate", "MODEL", tmp_path / "other", "--text", document, "--length", "100")
+    assert json.loads(homer(*given, *other, "--json")[1])["dtype"] == "torch.bfloat16"
+    code, _, err = homer(*given, "--device", "gpu", "--force")
+    assert (code, "--device is 'gpu'; this machine has cpu" in " ".join(err.split())) == (2, True)
     code, out, _ = homer(*ask(document, "--preset", "paper", "--calibration", output, "--json"))
     assert code == 0
     assert json.loads(out)["tokens_kept"] == 50

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from homerlm.errors import ConfigError, CorruptFileError, InputError
+from homerlm.formatting import rounded
 from homerlm.index.keys import KeyLayout
 from homerlm.model.decoder import Decoder
 from homerlm.model.shape import DecoderShape
@@ -175,6 +176,13 @@ def test_an_accelerator_that_is_not_there_is_called_an_assumption(run, rates):
     assert "h100 at 30% (assumed)" in out
     assert "nothing was measured on it" in out
     assert json.loads(run(*given, "--json")[1])["rates"]["index_bytes"] == pytest.approx(784.7, abs=1)
+    assert "e+" not in out, "numbers are written out"
+
+
+def test_numbers_for_people_are_written_out():
+    assert [rounded(number) for number in (0.00826, 3.0712, 319.4, 4344.0, 3.2561e11)] == [
+        *("0.00826", "3.07", "319", "4,340", "326,000,000,000")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`homer eval` as a user runs it, on a tiny model folder: what it writes, prints and refuses."""
 
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -70,6 +71,21 @@ def test_a_stopped_run_is_resumed_by_the_same_command(homer, tmp_path):
     assert again.startswith(score)
 
 
+@pytest.mark.parametrize(
+    ("given", "there", "where"),
+    [([], False, {}), ([], True, "cuda"), (["--device", "cpu"], True, {}), (["--device", "auto"], True, "auto")],
+)
+def test_the_model_runs_where_it_is_asked_to_or_on_the_gpu_that_is_there(monkeypatch, given, there, where):
+    """`load_model` is asked for that place; of a machine with a GPU this one only says so."""
+    import torch
+
+    from homerlm.cli.eval import EvalOptions
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    options = EvalOptions(device=given[1] if given else None)
+    assert options.placed == ({"device_map": where} if where else {})
+
+
 def test_needle_kinds_and_asking_later(homer, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{i % 90} w{i % 7}. " for i in range(2000)))
@@ -86,6 +102,8 @@ def test_needle_kinds_and_asking_later(homer, tmp_path):
         *("-o", later, "--text", text),
     )
     assert [r["sample"] for r in records(later)] == list(range(10))
+    assert "10 samples in every cell." in (later / "report.md").read_text()
+    assert "1 sample in every cell." in (tmp_path / "report.md").read_text()
     assert {r["ask"] for r in records(later)} == {"later"}
     assert len({tuple(r["expected"]) for r in records(later)[:5]}) == 5
 
@@ -180,6 +198,21 @@ def test_ablation_and_sensitivity_have_a_row_for_each_setting(homer, tmp_path, m
 def test_every_ablation_and_sweep_row_is_a_method():
     for text in [*suites.ABLATION.values(), *suites.sweep("homer", 8192, 30).values()]:
         Method.parse(text).config()
+
+
+def test_help_names_every_method():
+    from homerlm.lab.rivals.choosers import RIVALS
+
+    shown = " ".join(CliRunner().invoke(app, ["eval", "--help"], env={"COLUMNS": "300"}).output.split())
+    listed = shown[shown.index("Methods: ") :].partition("each with")[0]
+    assert set(re.findall(r"[a-z0-9-]+(?=,)", listed)) == {
+        "plain",
+        "truncate",
+        "streaming",
+        *RIVALS,
+        "homer",
+        "homer-paper",
+    }
 
 
 @pytest.mark.parametrize(

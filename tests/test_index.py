@@ -388,7 +388,7 @@ class TestText:
             text_homer.read(book)
         with pytest.raises(InputError, match="document is int"):
             text_homer.read(3)
-        with pytest.raises(InputError, match="it must be a CompactContext or an Index"):
+        with pytest.raises(InputError, match="index is str; it must be an Index"):
             text_homer.search("w1", torch.ones(1, 3, dtype=torch.long))
         with pytest.raises(ConfigError, match="paper's preset"):
             Homer(llama(), text_homer.tokenizer, HomerConfig.paper(score="logit")).read(DOCUMENT)
@@ -489,10 +489,10 @@ class TestFile:
         ):
             with pytest.raises(MismatchError, match=named):
                 Index.load(saved, other, tokenizer)
-        with pytest.raises(MismatchError, match="holds a 'index', expected a 'compact context'"):
+        with pytest.raises(MismatchError, match="holds an index, not a compact context"):
             CompactContext.load(saved, model)
         text_homer.ask(DOCUMENT, "w1", max_new_tokens=1).context.save(tmp_path / "c")
-        with pytest.raises(MismatchError, match="holds a 'compact context', expected a 'index'"):
+        with pytest.raises(MismatchError, match="holds a compact context, not an index"):
             Index.load(tmp_path / "c", model)
         with pytest.raises(MismatchError, match="belongs to another model"):
             Homer(llama(seed=5), words).ask(self.load(saved, text_homer), "w1")
@@ -613,7 +613,7 @@ class TestCollection:
 
     def test_what_was_made_otherwise_is_not_mixed(self, text_homer, book):
         for options in ({"instruction": "w1 w2"}, {"chat": False}):
-            with pytest.raises(MismatchError, match="the index was made with prefix"):
+            with pytest.raises(MismatchError, match="another instruction, or another chat template"):
                 text_homer.read(OTHER, into=book, **options)
         longer = Homer(text_homer.model, text_homer.tokenizer, HomerConfig(max_chunk_len=60, target_len=40))
         with pytest.raises(MismatchError, match="chunk_len"):
@@ -802,7 +802,7 @@ class TestCommand:
         assert run("index", text, "-o", path, *self.INDEX)[0] == 0
         code, _, err = run("index", text, "-o", path, *self.INDEX)
         assert code == 2
-        assert "--force" in err
+        assert "--append to add to it, or --force to replace it" in " ".join(err.split())
         assert run("index", text, "-o", path, "--force", *self.INDEX)[0] == 0
         code, _, err = run("index", text, "-o", path, "--append", "--int8", *self.INDEX)
         assert (code, "--int8" in err) == (2, True)

@@ -237,6 +237,17 @@ class TestCommand:
             *("--reader", url, "--reader-tokens", "40", *more),
         ]
 
+    def test_passages_of_several_documents_are_shown_with_their_names(self, run, tmp_path):
+        for name in ("a.txt", "b.txt"):
+            (tmp_path / name).write_text(WORDS[ord(name[0]) % 7 :])
+        settings = ("-m", "MODEL", "--max-chunk-len", "64")
+        assert run("index", tmp_path / "a.txt", tmp_path / "b.txt", "-o", tmp_path / "all", *settings)[0] == 0
+        with serving(both) as (url, _):
+            given = ("--context", tmp_path / "all", "w1 w2", "--reader", url, "--reader-tokens", "200", "--show-kept")
+            code, out, _ = run("ask", *given, *settings)
+        assert code == 0
+        assert {line.split()[0] for line in out.splitlines() if "[" in line} == {"a.txt", "b.txt"}
+
     def test_the_answer_streams_and_the_passages_are_those_of_select(self, run, document):
         with serving(both) as (url, seen):
             code, out, err = run(*self.given(document, url, "--max-new-tokens", "7", "--show-kept"))

@@ -312,6 +312,14 @@ def test_what_was_kept_stands_beside_what_was_right(folder):
     assert table.rows == [["one fact"], *of_one, ["counting"], *of_one]
 
 
+@pytest.mark.parametrize(("more", "title"), [({}, "of a request"), ({"prefill_s": 1.5}, "(of which reading)")])
+def test_the_time_of_reading_is_announced_where_it_is_told(folder, more, title):
+    (section,) = sections(read_records(folder([record("stories", "homer", 4096, 0, 1.0, seconds=2.0, **more)]))[0])
+    table = next(table for table in section.tables if "median seconds" in table.title)
+    assert table.title.endswith(title)
+    assert ("(1.5)" in table.rows[0][1]) == bool(more)
+
+
 def test_records_that_do_not_say_what_was_kept_have_no_such_table(folder):
     (section,) = sections(read_records(folder([record()]))[0])
     assert not [table for table in section.tables if table.columns[1].endswith("kept")]

@@ -306,7 +306,7 @@ def _forge(path, text, version="3", drop=None):
 
 class TestRefusals:
     def test_another_kind(self, saved):
-        with pytest.raises(MismatchError, match=r"saved\.homer holds a 'context', expected a 'calibration'"):
+        with pytest.raises(MismatchError, match=r"saved\.homer holds a context, not a calibration"):
             _read(saved, kind="calibration")
 
     @pytest.mark.parametrize(("version", "fix"), [(2, "upgrade homerlm"), (4, "make it again")])

@@ -239,6 +239,8 @@ def test_a_case_ends_with_the_process_that_measures_it(tmp_path):
     [
         (["eval", "passkey", "--num-workers", "2"], "--num-workers is 2, but has no effect without --workers"),
         (["eval", "passkey", "--workers", "dask"], "it must be ray"),
+        (["eval", "passkey", *ON_RAY, "--device", "cuda"], "--gpus-per-worker"),
+        (["eval", "passkey", "--device", "gpu"], "--device is 'gpu'; this machine has cpu"),
         (["bench", "speed", *ON_RAY, "--device", "cuda"], "--gpus-per-worker"),
         (["bench", "speed", *ON_RAY, "--gpus-per-worker", "1", "--device", "cpu"], "leave --device out"),
     ],

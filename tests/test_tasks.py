@@ -216,8 +216,12 @@ def test_common_words_stand_thirty_times_and_the_others_three_times(words):
     assert set(counts.values()) == {COMMON_TIMES, OTHER_TIMES}
     assert {word for word, count in counts.items() if count == COMMON_TIMES} == set(question.expected)
     assert len(question.expected) == COMMON
-    with pytest.raises(InputError, match="the text has 400 words"):
+    with pytest.raises(InputError, match=r"the text has 400 words.*: take shorter prompts"):
         CommonWords(DIGEST, "text").sample(words, 20_000, 0, seed=0)
+    with pytest.raises(InputError, match=r"a list of ([\d,]+) tokens has: take longer prompts") as refused:
+        CommonWords(DIGEST, "text").sample(words, 300, 0, seed=0)
+    least = int(re.findall(r"a list of ([\d,]+) tokens has", str(refused.value))[-1].replace(",", "")) + 150
+    assert CommonWords(DIGEST, "text").sample(words, least, 0, seed=0).questions, "with room for the question"
 
 
 def test_frequent_codes_are_the_most_frequent_but_the_dots(words):

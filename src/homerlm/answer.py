@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OnText = Callable[[str], None]
 Document = str | Path | CompactContext | Index
+GREEDY = {"do_sample": False}  # unless the settings say otherwise
 
 
 class Reader(Protocol):
@@ -123,7 +124,7 @@ class Asking:
             if ignored:
                 raise InputError(f"{ignored[0]} has no effect on a document that was read before: leave it out")
             self.homer.check_context(self.document)
-        check_settings(self.homer.model, self.settings)
+        check_settings(self.homer.model, GREEDY | self.settings)
         return self._affixes(self.question, self.answer_start)
 
     def answer(self, *, on_text: OnText | None, observer: Observer | None, cancel: threading.Event | None) -> Answer:
@@ -133,7 +134,7 @@ class Asking:
             started = time.perf_counter()
             prepared = run_steps(steps, observer, cancel)
             compressed = time.perf_counter()
-            settings = {"do_sample": False, "max_new_tokens": self.max_new_tokens} | self.settings
+            settings = GREEDY | {"max_new_tokens": self.max_new_tokens} | self.settings
             if on_text is not None:
                 settings["streamer"] = _Streamer(tokenizer, on_text)
             new = self.homer.generate(prepared.context, cancel=cancel, **settings)
@@ -211,6 +212,18 @@ class Asking:
             )
         if not isinstance(question, str):
             raise InputError(f"question is {type(question).__name__}; it must be text")
+        if not isinstance(self.instruction, str | None):
+            raise InputError(
+                f"instruction is {type(self.instruction).__name__}; it must be text, or None for the usual one"
+            )
+        if not isinstance(self.answer_start, str):
+            raise InputError(f"answer_start is {type(self.answer_start).__name__}; it must be text")
+        if not isinstance(self.chat, bool | None):
+            raise ConfigError(f"chat is {self.chat!r}; it must be True, False, or None for what the tokenizer has")
+        if not isinstance(self.template_options, Mapping | None):
+            raise ConfigError(
+                f"template_options is {self.template_options!r}; it must be a dict such as {{'enable_thinking': True}}"
+            )
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ConfigError(f"max_new_tokens is {number!r}; it must be a whole number of at least 1")
 

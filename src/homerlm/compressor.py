@@ -29,7 +29,7 @@ from homerlm.index.question import STAND_IN_LEN, stand_in
 from homerlm.merge.method import Merge
 from homerlm.method import Method
 from homerlm.model.decoder import Decoder
-from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
+from homerlm.model.identity import ModelIdentity, check_model, tokenizer_fingerprint
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
 from homerlm.passes import Event, Lengths, Observer, Plan, run_steps
@@ -63,11 +63,14 @@ class Compressor:
         config: Config | None = None,
         executor: Executor | None = None,
     ) -> None:
-        if not isinstance(model, PreTrainedModel):
+        check_model(model)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
             raise InputError(
-                f"model is {type(model).__name__}; it must be a transformers model: load one with "
-                "`model, tokenizer = load_model(name)`"
+                f"tokenizer is {type(tokenizer).__name__}; it must be a transformers tokenizer, the second of what "
+                "`load_model(name)` gives"
             )
+        if executor is not None and not callable(getattr(executor, "map", None)):
+            raise InputError(f"executor is {type(executor).__name__}; it must have a method map (homerlm.executor)")
         if config is not None and not isinstance(config, HomerConfig | MergeConfig):
             raise InputError(f"config is {type(config).__name__}; it must be HomerConfig() or HomerConfig.paper()")
         if isinstance(config, MergeConfig) and executor not in (None, IN_PROCESS):
@@ -185,6 +188,8 @@ class Compressor:
     def _searching(
         self, index: Index, suffix_ids: Tensor, neutral_ids: Tensor | None, prefix_ids: Tensor | None = None
     ) -> Generator[Event, None, Found]:
+        if not isinstance(index, Index):
+            raise InputError(f"index is {type(index).__name__}; it must be an Index, as `read` makes it")
         self.check_context(index)
         method = self._finding()
         (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=1)
@@ -230,14 +235,14 @@ class Compressor:
     def exchange_suffix(self, context: CompactContext, suffix_ids: Tensor) -> CompactContext:
         """The same compressed document with another suffix (B, S), that is another question: the old suffix's keys
         and values go, the new suffix runs through all layers over what is left. Costs a few tokens."""
-        self.check_context(context)
+        self._check_compact(context)
         (suffix_ids,) = self._checked({"suffix_ids": suffix_ids}, rows=context.batch_size)
         return exchange_suffix(self.decoder, context, suffix_ids)
 
     @torch.no_grad()
     def score(self, context: CompactContext, input_ids: Tensor) -> Tensor:
         """Logits (B, S, V) of a continuation (B, S) of the context, which stays as it was."""
-        self.check_context(context)
+        self._check_compact(context)
         (input_ids,) = self._checked({"input_ids": input_ids}, rows=context.batch_size)
         return generation.score(self.model, context, input_ids)
 
@@ -245,7 +250,7 @@ class Compressor:
     def generate(self, context: CompactContext, *, cancel: threading.Event | None = None, **settings: Any) -> Tensor:
         """New ids (B, n) after the context. Takes what transformers' `generate` takes: sampling, stopping, streamer.
         Once `cancel` is set, no further token is made and `Cancelled` is raised."""
-        self.check_context(context)
+        self._check_compact(context)
         generation.check_settings(self.model, settings)
         return generation.generate(self.model, context, cancel=cancel, **settings)
 
@@ -314,6 +319,15 @@ class Compressor:
         if not isinstance(context, CompactContext | Index):
             raise InputError(f"context is {type(context).__name__}; it must be a CompactContext or an Index")
         context.check_model(ModelIdentity.of(self.model))
+
+    def _check_compact(self, context: CompactContext) -> None:
+        """`check_context`, and `InputError` for an index, of which no question has chosen anything yet."""
+        self.check_context(context)
+        if isinstance(context, Index):
+            raise InputError(
+                "context is an Index, which holds a whole document: ask it (`ask`), or go on from what a question "
+                "needs of it, `focus(index, suffix_ids)`"
+            )
 
     def _method(self, config: Config) -> Method:
         origin = partial(Origin.now, self.model, tokenizer_fingerprint(self.tokenizer), config.to_dict())

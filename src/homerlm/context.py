@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from homerlm import storage
 from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.formatting import size
-from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
+from homerlm.model.identity import ModelIdentity, check_model, tokenizer_fingerprint
 
 KIND = "compact context"
 VERSION = 1
@@ -117,7 +117,9 @@ class CompactContext:
         return (places >= self.padding.to(places.device)[:, None]).long()
 
     def row(self, index: int) -> CompactContext:
-        """One row of a batch as a context of its own, without padding."""
+        """One row of a batch as a context of its own, without padding. Raises `InputError` for one it lacks."""
+        if not 0 <= index < self.batch_size:
+            raise InputError(f"index is {index}; the context has rows 0 to {self.batch_size - 1}")
         skip = 0 if self.padding is None else int(self.padding[index])
         one = slice(index, index + 1)
         return replace(
@@ -131,7 +133,10 @@ class CompactContext:
 
     @classmethod
     def stack(cls, rows: Sequence[CompactContext]) -> CompactContext:
-        """Contexts of one row each as a batch; shorter rows are padded at their beginning."""
+        """Contexts of one row each as a batch; shorter rows are padded at their beginning. Raises `InputError`
+        for no context."""
+        if not rows:
+            raise InputError("rows is empty; a batch needs at least one context")
         longest = max(map(len, rows))
         padding = torch.tensor([longest - len(row) for row in rows])
         if len(rows) == 1 or not padding.any():
@@ -210,6 +215,7 @@ class CompactContext:
         Raises `MismatchError` with both values for another model, RoPE scaling, dtype or tokenizer (where one is
         given), `CorruptFileError` for a damaged file, `InputError` for a path that is no file.
         """
+        check_model(model)
         tensors, metadata = storage.read(path, kind=KIND, version=VERSION)
         origin, numbers = _metadata(path, metadata)
         origin.check(path, metadata["dtype"], model, tokenizer)

@@ -14,7 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel, StoppingCriteria
+from transformers import (
+    Cache,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
 from homerlm.context import CompactContext
 from homerlm.errors import Cancelled, ConfigError
@@ -88,8 +97,37 @@ _OWN_ARGUMENTS = frozenset(
 _GIVEN = frozenset(["input_ids", "inputs", "attention_mask", "position_ids", "past_key_values", "inputs_embeds"])
 
 
+_COUNTS = ("max_new_tokens", "num_beams", "num_return_sequences")
+_CHECKS = {  # what `generate` makes of a number, which refuses a wrong one
+    "temperature": TemperatureLogitsWarper,
+    "top_k": TopKLogitsWarper,
+    "top_p": TopPLogitsWarper,
+    "min_p": MinPLogitsWarper,
+    "typical_p": TypicalLogitsWarper,
+}
+
+
 def check_settings(model: PreTrainedModel, settings: dict[str, Any]) -> None:
-    """Raise `ConfigError` for a name that transformers' `generate` does not take, before any work is done."""
+    """Raise `ConfigError` for a name that transformers' `generate` does not take, or a number out of its range, before
+    any work is done."""
+    _check_names(model, settings)
+    for name in _COUNTS:
+        count = settings.get(name)
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ConfigError(f"{name} is {count!r}; it must be a whole number of at least 1")
+    if not settings.get("do_sample", model.generation_config.do_sample):
+        return
+    for name, check in _CHECKS.items():
+        number = settings.get(name)
+        if number in (None, 1) or (name == "top_k" and number == 0):  # takes nothing away
+            continue
+        try:
+            check(number)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{name} is {number!r}, which transformers' generate refuses: {error}") from None
+
+
+def _check_names(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     for name in settings:
         if name in _GIVEN:
             raise ConfigError(f"{name} is set by homerlm from the compressed prompt: leave it out")

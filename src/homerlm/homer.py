@@ -94,7 +94,8 @@ class Homer(Compressor):
         observer: Observer | None = None,
         cancel: threading.Event | None = None,
     ) -> Index:
-        """`read` of several documents, (name, text) each, as one collection: they are taken one by one."""
+        """`read` of several documents, (name, text) each, as one collection: they are taken one by one. Raises
+        `InputError` too for what is no such pair."""
         steps = self.reading(
             documents,
             into=into,
@@ -119,7 +120,11 @@ class Homer(Compressor):
     ) -> Generator[Event, None, Index]:
         """`read_all` step by step: events as parts of the documents are read, and the index as the generator's value.
         Closing it stops the work. What cannot be read is refused at once."""
+        if isinstance(documents, str | Path) or not isinstance(documents, Iterable):
+            raise InputError(f"documents is {type(documents).__name__}; it must be pairs (name, text)")
         if into is not None:
+            if not isinstance(into, Index):
+                raise InputError(f"into is {type(into).__name__}; it must be an Index, as `read` makes it")
             self.check_context(into)
             int8, chat = into.frame.int8, into.frame.chat if chat is None else chat
         asking = Asking(self, "", prompt.ASKS_NOTHING, instruction, "", chat, template_options, False, 1, {})
@@ -129,7 +134,7 @@ class Homer(Compressor):
         prefix_ids, neutral_ids = (prompt.token_ids(tokenizer, text) for text in (prefix, neutral))
 
         def reads(builder: Builder) -> Iterable[Event]:
-            for name, text in documents:
+            for name, text in map(_pair, documents):
                 yield from builder.text(tokenizer, name, text)
 
         def frame(indexer: Indexer) -> Frame:
@@ -382,3 +387,14 @@ class Homer(Compressor):
     @cached_property
     def _engine(self) -> Engine:
         return engine.shared(self)
+
+
+def _pair(document: Any) -> tuple[str, str]:
+    """A document's name and text. Raises `InputError` for anything else."""
+    match document:
+        case (str(name), str(text)):
+            return name, text
+        case (_, _):
+            kinds = ", ".join(type(part).__name__ for part in document)
+            raise InputError(f"a document is a pair of {kinds}; it must be (name, text), both of them text")
+    raise InputError(f"a document is {type(document).__name__}; it must be a pair (name, text)")

@@ -61,8 +61,13 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         try:
-            parts = urlsplit(self.url)
-            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            parts = urlsplit(str(self.url))
+            right = (
+                isinstance(self.url, str)
+                and parts.scheme in ("http", "https")
+                and bool(parts.hostname)
+                and parts.port != 0
+            )
         except ValueError:
             right = False
         if not right or "@" in parts.netloc or parts.query or parts.fragment:
@@ -87,7 +92,9 @@ class Endpoint:
         names = [str(entry["id"]) for entry in entries or () if "id" in entry]
         if len(names) != 1:
             shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
-            raise EndpointError(f"{self.url} serves {shown or 'no model that it names'}: name one (--reader-model)")
+            raise EndpointError(
+                f"{self.url} serves {shown or 'no model that it names'}: name one, model=... (--reader-model)"
+            )
         return replace(self, model=names[0])
 
     def answer(
@@ -100,6 +107,10 @@ class Endpoint:
     ) -> RemoteAnswer:
         """The answer to a selection's question, read from its passages. `on_text` gets it in pieces as they come;
         `settings` (max_tokens, temperature, seed, ...) go to the server."""
+        from homerlm.selection import Selection
+
+        if not isinstance(selection, Selection):
+            raise InputError(f"selection is {type(selection).__name__}; it must be what `Homer.select` gives")
         name = self.model or self.checked().model
         passages = BETWEEN.join(passage.text for passage in selection.passages)
         messages = [

@@ -231,7 +231,9 @@ def _check_header(path: Path, header: dict[str, str], kind: str, version: int) -
     if set(header) != _HEADER_KEYS:
         raise corrupt(path, kind, "it is a safetensors file that homerlm did not write")
     if header["kind"] != kind:
-        raise MismatchError(f"{path} holds a {header['kind']!r}, expected a {kind!r}: give the file that holds one")
+        raise MismatchError(
+            f"{path} holds {article(header['kind'])}, not {article(kind)}: give the file that holds one"
+        )
     _check_version(path, header["version"], kind, version)
 
 
@@ -258,11 +260,16 @@ def to_json(metadata: dict[str, Any], kind: str) -> str:
     try:
         return json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"metadata of a {kind} must be JSON without NaN or infinity: {error}") from error
+        raise InputError(f"metadata of {article(kind)} must be JSON without NaN or infinity: {error}") from error
 
 
 def corrupt(path: Path, kind: str, reason: str) -> CorruptFileError:
-    return CorruptFileError(f"{path} cannot be used as a {kind}: {reason}; copy it afresh or make it again")
+    return CorruptFileError(f"{path} cannot be used as {article(kind)}: {reason}; copy it afresh or make it again")
+
+
+def article(kind: str) -> str:
+    """A kind of file in a sentence."""
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def _list(names: Any) -> str:

@@ -47,11 +47,11 @@ class Writing:
             _whole("logprobs", self.logprobs, 0)
         if self.seed is not None:
             _whole("seed", self.seed, -(2**63))
-        if not math.isfinite(self.temperature) or self.temperature < 0:
+        if not _is_number(self.temperature) or self.temperature < 0:
             raise ConfigError(f"temperature is {self.temperature!r}; it must be a finite number of at least 0")
-        if not 0 < self.top_p <= 1:
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p!r}; it must be above 0 and at most 1")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise ConfigError(f"stop is {self.stop!r}; it must be a tuple of texts, none of them empty")
 
 
@@ -161,6 +161,10 @@ def _beginning_of(text: str, stop: Sequence[str]) -> int:
         if any(one.startswith(text[-count:]) for one in stop):
             return count
     return 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from homerlm.cli.console import err
-from homerlm.cli.devices import DType, check_device
-from homerlm.cli.errors import UsageError
-from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
+from homerlm.cli.devices import DType
+from homerlm.cli.measuring import MeasuringOptions, measured_on, measuring_command, run_and_report, show_report
 from homerlm.cli.options import parse_counts, parse_tokens
 
 if TYPE_CHECKING:
     from homerlm.lab.case import Case
-    from homerlm.scale.ray_actors import RaySettings
 
 app = typer.Typer(
     help="Measure memory and speed beside the plain model's, on this machine: the paper's tables 5 and 8, figure 1.",
@@ -85,7 +83,7 @@ class BenchOptions(MeasuringOptions):
         if self.random:
             shape_config(self.random, self.layers)
         same = {name: getattr(self, name) for name in ("model", "random", "layers", "threads", "compiled", "repeats")}
-        return Case(**same, device=_device(self.device, self.ray), dtype=str(self.dtype), **changes)
+        return Case(**same, device=measured_on(self.device, self.ray), dtype=str(self.dtype), **changes)
 
     def measure(self, **changes: Any) -> None:
         like = self.case(new_tokens=tuple(sorted(parse_counts(self.new_tokens, "new tokens"))), **changes)
@@ -133,18 +131,3 @@ def profile(options: BenchOptions) -> None:
     from homerlm.lab.case import PROFILE
 
     options.run(options.case(job=PROFILE, new_tokens=(1,)))
-
-
-def _device(name: str | None, ray: RaySettings | None) -> str:
-    """Where a case runs: as asked, or the best of this machine, or what workers have, whose GPUs need not be its own.
-    Raises `UsageError`."""
-    if ray is not None:
-        own = "cuda" if ray.gpus else "cpu"
-        if name not in (None, own):
-            fix = "--gpus-per-worker 1" if name == "cuda" else "leave --device out"
-            raise UsageError(f"--device is {name}, but a worker has {ray.gpus:g} GPUs: {fix}")
-        return own
-    import torch
-
-    check_device(name)
-    return name if name not in (None, "auto") else "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,7 +9,8 @@ import typer
 from rich.progress import Progress
 
 from homerlm.cli.console import err, out, print_json, status
-from homerlm.cli.options import Force, Json, Rope
+from homerlm.cli.devices import DType, check_device, placed
+from homerlm.cli.options import Device, Force, Json, Numbers, Rope
 from homerlm.cli.outputs import check_outputs
 
 EXAMPLES = """
@@ -36,10 +37,13 @@ def calibrate(
         int, typer.Option(min=1, help="Last tokens of each segment to average over; the paper uses 1.")
     ] = 1,
     rope: Rope = None,
+    device: Device = None,
+    dtype: Numbers = DType.auto,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""
+    check_device(device)
     check_outputs({"OUTPUT": output}, [*(text or []), model], force=force)
     from homerlm.lab.corpora import named_texts, wikitext103
 
@@ -47,7 +51,9 @@ def calibrate(
     with status("Loading the model", quiet=as_json):
         from homerlm import Calibration, load_model
 
-        loaded, tokenizer = load_model(None if model == "default" else model, rope=rope)
+        loaded, tokenizer = load_model(
+            None if model == "default" else model, rope=rope, dtype=str(dtype), **placed(device)
+        )
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
         task = progress.add_task("Measuring segments", total=None)
         calibration = Calibration.measure(

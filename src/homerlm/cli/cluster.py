@@ -16,7 +16,7 @@ from rich.table import Table
 from homerlm.cli.console import out, print_json
 from homerlm.cli.errors import UsageError
 from homerlm.cli.options import option, with_parameters
-from homerlm.formatting import size
+from homerlm.formatting import rounded, size
 
 if TYPE_CHECKING:
     from homerlm.config import HomerConfig
@@ -201,7 +201,7 @@ def _parts(title: str, seconds: dict[str, float], total: float, how: str) -> Tab
 def _limits(limits: tuple[Limit, ...]) -> Table:
     table = Table("what ends", "when", "then", title="What ends first", title_justify="left")
     for limit in limits:
-        when = "now" if limit.growth < 1 else f"{limit.growth:,.3g} x the {limit.grows}"
+        when = "now" if limit.growth < 1 else f"{rounded(limit.growth)} x the {limit.grows}"
         table.add_row(limit.name, when, limit.then)
     return table
 
@@ -211,4 +211,4 @@ def time_text(seconds: float) -> str:
     for unit, each, least in (("days", 86_400, 2), ("h", 3600, 2), ("min", 60, 3)):
         if seconds >= least * each:
             return f"{seconds / each:,.1f} {unit}"
-    return f"{seconds:,.3g} s"
+    return f"{rounded(seconds)} s"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from homerlm.cli.measuring import MeasuringOptions, measuring_command, run_and_report, show_report
+from homerlm.cli.devices import placed
+from homerlm.cli.measuring import MeasuringOptions, measured_on, measuring_command, run_and_report, show_report
 from homerlm.cli.options import parse_counts, parse_tokens
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Measure answers, perplexity, memory and time: every table of the paper from one command, on any model.",
     no_args_is_help=True,
-    epilog="Methods: plain, truncate, streaming, random, bm25, embed, infini-retri, oracle, homer, homer-paper, each "
-    "with +pi:2, +ntk:4, +yarn:8 ... and with settings after a colon (homer:target_len=2048,pooling=1; "
-    "bm25:budget=256). Records are written as they come: the same command goes on where it was stopped.",
+    epilog="Methods: plain, truncate, streaming, random, bm25, hybrid, embed, infini-retri, oracle, homer, "
+    "homer-paper, each with +pi:2, +ntk:4, +yarn:8 ... and with settings after a colon "
+    "(homer:target_len=2048,pooling=1; bm25:budget=256). Records are written as they come: the same command goes on "
+    "where it was stopped.",
 )
 app.command("report")(show_report)
 
@@ -57,6 +59,14 @@ class EvalOptions(MeasuringOptions):
         typer.Option(help="Calibration file for homer-paper, one for each RoPE scaling; may be repeated."),
     ] = None
     chat: Annotated[bool, typer.Option("--chat/--no-chat", help="Wrap prompts in the model's chat template.")] = False
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the model runs: cpu, cuda, cuda:1, mps ..., or auto for all devices; default cuda where there "
+            "is one.",
+            show_default=False,
+        ),
+    ] = None
 
     def draw(self, tasks: Sequence[Task], **more: Any) -> Works:
         """Samples of every task at every length, as many as asked for."""
@@ -68,10 +78,17 @@ class EvalOptions(MeasuringOptions):
         from homerlm.lab.evaluate import Models, jobs_of
         from homerlm.model.loading import load_model
 
-        ray = self.ray
-        placed = {"device_map": "cuda"} if ray and ray.gpus else {}
-        models = Models(lambda rope: load_model(self.model, rope=rope, **placed), self.chat, self.calibration or ())
-        run_and_report(jobs_of(plan, models), self.output, ray)
+        where = self.placed
+        models = Models(lambda rope: load_model(self.model, rope=rope, **where), self.chat, self.calibration or ())
+        run_and_report(jobs_of(plan, models), self.output, self.ray)
+
+    @property
+    def placed(self) -> dict[str, str]:
+        """`load_model`'s keyword for where the model runs. Raises `UsageError`."""
+        if self.device == "auto" and self.ray is None:
+            return placed(self.device)
+        device = measured_on(self.device, self.ray)
+        return placed(None if device == "cpu" else device)
 
 
 _command = partial(measuring_command, app, EvalOptions)

@@ -126,7 +126,8 @@ def index(
         raise UsageError("--int8 is decided when an index is made: leave it out beside --append")
     saved = Saved.at(output) if append else None
     found = inputs.expand(given)
-    check_outputs({"--output": output}, [*found.files, model], force=force or append)
+    adding = "--append to add to it, "
+    check_outputs({"--output": output}, [*found.files, model], force=force or append, instead=adding)
     check_device(device)
     executor = workers_given.executor(ctx, settings, model, rope, dtype, device)
     homer = open_homer(model, rope, None, settings, device=device, dtype=dtype, quiet=silent, executor=executor)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 import typer
 
 from homerlm.cli.console import err, note_command, out, progress_bar
+from homerlm.cli.devices import check_device
+from homerlm.cli.errors import UsageError
 from homerlm.cli.options import Model, option, with_parameters
 from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.errors import ConfigError
@@ -82,6 +84,21 @@ def measuring_command(
         app.command(name)(with_parameters(wrapper, [*own, *shared]))
 
     return decorate
+
+
+def measured_on(name: str | None, ray: RaySettings | None) -> str:
+    """Where a measurement runs: as asked, or the best of this machine, or what workers have, whose GPUs need not be its
+    own. Raises `UsageError`."""
+    if ray is not None:
+        own = "cuda" if ray.gpus else "cpu"
+        if name not in (None, own):
+            fix = "--gpus-per-worker 1" if name == "cuda" else "leave --device out"
+            raise UsageError(f"--device is {name}, but a worker has {ray.gpus:g} GPUs: {fix}")
+        return own
+    import torch
+
+    check_device(name)
+    return name if name not in (None, "auto") else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _check_installed() -> None:

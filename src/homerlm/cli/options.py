@@ -168,6 +168,11 @@ def _choice(name: str, choices: Iterable[str]) -> Any:
 
 
 def _help(found: list[Field[Any]]) -> str:
-    text = found[0].metadata["help"]
-    defaults = [str(field.default) for field in found if field.default is not None]
-    return f"{text} Default {' or '.join(dict.fromkeys(defaults))}." if defaults else text
+    """A setting's text and its default in every preset that has it, by the preset's name where that is not the usual
+    one's too."""
+    text, (usual, *others) = found[0].metadata["help"], [field.default for field in found]
+    if found[0].name not in HomerConfig.__dataclass_fields__:
+        text = f"With --preset paper: {text[:1].lower()}{text[1:]}"
+    if usual is not None:
+        text += f" Default {usual}."
+    return text + "".join(f" With --preset paper {other}." for other in others if other != usual)

@@ -10,11 +10,13 @@ from tempfile import TemporaryFile
 from homerlm.cli.errors import UsageError
 
 
-def check_outputs(outputs: dict[str, Path | None], inputs: Iterable[str | Path | None], *, force: bool) -> None:
+def check_outputs(
+    outputs: dict[str, Path | None], inputs: Iterable[str | Path | None], *, force: bool, instead: str = ""
+) -> None:
     """Refuse outputs, by the options that name them, which could not be written or would destroy something.
 
     Each must be a file in a folder that exists and is writable, no other output and none of `inputs`, and must not
-    exist yet unless `force`. Raises `UsageError`.
+    exist yet unless `force`. instead: what else the user can do where one exists. Raises `UsageError`.
     """
     given = {name: path for name, path in outputs.items() if path is not None}
     read = [Path(path) for path in inputs if path is not None]
@@ -26,7 +28,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Iterable[str | Path |
         if any(_same(path, source) for source in read):
             raise UsageError(f"{name} {path} is an input, which would be overwritten: give another file")
         if os.path.exists(path) and not force:
-            raise UsageError(f"{name} {path} exists: give another file, or --force to replace it")
+            raise UsageError(f"{name} {path} exists: give another file, {instead}or --force to replace it")
 
 
 def _check_place(name: str, path: Path) -> None:

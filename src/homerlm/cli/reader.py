@@ -84,7 +84,8 @@ def _refuse_inert(others: dict[str, Any], settings: Config) -> None:
 
 def _print_passages(selection: Selection) -> None:
     for passage in selection.passages:
-        out.print(f"[{passage.start:,}, {passage.end:,})", style="cyan", end=" ", markup=False)
+        where = f"{passage.document} " if passage.document else ""
+        out.print(f"{where}[{passage.start:,}, {passage.end:,})", style="cyan", end=" ", markup=False)
         out.print(" ".join(passage.text.split()), markup=False)
 
 

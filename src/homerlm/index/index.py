@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homerlm import mapped, storage
 from homerlm.context import Origin
 from homerlm.errors import CorruptFileError, InputError, MismatchError
-from homerlm.formatting import size
+from homerlm.formatting import counted, size
 from homerlm.index.buckets import is_url, local
 from homerlm.index.keys import KeyLayout, Slot
 from homerlm.mapped import Mapped, MappedFiles, Rows
-from homerlm.model.identity import ModelIdentity
+from homerlm.model.identity import ModelIdentity, check_model
 from homerlm.passes import Aside
 from homerlm.score.heads import Head, Scoring
 
@@ -93,6 +93,11 @@ class Frame:
         """Raise `MismatchError` where something is to be added that another frame made."""
         mine, given = self.to_dict(), other.to_dict()
         for name in mine:
+            if name == "prefix" and mine[name] != given[name]:  # ids tell nobody anything
+                raise MismatchError(
+                    "the index was made with another instruction, or another chat template, than what is to be added: "
+                    "use the same ones, or make an index of its own"
+                )
             if name not in ("model", "settings") and mine[name] != given[name]:
                 raise MismatchError(
                     f"the index was made with {name} {str(mine[name])[:200]}, what is to be added would be with "
@@ -124,7 +129,8 @@ class Index:
 
     def __repr__(self) -> str:
         return (
-            f"Index({len(self.parts):,} documents, {len(self):,} tokens, {len(self.chunks):,} chunks, "
+            f"Index({counted(len(self.parts), 'document')}, {counted(len(self), 'token')}, "
+            f"{counted(len(self.chunks), 'chunk')}, "
             f"{self.frame.layout.scoring}, {self.keys.dtype}, {size(self.nbytes)})"
         )
 
@@ -207,6 +213,7 @@ class Index:
         given), or for a file of another kind, `CorruptFileError` for a damaged one, `InputError` for a path that is
         no file.
         """
+        check_model(model)
         window, metadata = mapped.read(local(path), kind=KIND, version=VERSION, check=check)
         index = rebuilt(path, window, metadata, vocab=model.get_input_embeddings().weight.shape[0])
         dtype = str(model.dtype) if index.frame.int8 else str(index.keys.dtype)

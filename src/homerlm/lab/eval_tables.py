@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from homerlm.formatting import size
+from homerlm.formatting import counted, size
 from homerlm.lab import paper
 from homerlm.lab.summary import PERPLEXITY_TASKS, one_setup, rounded_lengths, summarise
 from homerlm.lab.tables import DASH, Cell, Kind, Section, Table, by_field, by_length, failures, shown_lengths
@@ -59,7 +59,7 @@ def _task(records: pd.DataFrame) -> list[Table]:
 
 def _by_length(summary: pd.DataFrame, costs: pd.DataFrame) -> list[Table]:
     """What was answered and what of the document was kept; tokens, memory and time, where they were measured."""
-    spent = [by_length(kind, costs) for kind in COSTS]
+    spent = [by_length(kind, costs) for kind in _costs(costs)]
     return [
         _judged(summary),
         *_kept_and_right(summary),
@@ -74,8 +74,8 @@ def _judged(summary: pd.DataFrame) -> Table:
     lengths = shown_lengths(summary, printed)
     same = len(summary.loc[summary["length"].isin(lengths), ["n", "errors"]].drop_duplicates()) == 1
     show, places = (_perplexity, 2) if task in PERPLEXITY_TASKS else (_score, 3)
-    what = "documents" if task == "perplexity" else "samples"
-    n = f"{summary['n'].iloc[0]} {what} in every cell." if same else f"In round brackets: {what}."
+    what = "document" if task == "perplexity" else "sample"
+    n = f"{counted(summary['n'].iloc[0], what)} in every cell." if same else f"In round brackets: {what}s."
     between = "" if set(summary["length"]) <= set(lengths) else "The plot has the lengths between."
     texts = None if printed is None else printed.map(lambda value: _number(value, f".{places}f") or DASH)
     kind = Kind(
@@ -229,10 +229,10 @@ def _spent(*names: str) -> Cell:
     return lambda row: _joined(*(CELLS[name](row) for name in names)) if row.n else row.failed
 
 
-COSTS = (
-    Kind("Tokens kept, share of the needed ones among them", _spent("tokens kept", "answer kept")),
-    Kind(
-        "Peak memory above what was in use; median seconds of a request (of which reading)",
-        _spent("peak memory", "seconds (reading)"),
-    ),
-)
+def _costs(summary: pd.DataFrame) -> list[Kind]:
+    """What a request took; of its time the reading is told where it was measured by itself."""
+    seconds = "median seconds of a request" + " (of which reading)" * bool(summary["prefill_s"].notna().any())
+    return [
+        Kind("Tokens kept, share of the needed ones among them", _spent("tokens kept", "answer kept")),
+        Kind(f"Peak memory above what was in use; {seconds}", _spent("peak memory", "seconds (reading)")),
+    ]

@@ -81,6 +81,11 @@ def _bias(decoder: Decoder, config: MergeConfig, lengths: MergeLengths) -> Tenso
         return None
     calibration = config.calibration
     if calibration is not None:
+        if not isinstance(calibration, Calibration):
+            raise ConfigError(
+                f"calibration is {type(calibration).__name__}; it must be a Calibration: Calibration.load(path, model) "
+                "reads one"
+            )
         calibration.check(decoder.model)
     elif (calibration := Calibration.bundled(decoder.model)) is None:
         raise ConfigError(

@@ -119,6 +119,16 @@ def plan(
     affixes; a last leaf that would be empty makes the leaves even (sizes differ by one); everything else that cannot
     be cut raises `ScheduleError` with the setting to change.
     """
+    _check_whole(
+        prefix_len=prefix_len,
+        context_len=context_len,
+        suffix_len=suffix_len,
+        max_chunk_len=max_chunk_len,
+        target_len=target_len,
+        warmup_layers=warmup_layers,
+        layers=layers,
+        max_initial_chunk_len=0 if max_initial_chunk_len is None else max_initial_chunk_len,
+    )
     _check_lengths(prefix_len, context_len, suffix_len, max_chunk_len, target_len, max_initial_chunk_len)
     if not 0 <= warmup_layers < layers:
         raise ScheduleError(f"warmup_layers is {warmup_layers}; it must be at least 0 and below the {layers} layers")
@@ -132,6 +142,12 @@ def plan(
     root = builder.build(height, 0, min(target_len, affixes + context_len))
     leaf_len = max(stop - start for start, stop in bounds)
     return Schedule(prefix_len, context_len, suffix_len, layers, leaf_len, root)
+
+
+def _check_whole(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ScheduleError(f"{name} is {number!r}; it must be a whole number")
 
 
 def _check_lengths(

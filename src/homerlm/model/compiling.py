@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from homerlm.model.decoder import Decoder
+from homerlm.model.identity import check_model
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -20,8 +21,9 @@ def compile_model(model: Model, *, backend: str = "inductor") -> Model:
     parameters in 30 layers), so this is for programs that read much. `backend` is torch's; "inductor" wants a C++
     compiler on a CPU.
 
-    Raises `UnsupportedModelError`. Gives back the model itself.
+    Raises `InputError` for what is no model, `UnsupportedModelError`. Gives back the model itself.
     """
+    check_model(model)
     for layer in Decoder(model).layers:
         layer.compile(dynamic=True, backend=backend)
     model.forward = torch.compile(model.forward, dynamic=True, backend=backend)

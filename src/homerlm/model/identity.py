@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from homerlm.errors import CorruptFileError
+from homerlm.errors import CorruptFileError, InputError
 from homerlm.model.rope import rope_settings
 
 _SAMPLES = 64  # values per tensor
@@ -34,7 +34,8 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelIdentity:
-        """The identity of a transformers model as it is now."""
+        """The identity of a transformers model as it is now. Raises `InputError` for what is none."""
+        check_model(model)
         config: Any = model.config
         return cls(
             architecture=type(model).__name__,
@@ -67,6 +68,15 @@ class ModelIdentity:
 
     def _origin(self) -> str:
         return f" ({self.name}, revision {self.revision or 'unknown'})" if self.name else ""
+
+
+def check_model(model: Any) -> None:
+    """Raise `InputError` for what is no model of transformers."""
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            f"model is {type(model).__name__}; it must be a transformers model: load one with "
+            "`model, tokenizer = load_model(name)`"
+        )
 
 
 def model_name(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm.errors import HomerError, ModelLoadError, OutOfMemoryError
+from homerlm.errors import ConfigError, HomerError, ModelLoadError, OutOfMemoryError
 from homerlm.model.filecache import derived_folder, is_intact
 from homerlm.model.rope import RopeScaling, scale_config
 from homerlm.model.transformers_logging import quiet_transformers
@@ -57,9 +57,11 @@ def load_model(
     `rope` is a scaling such as "yarn:2". `dtype="auto"` is the checkpoint's own, except for GGUF files: bfloat16 where
     the device computes in it natively, else float32. Everything else goes to transformers' `from_pretrained`.
 
-    Raises `ModelLoadError`, `OutOfMemoryError`, or `ConfigError` for the scaling.
+    Raises `ModelLoadError`, `OutOfMemoryError`, or `ConfigError` for the scaling or the dtype.
     """
-    scaling = RopeScaling.parse(rope) if isinstance(rope, str) else rope
+    scaling = _scaling(rope)
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ConfigError(f"dtype is {dtype!r}; it must be auto, float32, bfloat16, float16, or a torch.dtype")
     source = _default_source() if name is None else _find(name, from_pretrained_kwargs.get("subfolder"))
     label, fix = str(name or f"The default model ({source})"), None
     if name is None and source == DEFAULT_HUB_NAME:
@@ -75,7 +77,7 @@ def load_config(name: str | Path | None = None, *, rope: str | RopeScaling | Non
 
     Raises `ModelLoadError`, or `ConfigError` for the scaling.
     """
-    scaling = RopeScaling.parse(rope) if isinstance(rope, str) else rope
+    scaling = _scaling(rope)
     source = _default_source() if name is None else _find(name, None)
     with _explained(str(name or source)), quiet_transformers():
         if isinstance(source, Path) and source.is_file():
@@ -83,6 +85,12 @@ def load_config(name: str | Path | None = None, *, rope: str | RopeScaling | Non
         config = AutoConfig.from_pretrained(str(source))
     config = scale_config(config, scaling) if scaling else config
     return config.get_text_config(decoder=True)
+
+
+def _scaling(rope: str | RopeScaling | None) -> RopeScaling | None:
+    if not isinstance(rope, str | RopeScaling | None):
+        raise ConfigError(f"rope is {rope!r}; it must be text such as 'yarn:2', or a RopeScaling")
+    return RopeScaling.parse(rope) if isinstance(rope, str) else rope
 
 
 def _default_source() -> Path | str:
@@ -95,6 +103,10 @@ def _default_source() -> Path | str:
 
 def _find(name: str | Path, subfolder: str | None) -> Path | str:
     """The existing model folder or GGUF file that `name` stands for, else `name` itself as a hub name."""
+    if not isinstance(name, str | Path):
+        raise ModelLoadError(
+            f"name is {type(name).__name__}; it must be a model folder, a .gguf file, or a hub name like org/name"
+        )
     path, text = Path(name).expanduser(), str(name)
     if path.is_dir():
         if not any((path / (subfolder or "") / file).is_file() for file in ("config.json", "adapter_config.json")):

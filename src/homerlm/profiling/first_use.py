@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm.config import Config, HomerConfig
-from homerlm.errors import HomerError
+from homerlm.errors import ConfigError, HomerError
 from homerlm.passes import Event
 from homerlm.profiling.measure import measuring
 from homerlm.score.profile import Profile
@@ -21,10 +21,14 @@ SWITCH = "HOMERLM_AUTO_PROFILE"  # 0: no model is ever measured by itself
 
 def with_known_profile(model: PreTrainedModel, config: Config) -> Config:
     """The config with the profile that it wants and lacks, where one is known; else the config itself. Raises
-    `MismatchError` for a profile of another model."""
+    `MismatchError` for a profile of another model, `ConfigError` for what is none."""
     if not isinstance(config, HomerConfig) or config.scoring_layers != "profile":
         return config
     if config.profile is not None:
+        if not isinstance(config.profile, Profile):
+            raise ConfigError(
+                f"profile is {type(config.profile).__name__}; it must be a Profile: Profile.load(path) reads one"
+            )
         config.profile.check(model)
         return config
     known = Profile.known(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from homerlm.errors import ConfigError
+from homerlm.formatting import rounded
 from homerlm.scale.rates import Rates
 
 CANDIDATE_BYTES = 16  # place, id, score
@@ -162,7 +163,7 @@ class ClusterPlan:
                 "disk",
                 "tokens",
                 machines.disk / self.machine_bytes,
-                f"the index fills the disks: {machines.disk * machines.count / rates.index_bytes:.3g} tokens",
+                f"the index fills the disks: {rounded(machines.disk * machines.count / rates.index_bytes)} tokens",
             ),
             Limit("time", "tokens", self._until_slow(), f"a question takes {self.within:g} s"),
             Limit(
@@ -213,7 +214,7 @@ class ClusterPlan:
             "memory",
             "tokens",
             self.machines.memory * MEMORY_SHARE / self.machine_bytes,
-            f"keys come from the disk for each question: {slower:.3g} s from there on",
+            f"keys come from the disk for each question: {rounded(slower)} s from there on",
         )
 
     def _until_slow(self) -> float:

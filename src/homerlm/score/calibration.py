@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homerlm import storage
 from homerlm.errors import ConfigError, HomerError, InputError, MismatchError
 from homerlm.model.decoder import Decoder
-from homerlm.model.identity import ModelIdentity
+from homerlm.model.identity import ModelIdentity, check_model
 from homerlm.score.attention import Attention
 
 KIND = "calibration"
@@ -58,10 +58,16 @@ class Calibration:
         the model's limit, the longest chunk), spread evenly over it.
 
         `queries` averages over that many last tokens of each segment: 1 is the paper's, more is the same mean with
-        less noise. Raises `InputError` if the texts are shorter than one segment.
+        less noise. Raises `InputError` if the texts are shorter than one segment, `ConfigError` for numbers out of
+        their range.
         """
+        check_model(model)
+        if isinstance(texts, str):  # its characters would be the texts
+            raise InputError("texts is one text; it must be a list of texts: [text]")
         decoder = Decoder(model)
         length = length or decoder.config.max_position_embeddings // 2
+        if length < 2:
+            raise ConfigError(f"length is {length}; a segment must have at least 2 tokens")
         if not 1 <= queries <= length:
             raise ConfigError(f"queries is {queries}; it must be between 1 and the segment length {length}")
         ids = tokenizer("\n\n".join(texts), add_special_tokens=False, verbose=False, return_tensors="pt").input_ids[0]
@@ -89,6 +95,7 @@ class Calibration:
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: PreTrainedModel) -> Calibration:
         """A saved calibration of this model under this RoPE scaling; `MismatchError` with both values otherwise."""
+        check_model(model)
         calibration = cls._read(path)
         calibration.check(model)
         return calibration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import string
@@ -54,9 +55,16 @@ class CommonWords:
         entry = count_tokens(tokenizer, _numbered(words[:200], 1000)) / min(len(words), 200)
         others = int((room / (1.05 * entry) - COMMON * COMMON_TIMES) / OTHER_TIMES)
         if others < COMMON:
-            raise InputError(f"a list of {room} tokens has no room for words beside the {COMMON} common ones")
+            least = math.ceil(COMMON * (COMMON_TIMES + OTHER_TIMES) * 1.05 * entry)
+            raise InputError(
+                f"a list of {room:,} tokens has no room for words beside the {COMMON} common ones, a list of {least:,} "
+                "tokens has: take longer prompts (--lengths)"
+            )
         if COMMON + others > len(words):
-            raise InputError(f"the text has {len(words)} words; a list of {room} tokens needs {COMMON + others}")
+            raise InputError(
+                f"the text has {len(words):,} words; a list of {room:,} tokens needs {COMMON + others:,}: take shorter "
+                "prompts (--lengths), or a longer text"
+            )
         return others
 
 
