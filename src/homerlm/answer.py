@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from homerlm import prompt
+from homerlm.checks import check_whole
 from homerlm.context import CompactContext
 from homerlm.documents import read_document
 from homerlm.errors import ConfigError, InputError
@@ -204,7 +205,7 @@ class Asking:
 
     def check_types(self) -> None:
         """Raise `InputError` or `ConfigError` for arguments of the wrong type."""
-        document, question, number = self.document, self.question, self.max_new_tokens
+        document, question = self.document, self.question
         if not isinstance(document, Document):
             raise InputError(
                 f"document is {type(document).__name__}; it must be text, a Path to a file, an Index or a "
@@ -224,8 +225,7 @@ class Asking:
             raise ConfigError(
                 f"template_options is {self.template_options!r}; it must be a dict such as {{'enable_thinking': True}}"
             )
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"max_new_tokens is {number!r}; it must be a whole number of at least 1")
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
 
     def neutral(self) -> prompt.Text:
         """The part after the document of a question that asks for nothing, in this one's format."""

@@ -1,11 +1,17 @@
-"""Token ids as they come from a caller."""
+"""Numbers and token ids as they come from a caller."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from homerlm.errors import InputError
+from homerlm.errors import ConfigError, InputError
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise `ConfigError` for a setting that is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def checked_ids(parts: dict[str, Tensor], vocab: int, device: torch.device, rows: int | None = None) -> list[Tensor]:

@@ -25,6 +25,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from homerlm.checks import check_whole
 from homerlm.context import CompactContext
 from homerlm.errors import Cancelled, ConfigError
 from homerlm.model.decoder import Decoder, hooked
@@ -112,9 +113,8 @@ def check_settings(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     any work is done."""
     _check_names(model, settings)
     for name in _COUNTS:
-        count = settings.get(name)
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise ConfigError(f"{name} is {count!r}; it must be a whole number of at least 1")
+        if settings.get(name) is not None:
+            check_whole(name, settings[name], 1)
     if not settings.get("do_sample", model.generation_config.do_sample):
         return
     for name, check in _CHECKS.items():

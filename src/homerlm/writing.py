@@ -11,6 +11,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from homerlm.checks import check_whole
 from homerlm.errors import ConfigError
 
 Finish = Literal["stop", "length"]
@@ -42,11 +43,11 @@ class Writing:
         return cls(**settings)
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens, 1)
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
         if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0)
+            check_whole("logprobs", self.logprobs, 0)
         if self.seed is not None:
-            _whole("seed", self.seed, -(2**63))
+            check_whole("seed", self.seed, -(2**63))
         if not _is_number(self.temperature) or self.temperature < 0:
             raise ConfigError(f"temperature is {self.temperature!r}; it must be a finite number of at least 0")
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
@@ -165,8 +166,3 @@ def _beginning_of(text: str, stop: Sequence[str]) -> int:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")

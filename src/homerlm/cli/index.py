@@ -35,7 +35,7 @@ from homerlm.cli.outputs import check_outputs
 from homerlm.cli.saved import Saved
 from homerlm.cli.workers import CpusPerWorker, GpusPerWorker, NumWorkers, WorkerOptions, Workers
 from homerlm.config import Config, MergeConfig
-from homerlm.formatting import size
+from homerlm.formatting import counted, size
 
 EXAMPLES = """
 Examples:
@@ -154,7 +154,7 @@ def index(
         return
     if not quiet:
         say_skipped(skipped)
-        count = f"{len(made.parts):,} document{'s' * (len(made.parts) != 1)}"
+        count = counted(len(made.parts), "document")
         err.print(
             f"{new:,} tokens read in {seconds:.1f} s ({new / max(seconds, 1e-9):,.0f}/s); {output} holds {count}, "
             f"{len(made):,} tokens, {size(bytes_written)}",

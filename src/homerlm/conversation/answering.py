@@ -165,9 +165,7 @@ class _Work:
         return index
 
     def _affixes_len(self) -> int:
-        tokenizer = self._engine.homer.tokenizer
-        assert tokenizer is not None  # the engine refuses a Homer without one
-        return sum(prompt.token_ids(tokenizer, text).shape[1] for text in self._asked.affixes)
+        return sum(map(self._documents.count, self._asked.affixes))
 
     def _room(self, prepared: Prepared) -> int:
         """Tokens that the answer may have within the model's limit and its own."""

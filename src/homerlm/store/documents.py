@@ -16,7 +16,7 @@ from homerlm.index.index import Frame, Index
 from homerlm.index.joined import join
 from homerlm.model.identity import model_name
 from homerlm.passes import Event
-from homerlm.prompt import token_ids
+from homerlm.prompt import Text, token_ids
 from homerlm.selection import Selection
 from homerlm.store.opened import OpenIndexes
 from homerlm.store.records import StoredDocument
@@ -85,7 +85,7 @@ class Documents:
         """Number of tokens of a text, which is cut into tokens only where it was not read before. Raises `InputError`
         for text that is none: lone surrogates."""
         stored = await self._found(owner, sha256_of(text))
-        return await asyncio.to_thread(self._counted, text) if stored is None else stored.tokens
+        return await asyncio.to_thread(self.count, text) if stored is None else stored.tokens
 
     async def open(self, owner: str, id: str) -> Index | None:
         """A document's index; None where the owner has no such document, or its file was damaged. Raises
@@ -120,7 +120,8 @@ class Documents:
     async def _found(self, owner: str, sha256: str) -> StoredDocument | None:
         return await asyncio.to_thread(self.store.find_document, owner, sha256, await self.maker())
 
-    def _counted(self, text: str) -> int:
+    def count(self, text: Text | str) -> int:
+        """Number of tokens of a text, cut into them."""
         assert self.homer.tokenizer is not None  # the engine refuses a Homer without one
         return token_ids(self.homer.tokenizer, text).shape[1]
 

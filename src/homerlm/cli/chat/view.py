@@ -13,6 +13,7 @@ from homerlm.cli.console import err, out
 from homerlm.conversation.answering import Usage
 from homerlm.conversation.session import Added
 from homerlm.conversation.transcript import Attached, Transcript
+from homerlm.formatting import counted
 from homerlm.selection import Excerpt
 
 
@@ -65,7 +66,7 @@ def print_conversations(found: Sequence[Transcript], current: str) -> None:
 def print_resumed(earlier: Transcript) -> None:
     """Which conversation it is, and where it stopped."""
     last = earlier.turns[-1]
-    questions = f"{len(earlier.turns):,} question{'s' * (len(earlier.turns) > 1)}"
+    questions = counted(len(earlier.turns), "question")
     err.print(f"{earlier.id}: {earlier.title} ({questions})", style="dim", markup=False)
     err.print(f"> {last.question}", markup=False, soft_wrap=True)
     err.print(last.answer, style="dim", markup=False, soft_wrap=True)
