@@ -1,6 +1,8 @@
 """Text that enters is text: whatever it spells, only the template's own marks become special tokens."""
 
 import re
+import warnings
+from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -23,7 +25,6 @@ def words():
 @pytest.fixture(scope="module")
 def real():
     """The bundled model's tokenizer."""
-    from functools import partial
     from pathlib import Path
 
     from transformers import AutoTokenizer
@@ -173,6 +174,15 @@ class TestArguments:
             homer.ask(document, "w1")
         with pytest.raises(InputError, match="document is"):
             homer.read(document)
+
+    def test_a_files_name_in_place_of_its_path_is_warned_of(self, homer, tmp_path):
+        book = tmp_path / "book.txt"
+        book.write_text("w1 w2")
+        for call in (partial(homer.ask, str(book), "w1"), partial(homer.read, str(book))):
+            with pytest.warns(UserWarning, match=r"names a file: pass Path\("), pytest.raises(AssertionError):
+                call()
+        with warnings.catch_warnings(action="error"), pytest.raises(AssertionError, match="the model ran"):
+            homer.read("w1 w2")
 
     @pytest.mark.parametrize(
         ("options", "named"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,6 +213,8 @@ class Asking:
                 f"document is {type(document).__name__}; it must be text, a Path to a file, an Index or a "
                 "CompactContext"
             )
+        if isinstance(document, str) and os.path.isfile(document):
+            warnings.warn(f"{document!r} is read as text, but names a file: pass Path({document!r})", stacklevel=2)
         if not isinstance(question, str):
             raise InputError(f"question is {type(question).__name__}; it must be text")
         if not isinstance(self.instruction, str | None):
