@@ -18,6 +18,7 @@ from homerlm import Homer, Index, load_model, prompt
 from homerlm.index.asking import Search
 from homerlm.index.question import Question
 from homerlm.index.scoring import scored
+from homerlm.index.shards import joined_units
 from homerlm.index.units import UnitScores, significance_of
 from homerlm.profiling.measure import CHARACTERS
 from homerlm.profiling.probes import Probe, probes
@@ -44,7 +45,8 @@ def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
         groups = scored(index, search.asked, method.config.score, index.blocks, homer.decoder.device)
         for (start, _), scores in chain.from_iterable(groups):
             units.add(start, scores)
-    return significance_of(units.sums, units.sizes)
+    joined = joined_units(index, torch.arange(len(index.units)))
+    return significance_of(units.sums, units.sizes, joined, method.config.neighbour_share)
 
 
 def share_above(index: Index, significance: torch.Tensor, probe: Probe) -> float:

@@ -176,7 +176,9 @@ class TestEarlyDropping:
 class TestUnits:
     def test_a_sentence_counts_by_its_sum_over_the_root_of_its_length(self):
         scores, units = torch.tensor([[1.0, 0.0, 0.0, 2.0, 3.0]]), torch.tensor([[0, 0, 0, 0, 1]])
-        torch.testing.assert_close(unit_significance(scores, units), torch.tensor([[1.5, 1.5, 1.5, 1.5, 3.0]]))
+        torch.testing.assert_close(
+            unit_significance(scores, units, torch.arange(5)[None]), torch.tensor([[1.5, 1.5, 1.5, 1.5, 3.0]])
+        )
 
     def test_sentences_end_where_text_breaks_and_long_ones_are_cut(self):
         words = tokenizer_of(VOCAB)
@@ -194,6 +196,10 @@ class TestSettings:
             HomerConfig(sentence_weight=0.5)
         with pytest.raises(ConfigError, match=r"link_len is 64, but has no effect"):
             HomerConfig(unit="neighbours", link_len=64)
+        with pytest.raises(
+            ConfigError, match=r"neighbour_share is 0\.5, but has no effect where neighbours are the unit"
+        ):
+            HomerConfig(unit="neighbours", neighbour_share=0.5)
         with pytest.raises(ConfigError, match=r"profile has no effect with scoring_layers 'all'"):
             HomerConfig(scoring_layers="all", profile=profile_of(model, (Head(1, 0),)))
         with pytest.raises(ConfigError, match=r"profile .* is a setting of HomerConfig"):

@@ -21,7 +21,7 @@ from homerlm.index.index import KIND, VERSION, Index
 from homerlm.index.pieces import pieces
 from homerlm.index.question import Ending, LayerQuestion, Question
 from homerlm.index.scoring import alike
-from homerlm.index.units import UnitScores, best_units, tokens_of
+from homerlm.index.units import UnitScores, best_units, significance_of, tokens_of
 from homerlm.lab.measure import peak_of_tensors
 from homerlm.score.heads import Head
 from homerlm.score.neighbours import top_tokens, unit_significance
@@ -271,13 +271,16 @@ def test_units_are_ranked_as_their_tokens_would_be():
     units = torch.arange(40).repeat_interleave(sizes)
     scores = torch.randint(0, 4, (len(units),), generator=generator).float()  # with ties
     starts = sizes.cumsum(0) - sizes
+    places = torch.arange(len(units)) + (units >= 17)  # another document begins with unit 17
+    joined = (torch.arange(40) != 17) & (torch.arange(40) != 0)
     for cut in (1, 7, 50, len(units)):
         found = UnitScores(starts, len(units))
         for start in range(0, len(units), 13):
             found.add(start, scores[start : start + 13])
-        expected = top_tokens(unit_significance(scores[None], units[None]), cut)[0]
-        best = best_units(found.sums, sizes, cut)
-        assert tokens_of(starts[best], sizes[best], cut).tolist() == expected.tolist()
+        for share in (0.0, 0.3):
+            expected = top_tokens(unit_significance(scores[None], units[None], places[None], share), cut)[0]
+            best = best_units(significance_of(found.sums, sizes, joined, share), sizes, cut)
+            assert tokens_of(starts[best], sizes[best], cut).tolist() == expected.tolist()
 
 
 DOCUMENT = " ".join(f"w{i % 90}" for i in range(300))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from homerlm.score.attention import Attention
-from homerlm.score.neighbours import keep_most_significant, pool, pool_within
+from homerlm.score.neighbours import keep_most_significant, pool, pool_within, unit_significance
 from homerlm.score.scores import SCORES
 
 B, H, K, Q, S, D = 2, 6, 3, 4, 11, 5
@@ -106,3 +106,13 @@ def test_a_span_survives_whole():
     scores[0, 50] = math.inf
     kept = keep_most_significant(pool(scores, 7), 0, 0, 7)
     assert kept.tolist() == [list(range(47, 54))]
+
+
+def test_a_unit_gains_from_the_better_of_those_right_beside_it():
+    scores = torch.tensor([[4.0, 4.0, 1.0, 9.0, -2.0, 6.0], [1.0, 2.0, 3.0, 4.0, 4.0, 0.0]])
+    units = torch.tensor([[0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 3, 3]])
+    places = torch.tensor([[0, 1, 2, 3, 4, 9], [5, 6, 7, 8, 9, 10]])  # in the first row the last unit is elsewhere
+    own = torch.tensor([[8 / 2**0.5] * 2 + [1, 9, -2, 6], [1, 2, 3] + [8 / 3**0.5] * 3])
+    torch.testing.assert_close(unit_significance(scores, units, places), own)
+    gained = torch.tensor([[1.0, 1, 9, 1, 9, 0], [2, 3, 8 / 3**0.5, 3, 3, 3]])
+    torch.testing.assert_close(unit_significance(scores, units, places, 0.5), own + gained / 2)

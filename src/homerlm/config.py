@@ -114,6 +114,12 @@ class HomerConfig(_Settings):
         "Sentences need a tokenizer.",
         choices=("sentence", "neighbours"),
     )
+    neighbour_share: float = _share(
+        0.3,
+        "Where sentences are the unit: share of the significance of the better of the two beside it that a sentence "
+        "gains; 0 for none. What answers a question often stands beside what sounds like it.",
+        zero=True,
+    )
     pooling: int = _setting(
         31,
         "Where neighbours are the unit: scores are the maximum over so many of them (odd), 1 for none; before the "
@@ -168,7 +174,8 @@ class HomerConfig(_Settings):
             )
         inert = ["min_share", "link_len", "recap_len"] if self.rerank == "never" else []
         if inert and self.chosen_by == "surprisal":
-            inert += ["score", "scoring_layers", "scoring_queries", "contrast", "unit", "pooling", "sentence_weight"]
+            inert += ["score", "scoring_layers", "scoring_queries", "contrast", "unit", "neighbour_share"]
+            inert += ["pooling", "sentence_weight"]
         for name in inert:
             value = getattr(self, name)
             if value and value != type(self).__dataclass_fields__[name].default:
@@ -181,11 +188,12 @@ class HomerConfig(_Settings):
                 f"sentence_weight is {self.sentence_weight!r}, but has no effect where sentences are kept as a whole: "
                 "leave it out, or set unit='neighbours'"
             )
-        if self.unit == "neighbours" and self.link_len not in (0, type(self).link_len):
-            raise ConfigError(
-                f"link_len is {self.link_len}, but has no effect where neighbours are the unit: leave it out, or set "
-                "unit='sentence'"
-            )
+        for name in ("link_len", "neighbour_share") if self.unit == "neighbours" else ():
+            if (value := getattr(self, name)) not in (0, getattr(type(self), name)):
+                raise ConfigError(
+                    f"{name} is {value!r}, but has no effect where neighbours are the unit: leave it out, or set "
+                    "unit='sentence'"
+                )
         if self.profile is not None and self.scoring_layers != "profile":
             raise ConfigError(
                 f"profile has no effect with scoring_layers {self.scoring_layers!r}: leave one of them out"

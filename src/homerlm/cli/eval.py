@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial, wraps
 from pathlib import Path
@@ -215,6 +215,23 @@ def headings(
 
     name = "Python documentation" if corpus == "python" else Path(corpus).name
     return options.draw([Headings(tuple(load_sections(corpus)), name)], judge=found)
+
+
+@_task("questions", RIVALS, samples=1000)
+def questions(
+    options: EvalOptions,
+    *,
+    data: Annotated[
+        Path, typer.Option(help="JSON lines: question, evidence (words of the text that answer it), answer (optional).")
+    ],
+    text: Annotated[str, typer.Option(help="The text: a file; `python` is Python's own documentation.")],
+) -> Works:
+    """Questions of your own about a text of yours: whether what answers them is kept, and read right."""
+    from homerlm.lab.tasks.own import OwnQuestions, load_questions
+
+    source, name = _text(text)
+    own = OwnQuestions(load_questions(data, source), source, name)
+    return replace(options, samples=min(options.samples, len(own.items))).draw([own])
 
 
 @_task(

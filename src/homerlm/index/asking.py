@@ -90,7 +90,8 @@ class Search:
         """Events of the parts that are scored; the value is the best tokens, (count,) ascending."""
         index, select = self.index, self.select
         by_unit = select.config.unit == "sentence" and len(index.units) > 0
-        work = PartScores(tuple(self.asked), select.config.score, count if by_unit else None)
+        share = select.config.neighbour_share
+        work = PartScores(tuple(self.asked), select.config.score, count if by_unit else None, share)
         found = yield from candidates(select.executor, select.loaded, index, work)
         if by_unit:
             return found

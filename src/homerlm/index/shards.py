@@ -23,11 +23,12 @@ from homerlm.index.index import KIND, VERSION, Index, IndexFile, rebuilt
 from homerlm.index.joined import join
 from homerlm.index.question import LayerQuestion
 from homerlm.index.scoring import Block, scored
-from homerlm.index.units import UnitScores, best_units, tokens_of
+from homerlm.index.units import UnitScores, best_units, significance_of, tokens_of
 from homerlm.passes import Event, run_steps
 
 PART_TOKENS = 1 << 18  # that are one item: the work stops within one
 OPEN_FILES = 512  # that a worker holds
+ENDS = 2  # units at each end of a part: the first may be cut, the next is its neighbour
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ class FoundUnits:
 @dataclass(frozen=True)
 class PartScores:
     """Work of an executor: how much a question asks for each token of a part. asked: in each scoring layer; count:
-    tokens that are wanted of the whole index, of the best units, or None where each token's score is."""
+    tokens that are wanted of the whole index, of the best units, or None where each token's score is; share: of its
+    neighbours' significance that a unit gains."""
 
     asked: tuple[LayerQuestion, ...]
     score: str
     count: int | None
+    share: float
 
     def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
         index = opened(item.files, model)
@@ -80,7 +83,7 @@ class PartScores:
         if self.count is None:
             found: FoundUnits | Tensor = yield from _by_token(groups, first, stop)
         else:
-            found = yield from _by_unit(groups, index, first, stop, self.count)
+            found = yield from _by_unit(groups, index, (first, stop), self.count, self.share)
         index.forget()
         return found
 
@@ -106,8 +109,12 @@ def _by_token(groups: Groups, first: int, stop: int) -> Generator[None, None, Te
     return found
 
 
-def _by_unit(groups: Groups, index: Index, first: int, stop: int, count: int) -> Generator[None, None, FoundUnits]:
-    """The best units of an index with all of their tokens in `[first, stop)`, and those with some."""
+def _by_unit(
+    groups: Groups, index: Index, part: tuple[int, int], count: int, share: float
+) -> Generator[None, None, FoundUnits]:
+    """The best units of the tokens `[first, stop)` of an index, those at both ends, some of whose tokens or neighbours
+    are elsewhere, and the neighbours of all these."""
+    first, stop = part
     begin, end = torch.searchsorted(index.units, torch.tensor([first + 1, stop])).tolist()
     starts, after = index.units[begin - 1 : end], index.units[end : end + 1].tolist() or [len(index)]
     units = UnitScores(starts, after[0])
@@ -115,11 +122,20 @@ def _by_unit(groups: Groups, index: Index, first: int, stop: int, count: int) ->
         for (start, _), new in group:
             units.add(start, new)
         yield
-    whole = (starts >= first) & (starts + units.sizes <= stop)
-    inside, cut = whole.nonzero()[:, 0], (~whole).nonzero()[:, 0]
-    best = inside[best_units(units.sums[inside], units.sizes[inside], count)]
-    numbers = torch.cat([best, cut])
-    return FoundUnits(numbers + begin - 1, units.sums[numbers])
+    numbers = torch.arange(begin - 1, end)
+    whole = significance_of(units.sums, units.sizes, joined_units(index, numbers), share)[ENDS:-ENDS]
+    best = best_units(whole, units.sizes[ENDS:-ENDS], count) + ENDS
+    ends = torch.cat([torch.arange(len(starts))[:ENDS], torch.arange(len(starts))[-ENDS:]])
+    wanted = torch.cat([best, ends])
+    near = torch.cat([wanted - 1, wanted, wanted + 1]).clamp(0, len(starts) - 1).unique()
+    return FoundUnits(numbers[near], units.sums[near])
+
+
+def joined_units(index: Index, numbers: Tensor) -> Tensor:
+    """(n,) whether each of the units of these numbers (n,), ascending, begins where the one before it among them ends,
+    in the same document."""
+    follows = torch.nn.functional.pad(numbers[1:] == numbers[:-1] + 1, (1, 0))
+    return follows & ~torch.isin(index.units[numbers], torch.tensor([part.first_token for part in index.parts]))
 
 
 def parts_of(index: Index) -> list[Part]:
@@ -166,18 +182,19 @@ def candidates(executor: Executor, here: LoadedModel, index: Index, work: PartSc
             yield Event(read, len(index))
     if work.count is None:
         return torch.cat([value for value in found if isinstance(value, Tensor)])
-    return _best(index, parts, [value for value in found if isinstance(value, FoundUnits)], work.count)
+    return _best(index, parts, [value for value in found if isinstance(value, FoundUnits)], work)
 
 
-def _best(index: Index, parts: Sequence[Part], found: Sequence[FoundUnits], count: int) -> Tensor:
+def _best(index: Index, parts: Sequence[Part], found: Sequence[FoundUnits], work: PartScores) -> Tensor:
     """(count,) tokens of the best of the units that were found; what several parts have of one is added up."""
+    assert work.count is not None
     numbers = torch.cat([one.numbers + _first_unit(index, part) for one, part in zip(found, parts, strict=True)])
     units, places = numbers.unique(return_inverse=True)
     sums = torch.zeros(len(units), dtype=torch.float64).index_add_(0, places, torch.cat([one.sums for one in found]))
     ends = torch.cat([index.units, torch.tensor([len(index)])])
     starts, sizes = ends[units], ends[units + 1] - ends[units]
-    order = best_units(sums, sizes, count)
-    return tokens_of(starts[order], sizes[order], count)
+    order = best_units(significance_of(sums, sizes, joined_units(index, units), work.share), sizes, work.count)
+    return tokens_of(starts[order], sizes[order], work.count)
 
 
 def _first_unit(index: Index, part: Part) -> int:

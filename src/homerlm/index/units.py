@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from homerlm.score.neighbours import best_beside
+
 
 class UnitScores:
     """The significance of units that begin at `starts` (U,) of so many tokens: as `unit_significance`, with one number
@@ -21,15 +23,17 @@ class UnitScores:
         self.sums.index_add_(0, torch.searchsorted(self.starts, places, right=True) - 1, scores.double())
 
 
-def significance_of(sums: Tensor, sizes: Tensor) -> Tensor:
-    """(U,) of units whose tokens, of which there are `sizes` (U,), have scores of these `sums` (U,)."""
-    return sums.float() / sizes.sqrt()
+def significance_of(sums: Tensor, sizes: Tensor, joined: Tensor, share: float) -> Tensor:
+    """(U,) of units that follow each other, whose tokens, of which there are `sizes` (U,), have scores of these `sums`
+    (U,). joined: (U,), whether a unit begins where the one before it ends; share: as for `unit_significance`."""
+    scores = sums.float() / sizes.sqrt()
+    return scores + share * best_beside(scores, joined)
 
 
-def best_units(sums: Tensor, sizes: Tensor, count: int) -> Tensor:
-    """Indices (n,) of the best of some units, the best first, as many as have `count` tokens. sums, sizes: (U,) of the
-    scores of their tokens, and how many those are. Ties go to the earlier unit."""
-    order = significance_of(sums, sizes).argsort(descending=True, stable=True)
+def best_units(significance: Tensor, sizes: Tensor, count: int) -> Tensor:
+    """Indices (n,) of the best of some units, of significance and sizes (U,), the best first, as many as have `count`
+    tokens. Ties go to the earlier unit."""
+    order = significance.argsort(descending=True, stable=True)
     filled = sizes[order].cumsum(0)
     return order[: int(torch.searchsorted(filled, torch.tensor(count))) + 1]
 

@@ -23,6 +23,7 @@ ABLATION = {  # the report's row: the settings that differ; tables 4a and 4b on 
     "default, no recap": "homer:recap_len=0",
     "default, no least share": "homer:min_share=0",
     "default, no links": "homer:link_len=0",
+    "default, nothing for neighbours": "homer:neighbour_share=0",
     "default, neither recap nor least share": "homer:recap_len=0,min_share=0",
     "default, no neutral question": "homer:contrast=none",
     "default, neighbours instead of sentences": "homer:unit=neighbours",

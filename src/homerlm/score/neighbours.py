@@ -10,6 +10,8 @@ from torch import Tensor
 from homerlm.score.sentences import Sentences
 
 SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
+LEADING = 0.7  # of the highest score: a unit below it does not lead
+FEW = 3  # units that lead
 _BLOCK = 1 << 14  # tokens whose neighbours are laid side by side at once
 _Score = TypeVar("_Score", float, Tensor)
 
@@ -64,9 +66,36 @@ def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
     return sums / sizes.clamp(min=1).sqrt()
 
 
-def unit_significance(scores: Tensor, units: Tensor) -> Tensor:
-    """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's."""
-    return unit_scores(scores, units).gather(1, units) if scores.shape[1] else scores
+def unit_significance(
+    scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0, *, few_lead: bool = False
+) -> Tensor:
+    """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's score, and a share of
+    that of the better of the units right beside it, or, with `few_lead`, of those that lead, where few do. places:
+    (B, C), where in the document the tokens are."""
+    if not scores.shape[1]:
+        return scores
+    touches = (units[:, 1:] != units[:, :-1]) & (places[:, 1:] == places[:, :-1] + 1)
+    by_unit = unit_scores(scores, units)
+    joined = torch.zeros_like(by_unit).scatter_add_(1, units[:, 1:], touches.to(by_unit.dtype))
+    giving = by_unit * _few_leading(scores, units) if few_lead else by_unit
+    return (by_unit + share * best_beside(giving, joined > 0)).gather(1, units)
+
+
+def best_beside(scores: Tensor, joined: Tensor) -> Tensor:
+    """(..., U) of units that follow each other, with scores (..., U): the score of the better of the two beside each,
+    none below 0. joined: (..., U), whether a unit begins where the one before it ends."""
+    around = torch.nn.functional.pad(scores.clamp(min=0), (1, 1))
+    before, after = around[..., :-2] * joined, around[..., 2:] * torch.nn.functional.pad(joined[..., 1:], (0, 1))
+    return before.maximum(after)
+
+
+def _few_leading(scores: Tensor, units: Tensor) -> Tensor:
+    """(B, U) whether units that tokens with scores (B, C) are in, numbered (B, C), lead: each by its best token. None,
+    where more than `FEW` do: then several facts are asked for, each in a sentence of its own."""
+    nothing = torch.full_like(unit_scores(scores, units), -torch.inf)
+    best = nothing.scatter_reduce_(1, units, scores, "amax")
+    leading = best >= share_of_best(best.amax(1, keepdim=True), LEADING)
+    return leading & (leading.sum(1, keepdim=True) <= FEW)
 
 
 def share_of_best(best: _Score, share: float) -> _Score:

@@ -47,10 +47,11 @@ class Ranking:
         and where in the document they are.
 
         In a chunk of its own a fact competes with what happens to be beside it; here it competes with the best of the
-        whole document, which tells the fact that is asked for from others like it. Not in the paper
-        (docs/experiments.md).
+        whole document, which tells the fact that is asked for from others like it. Where few sentences lead, those
+        beside them come along. Not in the paper (docs/experiments.md).
         """
-        return self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)[0]
+        given = scores[None], candidate_ids[None], places[None]
+        return self._significance(*given, self.config.pooling, few_lead=True)[0]
 
     def kept(self, ranked: Tensor, room: int) -> Tensor:
         """Ascending indices (n,) of the candidates, of significance (C,), that deserve a place: at most `room`, none
@@ -82,9 +83,12 @@ class Ranking:
             return sentences.units(ids, places)
         return torch.nn.functional.pad((places[:, 1:] != places[:, :-1] + 1).cumsum(1), (1, 0))
 
-    def _significance(self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int) -> Tensor:
+    def _significance(
+        self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int, *, few_lead: bool = False
+    ) -> Tensor:
         if self.whole_sentences is not None:
-            return unit_significance(scores, self._units(ids, places))
+            units, share = self._units(ids, places), self.config.neighbour_share
+            return unit_significance(scores, units, places, share, few_lead=few_lead)
         return significance(
             scores,
             ids,

@@ -1,0 +1,93 @@
+"""Questions of one's own about a text of one's own: is what answers them found, and read?"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from homerlm.errors import InputError
+from homerlm.lab.samples import Question, Sample, random_for, stratified_depth, token_offsets
+from homerlm.lab.tasks.prose import room_beside
+
+INSTRUCTION = "Read the following text. A question about it follows at its end."
+CHARACTERS = 8  # more than any tokenizer puts into one token on average
+FORMAT = (
+    "JSON lines with `question`, `evidence` (words of the text that answer it; they must stand there once) and, if the "
+    "answer is to be judged, `answer` (what it must hold)"
+)
+
+
+class Item(NamedTuple):
+    """start, stop: where in the text the evidence stands."""
+
+    question: str
+    start: int
+    stop: int
+    answer: str
+
+
+@dataclass(frozen=True)
+class OwnQuestions:
+    """Sample `index` is a question, in an order that the seed decides, about as much of the text around its evidence as
+    the prompt has room for; the evidence stands at a stratified depth of it, as far as the text goes on."""
+
+    items: tuple[Item, ...]
+    source: str = field(repr=False)
+    text: str
+    name: str = "questions"
+    variant: str = ""
+    max_new_tokens: int = 32
+
+    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
+        order = list(range(len(self.items)))
+        random_for(seed, self.name).shuffle(order)
+        item = self.items[order[index]]
+        depth = stratified_depth(index, random_for(seed, self.name, length, index))
+        room = room_beside(tokenizer, length, [INSTRUCTION, item.question])
+        start, stop = _around(self.source, tokenizer, item, room, depth)
+        evidence = self.source[item.start : item.stop]
+        asked = Question(item.question, "", (item.answer,), "share_held", evidence=(evidence,))
+        return Sample(INSTRUCTION, self.source[start:stop], (asked,), (item.start - start) / max(stop - start, 1))
+
+
+def load_questions(path: Path, text: str) -> tuple[Item, ...]:
+    """The questions of a file about a text. Raises `InputError` for another format, and for evidence that is not there
+    or stands there more than once; runs of white space count as one space."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); it must be {FORMAT}") from None
+    items = tuple(_item(row, text, f"{path}, question {number}") for number, row in enumerate(rows, 1))
+    if not items:
+        raise InputError(f"{path} holds no questions; it must be {FORMAT}")
+    return items
+
+
+def _item(row: Any, text: str, where: str) -> Item:
+    names = "question", "evidence", "answer"
+    given = [row.get(name, "") for name in names] if isinstance(row, dict) else []
+    if not given or not all(isinstance(value, str) for value in given) or not all(map(str.strip, given[:2])):
+        raise InputError(f"{where}: {row!r}; it must be one of {FORMAT}")
+    question, evidence, answer = given
+    found = list(re.finditer(r"\s+".join(map(re.escape, evidence.split())), text))
+    if len(found) != 1:
+        times = "not" if not found else f"{len(found)} times"
+        raise InputError(f"{where}: the evidence {evidence!r} stands {times} in the text; it must stand there once")
+    return Item(question, *found[0].span(), answer or found[0][0])
+
+
+def _around(text: str, tokenizer: PreTrainedTokenizerBase, item: Item, room: int, depth: float) -> tuple[int, int]:
+    """`[start, stop)` of the text's characters with the evidence, about `room` tokens, at least the evidence."""
+    first = max(item.start - room * CHARACTERS, 0)
+    near = text[first : item.stop + room * CHARACTERS]
+    tokens = token_offsets(tokenizer, near) or [(at, at + 4) for at in range(0, len(near), 4)]
+    begin, end = (bisect(tokens, (place - first, -1)) for place in (item.start, item.stop))
+    start = max(min(begin - round(depth * (room - end + begin)), len(tokens) - room), 0)
+    stop = max(min(start + room, len(tokens)), end)
+    return first + tokens[start][0], first + tokens[stop - 1][1]
