@@ -136,6 +136,19 @@ def test_tasks_beside_rivals_of_the_same_budget(homer, tmp_path, task, options, 
     assert (sum(kept["oracle"]) > sum(kept["random"])) != everywhere
 
 
+def test_questions_of_ones_own(homer, tmp_path):
+    text, data = tmp_path / "text.txt", tmp_path / "questions.jsonl"
+    text.write_text(" ".join(f"w{i % 90} stands by v{i}. " for i in range(900)))
+    rows = [{"question": f"What is by v{i}?", "evidence": f"stands by v{i}."} for i in (5, 450, 880)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    methods = f"random:budget=150 oracle:budget=150 {HOMER}"
+    homer("questions", "--data", data, "--text", text, "--methods", methods, "--lengths", 1000, "-o", tmp_path)
+    found = records(tmp_path)
+    assert len(found) == 3 * 3  # each once, whatever --samples is
+    assert {(r["task"], r["text"], r["error"]) for r in found} == {("questions", "text.txt", None)}
+    assert [r["needle_kept"] for r in found if r["method"].startswith("oracle")] == [1.0] * 3
+
+
 def test_qa_from_a_file(homer, tmp_path):
     data = tmp_path / "quality.jsonl"
     question = {"question": "Who?", "options": ["w1", "w2", "w3", "w4"], "gold_label": 2}

@@ -1,5 +1,6 @@
 """Tasks that are made here: their samples fit their length, can be answered, and hold the evidence they name."""
 
+import json
 import random
 import re
 from collections import Counter
@@ -12,9 +13,10 @@ from nltk.stem import SnowballStemmer
 from homerlm.errors import InputError
 from homerlm.lab.corpora import NAMES, python_documentation
 from homerlm.lab.questions import Setup
-from homerlm.lab.samples import GRADINGS, Asked, token_span
+from homerlm.lab.samples import GRADINGS, Asked, random_for, stratified_depth, token_span
 from homerlm.lab.tasks.common import CODE_LEN, COMMON, COMMON_TIMES, DOTS, OTHER_TIMES, CommonWords, FrequentWords
 from homerlm.lab.tasks.headings import Headings, Section, found, load_sections, sections
+from homerlm.lab.tasks.own import Item, OwnQuestions, load_questions
 from homerlm.lab.tasks.planted import Planted, pairs
 from homerlm.lab.tasks.stories import DROP, GO, KINDS, PLACES, TAKE, Story, story
 from homerlm.lab.tasks.variables import Variables
@@ -27,7 +29,13 @@ STORIES = [Story(kind, TEXT, "text") for kind in KINDS]
 CHAINS = [Variables(TEXT, "text", hops, chains) for hops, chains in ((2, 1), (4, 2))]
 CORPUS = tuple(Section(f"About v{k}", f"v{k} " + f"w{k % 90} is w{k * k % 90} . " * 40) for k in range(30))
 DIGEST = " ".join(f"lower{chr(97 + k % 26)}{chr(97 + k // 26)}" for k in range(400))
-TASKS = [*PLANTED, *STORIES, *CHAINS, CommonWords(DIGEST, "text"), FrequentWords(), Headings(CORPUS, "text")]
+OWN = " ".join(f"w{k % 90} is told of v{k} here." for k in range(1200))
+ASKED = [(f"Where is the {k}th?", re.search(rf"told of v{k} ", OWN).span()) for k in (0, 3, 500, 801, 1199)]  # type: ignore[union-attr]
+QUESTIONS = OwnQuestions(tuple(Item(text, *span, "told") for text, span in ASKED), OWN, "text")
+TASKS = [
+    *(*PLANTED, *STORIES, *CHAINS, CommonWords(DIGEST, "text"), FrequentWords(), Headings(CORPUS, "text")),
+    QUESTIONS,
+]
 
 
 @pytest.mark.parametrize("length", [1000, 2000])
@@ -304,6 +312,88 @@ def test_a_section_is_found_by_64_of_its_tokens_and_first_by_more_than_any_other
     outcome = found(None, None, asked, SimpleNamespace(token_indices=torch.tensor([*kept], dtype=torch.long)))
     assert (outcome["needle_kept"], outcome["score"]) == (recall, first)
     assert outcome["gold_share"] == pytest.approx(share, abs=1e-3)
+
+
+# Questions of one's own
+
+
+def test_the_text_around_the_evidence_is_read_at_a_depth_or_as_far_as_it_goes(words):
+    seen, depths = set(), []
+    for index in range(len(QUESTIONS.items)):
+        sample = QUESTIONS.sample(words, 1000, index, seed=1)
+        (question,) = sample.questions
+        seen.add(question.text)
+        at = OWN.index(sample.document)
+        before, _, after = sample.document.partition(question.evidence[0])
+        inside = at > 0 and at + len(sample.document) < len(OWN)
+        assert before or question.text == "Where is the 0th?"
+        assert after or question.text == "Where is the 1199th?"
+        if inside:
+            depths.append((index, len(before) / len(sample.document)))
+        assert sample.depth == pytest.approx(len(before) / len(sample.document), abs=0.01)
+    assert len(seen) == len(QUESTIONS.items)
+    assert len(depths) == 2
+    for index, depth in depths:
+        assert depth == pytest.approx(stratified_depth(index, random_for(1, "questions", 1000, index)), abs=0.05)
+    whole = QUESTIONS.sample(words, 100_000, 0, seed=1)
+    assert whole.document == OWN
+
+
+def test_a_text_whose_tokens_have_no_places_is_cut_by_characters(words):
+    class Slow:
+        is_fast = False
+
+        def __call__(self, text, **_options):
+            return words(text)
+
+    sample = QUESTIONS.sample(Slow(), 1000, 2, seed=1)  # type: ignore[arg-type]
+    assert sample.questions[0].evidence[0] in sample.document
+    assert 3000 < len(sample.document) <= 4000  # four a token
+
+
+def _written(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_questions_are_read_with_their_places_in_the_text(tmp_path):
+    rows = (
+        {"question": "Who?", "evidence": "told  of v7 here "},
+        {"question": "What?", "evidence": "v8 h", "answer": "eight"},
+    )
+    first, second = load_questions(_written(tmp_path / "q", *rows), OWN)
+    assert (first.question, OWN[first.start : first.stop], first.answer) == (
+        "Who?",
+        "told of v7 here",
+        "told of v7 here",
+    )
+    assert (OWN[second.start : second.stop], second.answer) == ("v8 h", "eight")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Who?", "evidence": "nowhere at all"}, r"question 2: .*'nowhere at all' stands not in the text"),
+        ({"question": "Who?", "evidence": "is told of"}, "stands 1200 times in the text; it must stand there once"),
+        ({"question": "Who?"}, "it must be one of JSON lines"),
+        ({"question": " ", "evidence": "v8"}, "it must be one of JSON lines"),
+        ({"question": "Who?", "evidence": "v8 here.", "answer": 8}, "it must be one of JSON lines"),
+        ("Who?", "it must be one of JSON lines"),
+    ],
+)
+def test_what_is_no_question_about_the_text_is_refused(tmp_path, row, said):
+    good = {"question": "Who?", "evidence": "v9 here."}
+    with pytest.raises(InputError, match=said):
+        load_questions(_written(tmp_path / "q", good, row), OWN)
+
+
+def test_a_file_without_questions_is_refused(tmp_path):
+    for content, said in (("", "holds no questions"), ("{", "cannot be read")):
+        (tmp_path / "q").write_text(content)
+        with pytest.raises(InputError, match=said):
+            load_questions(tmp_path / "q", OWN)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_questions(tmp_path / "none", OWN)
 
 
 def test_tokens_of_sections_are_those_of_their_texts(words):
