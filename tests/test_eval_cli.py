@@ -141,10 +141,12 @@ def test_questions_of_ones_own(homer, tmp_path):
     text.write_text(" ".join(f"w{i % 90} stands by v{i}. " for i in range(900)))
     rows = [{"question": f"What is by v{i}?", "evidence": f"stands by v{i}."} for i in (5, 450, 880)]
     data.write_text("\n".join(map(json.dumps, rows)))
-    methods = f"random:budget=150 oracle:budget=150 {HOMER}"
-    homer("questions", "--data", data, "--text", text, "--methods", methods, "--lengths", 1000, "-o", tmp_path)
+    for ask in ("now", "later"):
+        methods = f"random:budget=150 oracle:budget=150 {HOMER}" if ask == "now" else HOMER
+        asked = "--data", data, "--text", text, "--ask", ask
+        homer("questions", *asked, "--methods", methods, "--lengths", 1000, "-o", tmp_path)
     found = records(tmp_path)
-    assert len(found) == 3 * 3  # each once, whatever --samples is
+    assert [r["ask"] for r in found] == ["now"] * 3 * 3 + ["later"] * 3  # each once, whatever --samples is
     assert {(r["task"], r["text"], r["error"]) for r in found} == {("questions", "text.txt", None)}
     assert [r["needle_kept"] for r in found if r["method"].startswith("oracle")] == [1.0] * 3
 

@@ -118,12 +118,12 @@ def test_a_unit_gains_from_the_better_of_those_right_beside_it():
     torch.testing.assert_close(unit_significance(scores, units, places, 0.5), own + gained / 2)
 
 
-@pytest.mark.parametrize(("second", "gained"), [(6.9, [0, 2, 0, 0, 0, 0]), (7.0, [0, 2, 0, 0, 1.4, 0])])
+@pytest.mark.parametrize(("second", "gained"), [(6.9, [0, 2, 0, 0, 0, 0]), (7.1, [0, 2, 0, 0, 1.42, 0])])
 def test_at_the_reranking_leading_units_alone_give_to_their_neighbours(second, gained):
     scores = torch.tensor([[10.0, 1.0, 5.0, 1.0, 0.5, second]])
     units = torch.arange(6)[None]
     found = unit_significance(scores, units, units, 0.2, few_lead=True)
-    torch.testing.assert_close(found - scores, torch.tensor([gained]))
+    torch.testing.assert_close(found - scores, torch.tensor([gained]).float())
 
 
 def test_where_many_lead_their_neighbours_gain_nothing():

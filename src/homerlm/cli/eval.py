@@ -35,6 +35,10 @@ Puzzle = StrEnum("Puzzle", {"one": "one fact", "two": "two facts", "three": "thr
 Works = list[Any]  # of `homerlm.lab.evaluate.Work`
 Text = Annotated[str, typer.Option(help="A text file; `python` is Python's own documentation.")]
 Tasks = Annotated[list[Retrieval] | None, typer.Option("--task", help="On which task; may be repeated.")]
+Ask = Annotated[
+    Literal["now", "later"],
+    typer.Option(help="Whether the question is known when the document is read, or comes later."),
+]
 NeedleKind = Annotated[Kind, typer.Option(help="What --task needle hides.")]
 
 RETRIEVAL = "plain homer-paper homer"
@@ -121,10 +125,7 @@ def needle(
     options: EvalOptions,
     *,
     kind: Annotated[list[Kind] | None, typer.Option(help="Kinds of facts; may be repeated.")] = None,
-    ask: Annotated[
-        Literal["now", "later"],
-        typer.Option(help="Whether the question is known when the document is read, or comes later."),
-    ] = "now",
+    ask: Ask = "now",
     text: Text = "python",
 ) -> Works:
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
@@ -225,13 +226,14 @@ def questions(
         Path, typer.Option(help="JSON lines: question, evidence (words of the text that answer it), answer (optional).")
     ],
     text: Annotated[str, typer.Option(help="The text: a file; `python` is Python's own documentation.")],
+    ask: Ask = "now",
 ) -> Works:
     """Questions of your own about a text of yours: whether what answers them is kept, and read right."""
     from homerlm.lab.tasks.own import OwnQuestions, load_questions
 
     source, name = _text(text)
     own = OwnQuestions(load_questions(data, source), source, name)
-    return replace(options, samples=min(options.samples, len(own.items))).draw([own])
+    return replace(options, samples=min(options.samples, len(own.items))).draw([own], ask=ask)
 
 
 @_task(
