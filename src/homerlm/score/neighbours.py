@@ -11,7 +11,8 @@ from homerlm.score.sentences import Sentences
 
 SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
 LEADING = 0.7  # of the highest score: a unit below it does not lead
-FEW = 3  # units that lead
+BESIDE = 0.5  # of the highest score, that a unit reaches to count beside those that lead
+FEW = 3  # units
 _BLOCK = 1 << 14  # tokens whose neighbours are laid side by side at once
 _Score = TypeVar("_Score", float, Tensor)
 
@@ -70,7 +71,7 @@ def unit_significance(
     scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0, *, few_lead: bool = False
 ) -> Tensor:
     """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's score, and a share of
-    that of the better of the units right beside it, or, with `few_lead`, of those that lead, where few do. places:
+    that of the better of the units right beside it, or, with `few_lead`, of those that lead, where few count. places:
     (B, C), where in the document the tokens are."""
     if not scores.shape[1]:
         return scores
@@ -90,12 +91,13 @@ def best_beside(scores: Tensor, joined: Tensor) -> Tensor:
 
 
 def _few_leading(scores: Tensor, units: Tensor) -> Tensor:
-    """(B, U) whether units that tokens with scores (B, C) are in, numbered (B, C), lead: each by its best token. None,
-    where more than `FEW` do: then several facts are asked for, each in a sentence of its own."""
+    """(B, U) whether units that tokens with scores (B, C) are in, numbered (B, C), lead, each by its best token. None do
+    where more than `FEW` count: then several facts are asked for, each in a sentence of its own."""
     nothing = torch.full_like(unit_scores(scores, units), -torch.inf)
     best = nothing.scatter_reduce_(1, units, scores, "amax")
-    leading = best >= share_of_best(best.amax(1, keepdim=True), LEADING)
-    return leading & (leading.sum(1, keepdim=True) <= FEW)
+    highest = best.amax(1, keepdim=True)
+    several = (best >= share_of_best(highest, BESIDE)).sum(1, keepdim=True) > FEW
+    return (best >= share_of_best(highest, LEADING)) & ~several
 
 
 def share_of_best(best: _Score, share: float) -> _Score:

@@ -47,8 +47,8 @@ class Ranking:
         and where in the document they are.
 
         In a chunk of its own a fact competes with what happens to be beside it; here it competes with the best of the
-        whole document, which tells the fact that is asked for from others like it. Where few sentences lead, those
-        beside them come along. Not in the paper (docs/experiments.md).
+        whole document, which tells the fact that is asked for from others like it. Where few sentences count, those
+        beside the leading ones come along. Not in the paper (docs/experiments.md).
         """
         given = scores[None], candidate_ids[None], places[None]
         return self._significance(*given, self.config.pooling, few_lead=True)[0]
