@@ -91,7 +91,7 @@ def best_beside(scores: Tensor, joined: Tensor) -> Tensor:
 
 
 def _few_leading(scores: Tensor, units: Tensor) -> Tensor:
-    """(B, U) whether units that tokens with scores (B, C) are in, numbered (B, C), lead, each by its best token. None do
+    """(B, U) whether units that tokens with scores (B, C) are in, numbered (B, C), lead, each by its best token; none
     where more than `FEW` count: then several facts are asked for, each in a sentence of its own."""
     nothing = torch.full_like(unit_scores(scores, units), -torch.inf)
     best = nothing.scatter_reduce_(1, units, scores, "amax")
