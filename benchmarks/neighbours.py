@@ -1,0 +1,162 @@
+"""What a sentence should gain from those beside it, measured on questions about a natural text: of how many questions
+all of the evidence is among the candidates, and left after the reranking, and how many tokens that takes. Beside it:
+some of the candidates chosen by BM25 instead.
+
+Writes a JSON file of one row a question, goes on where it was stopped, and prints the means. Example:
+
+    python benchmarks/neighbours.py --questions benchmarks/questions/rust-book.jsonl --text rust-book.html \
+        --output results/questions/neighbours-smollm2.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from homerlm import Homer, load_model
+from homerlm.documents import read_document
+from homerlm.lab.questions import Setup
+from homerlm.lab.rivals.passages import passages
+from homerlm.lab.samples import Asked, Sample
+from homerlm.lab.tasks.own import OwnQuestions, load_questions
+from homerlm.model.memory import keep_freed_memory
+from homerlm.passes import run_steps
+from homerlm.prompt import PromptIds
+from homerlm.score.bm25 import passage_scores
+from homerlm.select.method import Select
+from homerlm.select.plan import SelectPlan
+from homerlm.select.ranking import Ranking
+from homerlm.select.reading import Reading
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
+BY_WORDS = (64, 128, 256)  # tokens of the candidates that BM25 chooses
+PASSAGE = 64
+DEFAULT = 0.3
+
+
+@dataclass
+class Question:
+    """A question's plan and the scores (1, C) of the context's tokens. gold: (n,) places of the evidence."""
+
+    asked: Asked
+    plan: SelectPlan
+    reading: Reading
+    scores: Tensor
+    gold: Tensor
+
+    @property
+    def places(self) -> Tensor:
+        return torch.arange(self.plan.context_len)[None]
+
+    @property
+    def count(self) -> int:
+        return self.plan.candidates - self.plan.prefix_len - self.plan.suffix_len
+
+
+class Study:
+    def __init__(self, homer: Homer) -> None:
+        method = homer.method
+        assert homer.tokenizer is not None
+        assert isinstance(method, Select)
+        self.homer, self.tokenizer, self.method = homer, homer.tokenizer, method
+
+    @torch.no_grad()
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any]]:
+        with self.homer.decoder.session():
+            question = self._question(sample)
+            for share in SHARES:
+                yield self._candidates(f"share {share}", question, self._ranking(share), 0)
+            for tokens in BY_WORDS:
+                for share in (0.0, DEFAULT):
+                    yield self._candidates(f"share {share}, BM25 {tokens}", question, self._ranking(share), tokens)
+            for share, again in ((0.0, 0.0), (DEFAULT, 0.0), (DEFAULT, DEFAULT)):
+                yield self._kept(f"share {share}, reranking {again}", question, self._ranking(share), again)
+
+    def _ranking(self, share: float) -> Ranking:
+        ranking = self.method.ranking
+        return replace(ranking, config=replace(ranking.config, neighbour_share=share))
+
+    def _question(self, sample: Sample) -> Question:
+        asked = Setup(self.homer.model, self.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
+        ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
+        plan = self.method.plan(*ids.lengths)
+        reading = Reading(self.homer.decoder, plan, ids, self.method.ranking)
+        scores = torch.cat([found for _, found in reading.chunks()], dim=1)
+        return Question(asked, plan, reading, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
+
+    def _found(self, question: Question, ranking: Ranking, by_words: int) -> Tensor:
+        """(n,) ascending: the candidates."""
+        named = self._best_passages(question, by_words)
+        scores = question.scores.clone()
+        scores[:, named] = 1e6
+        return ranking.candidates(scores, question.asked.context, question.places, question.count)[0]
+
+    def _best_passages(self, question: Question, tokens: int) -> Tensor:
+        ids = question.asked.context
+        spans = passages(self.method.ranking._units(ids, question.places)[0].tolist(), PASSAGE)
+        texts = [str(self.tokenizer.decode(ids[0, start:stop])) for start, stop in spans]
+        scores = passage_scores(texts, question.asked.question)
+        best = [spans[k] for k in scores.argsort(kind="stable")[::-1] if scores[k] > 0]
+        return torch.cat([torch.empty(0, dtype=torch.long), *(torch.arange(*span) for span in best)])[:tokens]
+
+    def _candidates(self, way: str, question: Question, ranking: Ranking, by_words: int) -> dict[str, Any]:
+        return _row("candidates", way, question, self._found(question, ranking, by_words))
+
+    def _kept(self, way: str, question: Question, ranking: Ranking, again: float) -> dict[str, Any]:
+        places = self._found(question, ranking, 0)
+        plan, ids = question.plan, question.asked.context[0, places]
+        (scores,) = run_steps(question.reading.scoring(ids[None], plan.reranking))
+        chosen = self._ranking(again)
+        ranked = chosen.reranked(scores, ids, places)
+        return _row("kept", way, question, places[chosen.kept(ranked, plan.room - chosen.config.recap_len)])
+
+
+def _row(stage: str, way: str, question: Question, places: Tensor) -> dict[str, Any]:
+    found = bool(torch.isin(question.gold, places).all())
+    return {"stage": stage, "way": way, "found": found, "tokens": len(places)}
+
+
+def main() -> None:
+    options = _options()
+    keep_freed_memory()
+    model, tokenizer = load_model(options.model)
+    text = read_document(options.text)
+    own = OwnQuestions(load_questions(options.questions, text), text, options.text.name)
+    study = Study(Homer(model, tokenizer))
+    study.homer.profile()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    lines = options.output.read_text().splitlines() if options.output.exists() else []
+    done = {json.loads(line)["question"] for line in lines}
+    with options.output.open("a") as file:
+        for index in range(len(own.items)):
+            sample = own.sample(tokenizer, options.length, index, options.seed)
+            asked = sample.questions[0].text
+            if asked not in done:
+                file.writelines(json.dumps({"question": asked} | row) + "\n" for row in list(study.rows(sample)))
+                file.flush()
+    rows = pd.read_json(options.output, lines=True)
+    table = rows.groupby(["stage", "way"], sort=False)[["found", "tokens"]].mean()
+    print(table.assign(questions=rows["question"].nunique()).round(3).to_string())
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="default the bundled one")
+    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--length", type=int, default=8192, help="tokens of each prompt")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
