@@ -373,7 +373,7 @@ def test_questions_are_read_with_their_places_in_the_text(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "Who?", "evidence": "nowhere at all"}, r"question 2: .*'nowhere at all' stands not in the text"),
+        ({"question": "Who?", "evidence": "nowhere at all"}, r"question 2: .*'nowhere at all' is not in the text"),
         ({"question": "Who?", "evidence": "is told of"}, "stands 1200 times in the text; it must stand there once"),
         ({"question": "Who?"}, "it must be one of JSON lines"),
         ({"question": " ", "evidence": "v8"}, "it must be one of JSON lines"),

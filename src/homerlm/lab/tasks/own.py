@@ -77,8 +77,8 @@ def _item(row: Any, text: str, where: str) -> Item:
     question, evidence, answer = given
     found = list(re.finditer(r"\s+".join(map(re.escape, evidence.split())), text))
     if len(found) != 1:
-        times = "not" if not found else f"{len(found)} times"
-        raise InputError(f"{where}: the evidence {evidence!r} stands {times} in the text; it must stand there once")
+        stands = f"stands {len(found)} times" if found else "is not"
+        raise InputError(f"{where}: the evidence {evidence!r} {stands} in the text; it must stand there once")
     return Item(question, *found[0].span(), answer or found[0][0])
 
 
