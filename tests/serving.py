@@ -17,7 +17,7 @@ from homerlm.store.store import Store
 from tiny import VOCAB, llama
 from words import tokenizer_of
 
-SIZES = {"max_chunk_len": 64, "target_len": 60}
+SIZES = {"max_chunk_len": 64, "target_len": 60, "neighbour_share": 0.0}  # else all of these texts is one passage
 WORDS = " ".join(f"w{i % 80}" for i in range(400))
 QUESTION = "w1 w2 ?"
 

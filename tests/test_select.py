@@ -31,7 +31,9 @@ P, S = 4, 5
 
 @pytest.fixture(scope="module")
 def model():
-    return llama(attn_implementation="eager")
+    made = llama(attn_implementation="eager")
+    homer_of(made)  # which looks at a model it has not seen: some tests count what runs
+    return made
 
 
 def homer_of(model, **changes):
