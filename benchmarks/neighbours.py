@@ -77,8 +77,8 @@ class Study:
             for tokens in BY_WORDS:
                 for share in (0.0, DEFAULT):
                     yield self._candidates(f"share {share}, BM25 {tokens}", question, self._ranking(share), tokens)
-            for share, again in ((0.0, 0.0), (DEFAULT, 0.0), (DEFAULT, DEFAULT)):
-                yield self._kept(f"share {share}, reranking {again}", question, self._ranking(share), again)
+            for share in (0.0, DEFAULT):
+                yield self._kept(f"share {share}", question, self._ranking(share))
 
     def _ranking(self, share: float) -> Ranking:
         ranking = self.method.ranking
@@ -110,13 +110,12 @@ class Study:
     def _candidates(self, way: str, question: Question, ranking: Ranking, by_words: int) -> dict[str, Any]:
         return _row("candidates", way, question, self._found(question, ranking, by_words))
 
-    def _kept(self, way: str, question: Question, ranking: Ranking, again: float) -> dict[str, Any]:
+    def _kept(self, way: str, question: Question, ranking: Ranking) -> dict[str, Any]:
         places = self._found(question, ranking, 0)
         plan, ids = question.plan, question.asked.context[0, places]
         (scores,) = run_steps(question.reading.scoring(ids[None], plan.reranking))
-        chosen = self._ranking(again)
-        ranked = chosen.reranked(scores, ids, places)
-        return _row("kept", way, question, places[chosen.kept(ranked, plan.room - chosen.config.recap_len)])
+        ranked = ranking.reranked(scores, ids, places)
+        return _row("kept", way, question, places[ranking.kept(ranked, plan.room - ranking.config.recap_len)])
 
 
 def _row(stage: str, way: str, question: Question, places: Tensor) -> dict[str, Any]:

@@ -116,20 +116,3 @@ def test_a_unit_gains_from_the_better_of_those_right_beside_it():
     torch.testing.assert_close(unit_significance(scores, units, places), own)
     gained = torch.tensor([[1.0, 1, 9, 1, 9, 0], [2, 3, 8 / 3**0.5, 3, 3, 3]])
     torch.testing.assert_close(unit_significance(scores, units, places, 0.5), own + gained / 2)
-
-
-@pytest.mark.parametrize(("second", "gained"), [(6.9, [0, 2, 0, 0, 0, 0]), (7.1, [0, 2, 0, 0, 1.42, 0])])
-def test_at_the_reranking_leading_units_alone_give_to_their_neighbours(second, gained):
-    scores = torch.tensor([[10.0, 1.0, 4.0, 1.0, 0.5, second]])
-    units = torch.arange(6)[None]
-    found = unit_significance(scores, units, units, 0.2, few_lead=True)
-    torch.testing.assert_close(found - scores, torch.tensor([gained]).float())
-
-
-@pytest.mark.parametrize("fourth", [4.5, 9.0])
-def test_where_many_count_their_neighbours_gain_nothing(fourth):
-    scores = torch.tensor([[9.0, 1.0, 9.0, 1.0, 9.0, 1.0, fourth, 1.0]])
-    units = torch.arange(8)[None]
-    assert torch.equal(unit_significance(scores, units, units, 0.5, few_lead=True), scores)
-    few = unit_significance(scores[:, :6], units[:, :6], units[:, :6], 0.5, few_lead=True)
-    assert few.tolist() == [[9, 5.5, 9, 5.5, 9, 5.5]]

@@ -116,8 +116,8 @@ class HomerConfig(_Settings):
     )
     neighbour_share: float = _share(
         0.3,
-        "Where sentences are the unit: share of the significance of the better of the two beside it that a sentence "
-        "gains; 0 for none. What answers a question often stands beside what sounds like it.",
+        "Where sentences are the unit: before the reranking, a sentence gains this share of the significance of the "
+        "better of the two beside it; 0 for none. What answers a question often stands beside what sounds like it.",
         zero=True,
     )
     pooling: int = _setting(

@@ -10,9 +10,6 @@ from torch import Tensor
 from homerlm.score.sentences import Sentences
 
 SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
-LEADING = 0.7  # of the highest score: a unit below it does not lead
-BESIDE = 0.5  # of the highest score, that a unit reaches to count beside those that lead
-FEW = 3  # units
 _BLOCK = 1 << 14  # tokens whose neighbours are laid side by side at once
 _Score = TypeVar("_Score", float, Tensor)
 
@@ -67,19 +64,15 @@ def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
     return sums / sizes.clamp(min=1).sqrt()
 
 
-def unit_significance(
-    scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0, *, few_lead: bool = False
-) -> Tensor:
+def unit_significance(scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0) -> Tensor:
     """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's score, and a share of
-    that of the better of the units right beside it, or, with `few_lead`, of those that lead, where few count. places:
-    (B, C), where in the document the tokens are."""
+    that of the better of the units right beside it. places: (B, C), where in the document the tokens are."""
     if not scores.shape[1]:
         return scores
     touches = (units[:, 1:] != units[:, :-1]) & (places[:, 1:] == places[:, :-1] + 1)
     by_unit = unit_scores(scores, units)
     joined = torch.zeros_like(by_unit).scatter_add_(1, units[:, 1:], touches.to(by_unit.dtype))
-    giving = by_unit * _few_leading(scores, units) if few_lead else by_unit
-    return (by_unit + share * best_beside(giving, joined > 0)).gather(1, units)
+    return (by_unit + share * best_beside(by_unit, joined > 0)).gather(1, units)
 
 
 def best_beside(scores: Tensor, joined: Tensor) -> Tensor:
@@ -88,16 +81,6 @@ def best_beside(scores: Tensor, joined: Tensor) -> Tensor:
     around = torch.nn.functional.pad(scores.clamp(min=0), (1, 1))
     before, after = around[..., :-2] * joined, around[..., 2:] * torch.nn.functional.pad(joined[..., 1:], (0, 1))
     return before.maximum(after)
-
-
-def _few_leading(scores: Tensor, units: Tensor) -> Tensor:
-    """(B, U) whether units that tokens with scores (B, C) are in, numbered (B, C), lead, each by its best token; none
-    where more than `FEW` count: then several facts are asked for, each in a sentence of its own."""
-    nothing = torch.full_like(unit_scores(scores, units), -torch.inf)
-    best = nothing.scatter_reduce_(1, units, scores, "amax")
-    highest = best.amax(1, keepdim=True)
-    several = (best >= share_of_best(highest, BESIDE)).sum(1, keepdim=True) > FEW
-    return (best >= share_of_best(highest, LEADING)) & ~several
 
 
 def share_of_best(best: _Score, share: float) -> _Score:

@@ -39,7 +39,8 @@ class Ranking:
         """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C); ids, places: (B, C),
         theirs, and where in the document they are. Surprisal is an average over neighbours already."""
         if self.config.chosen_by == "attention":
-            scores = self._significance(scores, ids, places, self.config.candidate_pooling)
+            share = self.config.neighbour_share
+            scores = self._significance(scores, ids, places, self.config.candidate_pooling, share)
         return top_tokens(scores, count)
 
     def reranked(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
@@ -47,11 +48,10 @@ class Ranking:
         and where in the document they are.
 
         In a chunk of its own a fact competes with what happens to be beside it; here it competes with the best of the
-        whole document, which tells the fact that is asked for from others like it. Where few sentences count, those
-        beside the leading ones come along. Not in the paper (docs/experiments.md).
+        whole document, which tells the fact that is asked for from others like it. Not in the paper
+        (docs/experiments.md).
         """
-        given = scores[None], candidate_ids[None], places[None]
-        return self._significance(*given, self.config.pooling, few_lead=True)[0]
+        return self._significance(scores[None], candidate_ids[None], places[None], self.config.pooling)[0]
 
     def kept(self, ranked: Tensor, room: int) -> Tensor:
         """Ascending indices (n,) of the candidates, of significance (C,), that deserve a place: at most `room`, none
@@ -84,11 +84,10 @@ class Ranking:
         return torch.nn.functional.pad((places[:, 1:] != places[:, :-1] + 1).cumsum(1), (1, 0))
 
     def _significance(
-        self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int, *, few_lead: bool = False
+        self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int, neighbour_share: float = 0.0
     ) -> Tensor:
         if self.whole_sentences is not None:
-            units, share = self._units(ids, places), self.config.neighbour_share
-            return unit_significance(scores, units, places, share, few_lead=few_lead)
+            return unit_significance(scores, self._units(ids, places), places, neighbour_share)
         return significance(
             scores,
             ids,

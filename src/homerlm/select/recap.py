@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, groupby
 
-from homerlm.score.neighbours import BESIDE, LEADING, share_of_best
+from homerlm.score.neighbours import share_of_best
 
+LEADING = 0.7  # of the highest score: a unit below it does not lead
+BESIDE = 0.5  # of the highest score, that a unit reaches to come along where more than one leads
 ROUNDS = 3  # of a unit that leads alone, at most
 
 
