@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from homerlm import Homer, load_model
+from homerlm import Homer, HomerConfig, load_model
 from homerlm.documents import read_document
 from homerlm.lab.questions import Setup
 from homerlm.lab.rivals.passages import passages
@@ -39,7 +39,7 @@ from homerlm.select.reading import Reading
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 BY_WORDS = (64, 128, 256)  # tokens of the candidates that BM25 chooses
 PASSAGE = 64
-DEFAULT = 0.3
+DEFAULT = HomerConfig.neighbour_share
 
 
 @dataclass
@@ -55,10 +55,6 @@ class Question:
     @property
     def places(self) -> Tensor:
         return torch.arange(self.plan.context_len)[None]
-
-    @property
-    def count(self) -> int:
-        return self.plan.candidates - self.plan.prefix_len - self.plan.suffix_len
 
 
 class Study:
@@ -97,7 +93,7 @@ class Study:
         named = self._best_passages(question, by_words)
         scores = question.scores.clone()
         scores[:, named] = 1e6
-        return ranking.candidates(scores, question.asked.context, question.places, question.count)[0]
+        return ranking.candidates(scores, question.asked.context, question.places, question.plan.candidate_room)[0]
 
     def _best_passages(self, question: Question, tokens: int) -> Tensor:
         ids = question.asked.context

@@ -82,7 +82,7 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
     asked = torch.tensor(token_spots(tokenizer, sample.document, question.expected, 0))
     plan = method.plan(*ids.lengths)
     reading = Reading(homer.decoder, plan, ids, method.ranking)
-    count = plan.candidates - plan.prefix_len - plan.suffix_len
+    count = plan.candidate_room
     with homer.decoder.session():
         scores = [new for _, new in reading.chunks()]
     for way in CHECKS:

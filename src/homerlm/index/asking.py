@@ -53,7 +53,7 @@ def asking(
             question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
             search = Search.of(select, index, question)
             yield Event(0, len(index))
-            tokens = yield from search.candidates(plan.candidates - plan.prefix_len - plan.suffix_len)
+            tokens = yield from search.candidates(plan.candidate_room)
         else:
             tokens = torch.arange(len(index))
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.lab.corpora import COUNTS, NAMES
 from homerlm.prompt import PromptIds, token_spans
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,13 @@ DEPTHS, DEPTH_STEP = 10, 3
 def random_for(seed: int, *names: Any) -> random.Random:
     """A generator that depends on the names alone, so that samples can be made in any order, and again."""
     return random.Random("/".join(map(str, (seed, *names))))
+
+
+def in_order(items: Sequence[Item], index: int, seed: int, name: str) -> Item:
+    """The item of sample `index`, in an order that the seed decides and that visits all before one comes again."""
+    order = list(items)
+    random_for(seed, name).shuffle(order)
+    return order[index % len(order)]
 
 
 def stratified_depth(index: int, rng: random.Random) -> float:

@@ -157,8 +157,8 @@ class Select:
                     done = chunk[0][-1][1]
                     scores.append(chunk[1])
                 yield Event(done, total)
-        count = plan.candidates - plan.prefix_len - plan.suffix_len
-        best = self.ranking.candidates(torch.cat(scores, dim=1), reading.context_ids, read, count)
+        whole = torch.cat(scores, dim=1)
+        best = self.ranking.candidates(whole, reading.context_ids, read, plan.candidate_room)
         kept = read.gather(1, best)
         yield Event(total, total, 1, in_prompt(plan, kept))
         return kept

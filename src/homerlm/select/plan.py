@@ -109,6 +109,11 @@ class SelectPlan:
         return min(self.target_len, self.prompt_len) if self.reranks else self.candidates
 
     @property
+    def candidate_room(self) -> int:
+        """Tokens of the document that are candidates."""
+        return self.candidates - self.prefix_len - self.suffix_len
+
+    @property
     def room(self) -> int:
         """Tokens of the document that the target leaves room for."""
         return self.target_len - self.prefix_len - self.suffix_len
@@ -175,7 +180,7 @@ class SelectPlan:
                     f"above layer {self.early.layer} only the {self.early.share:.0%} of a chunk that "
                     f"{Scoring.of(self.early.heads)} find"
                 )
-            yield f"the best {self.candidates - self.prefix_len - self.suffix_len:,} tokens of what was read stay"
+            yield f"the best {self.candidate_room:,} tokens of what was read stay"
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
         yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"

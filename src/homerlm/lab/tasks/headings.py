@@ -17,7 +17,7 @@ from homerlm.lab.corpora import python_topics
 from homerlm.lab.facts import Outcome
 from homerlm.lab.questions import Setup
 from homerlm.lab.readers import Reading
-from homerlm.lab.samples import Asked, Question, Sample, count_tokens, random_for, stratified_depth
+from homerlm.lab.samples import Asked, Question, Sample, count_tokens, in_order, random_for, stratified_depth
 from homerlm.lab.tasks.prose import cut, room_beside
 
 INSTRUCTION = "Read the following documentation. A question about it follows at its end."
@@ -99,8 +99,7 @@ class Headings:
         fitting = [section for section in self.corpus if LEAST <= len(section.body) <= length]
         if not fitting:
             raise InputError(f"a prompt of {length} tokens has no room for any section of {LEAST} characters or more")
-        random_for(seed, self.name).shuffle(fitting)
-        return fitting[index % len(fitting)]
+        return in_order(fitting, index, seed, self.name)
 
 
 def _up_to(room: int, bodies: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

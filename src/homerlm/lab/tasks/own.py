@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
-from homerlm.lab.samples import Question, Sample, random_for, stratified_depth, token_offsets
-from homerlm.lab.tasks.prose import room_beside
+from homerlm.lab.samples import Question, Sample, in_order, random_for, stratified_depth, token_offsets
+from homerlm.lab.tasks.prose import CHARACTERS, room_beside
 
 INSTRUCTION = "Read the following text. A question about it follows at its end."
-CHARACTERS = 8  # more than any tokenizer puts into one token on average
 FORMAT = (
     "JSON lines with `question`, `evidence` (words of the text that answer it; they must stand there once) and, if the "
     "answer is to be judged, `answer` (what it must hold)"
@@ -45,9 +44,7 @@ class OwnQuestions:
     max_new_tokens: int = 32
 
     def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        order = list(range(len(self.items)))
-        random_for(seed, self.name).shuffle(order)
-        item = self.items[order[index]]
+        item = in_order(self.items, index, seed, self.name)
         depth = stratified_depth(index, random_for(seed, self.name, length, index))
         room = room_beside(tokenizer, length, [INSTRUCTION, item.question])
         start, stop = _around(self.source, tokenizer, item, room, depth)

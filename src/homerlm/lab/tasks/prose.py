@@ -13,6 +13,7 @@ from homerlm.lab.samples import count_tokens
 
 TEMPLATE_TOKENS = 64  # of a chat template and of the joints between the parts of a prompt
 LEAST_ROOM = 100
+CHARACTERS = 8  # more than any tokenizer puts into one token on average
 
 
 def room_beside(tokenizer: PreTrainedTokenizerBase, length: int, texts: Sequence[str]) -> int:
@@ -26,7 +27,7 @@ def room_beside(tokenizer: PreTrainedTokenizerBase, length: int, texts: Sequence
 
 def excerpt(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int, rng: random.Random) -> str:
     """At most `tokens` tokens of the text from a random place; from its start on again where it ends before."""
-    characters = tokens * 8  # more than any tokenizer puts into one token on average
+    characters = tokens * CHARACTERS
     start = rng.randrange(len(text))
     around = text[start:] + "\n" + text * (characters // len(text) + 1)
     return cut(around[:characters], tokenizer, tokens)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
 from homerlm.lab.corpora import from_hub
-from homerlm.lab.samples import Question, Sample, random_for
+from homerlm.lab.samples import Question, Sample, in_order
 
 INSTRUCTION = (
     "You are provided a story and a multiple-choice question with 4 possible answers (marked by A, B, C, D). "
@@ -43,9 +43,7 @@ class Quality:
     max_new_tokens: int = 8
 
     def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:  # noqa: ARG002
-        order = list(range(len(self.items)))
-        random_for(seed, self.name).shuffle(order)
-        item = self.items[order[index]]
+        item = in_order(self.items, index, seed, self.name)
         options = "\n".join(f"({letter.lower()}) {text}" for letter, text in zip(LETTERS, item.options, strict=True))
         question = Question(
             f"Question and Possible Answers:\n{item.question}\n{options}\n",
