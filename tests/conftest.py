@@ -1,6 +1,8 @@
 """Fixtures shared by the tests: a tiny model with a tokenizer, in memory and as a folder."""
 
 import os
+import tempfile
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tiny models on several processes
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -12,8 +14,16 @@ import pytest
 
 from command import WORDS, runner
 from homerlm import Homer, HomerConfig
+from homerlm.model.filecache import cache_folder
 from tiny import VOCAB, llama
 from words import tokenizer_of
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # no profile that was measured here before; models are the user's
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    of_this_run = tempfile.TemporaryDirectory(prefix="homerlm-cache-")
+    (Path(of_this_run.name) / "models").symlink_to(models, target_is_directory=True)
+    os.environ["HOMERLM_CACHE"] = of_this_run.name
 
 SIZES = {"max_chunk_len": 48, "target_len": 40, "pooling": 3}
 
