@@ -242,11 +242,14 @@ class TestCommand:
             (tmp_path / name).write_text(WORDS[ord(name[0]) % 7 :])
         settings = ("-m", "MODEL", "--max-chunk-len", "64")
         assert run("index", tmp_path / "a.txt", tmp_path / "b.txt", "-o", tmp_path / "all", *settings)[0] == 0
-        with serving(both) as (url, _):
+        with serving(both) as (url, seen):
             given = ("--context", tmp_path / "all", "w1 w2", "--reader", url, "--reader-tokens", "200", "--show-kept")
             code, out, _ = run("ask", *given, *settings)
         assert code == 0
         assert {line.split()[0] for line in out.splitlines() if "[" in line} == {"a.txt", "b.txt"}
+        content = next(one.body for one in seen if one.body)["messages"][1]["content"]
+        assert content.startswith("# a.txt\n\n")
+        assert content.count("# a.txt") == content.count("[...]\n\n# b.txt\n\n") == 1
 
     def test_the_answer_streams_and_the_passages_are_those_of_select(self, run, document):
         with serving(both) as (url, seen):

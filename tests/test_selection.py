@@ -6,8 +6,9 @@ import pytest
 
 from command import WORDS
 from homerlm import Homer, HomerConfig
+from homerlm.documents import Part
 from homerlm.errors import ConfigError, InputError
-from homerlm.selection import excerpts
+from homerlm.selection import Excerpt, Selection, excerpts
 from homerlm.trace import kept_indices
 from tiny import VOCAB, llama
 from words import tokenizer_of
@@ -112,6 +113,27 @@ class TestSelect:
             homer.select(homer.ask(WORDS, QUESTION, max_new_tokens=1).context, QUESTION, tokens=40)
 
 
+class TestByDocument:
+    TEXT = "# a\n\none two\n\n# b\n\nthree"  # of "\n\none two" and "three"
+    PARTS = (Part("a", 5, 12, 2), Part("b", 19, 24, 0))
+
+    @pytest.mark.parametrize(
+        ("place", "expected"),
+        [
+            ((9, 12), [(6, 9, "two", "a")]),
+            ((2, 8), [(2, 5, "one", "a")]),
+            ((9, 21), [(6, 9, "two", "a"), (0, 2, "th", "b")]),
+            ((8, 13), [(6, 9, "two", "a")]),
+            ((14, 17), []),
+        ],
+    )
+    def test_a_passage_is_cut_at_its_documents_ends_and_found_there(self, place, expected):
+        passage = Excerpt(*place, self.TEXT[slice(*place)])
+        selection = Selection("?", 3, 9, (passage,))
+        assert selection.by_document(()) == selection
+        assert [(p.start, p.end, p.text, p.document) for p in selection.by_document(self.PARTS).passages] == expected
+
+
 class TestCommand:
     def test_json_has_the_passages_and_their_places(self, run, document):
         code, out, err = run("select", document, QUESTION, "--tokens", "40", "--json", *FLAGS)
@@ -121,6 +143,22 @@ class TestCommand:
         assert (record["document"], record["question"], record["tokens"]) == (str(document), QUESTION, 40)
         for passage in record["passages"]:
             assert WORDS[passage["start"] : passage["end"]] == passage["text"]
+
+    def test_of_several_documents_each_passage_has_its_own_and_the_place_there(self, run, tmp_path):
+        words = WORDS[:200]
+        texts = {"a.txt": words, "b.txt": f"\n\n  {words}", "c.txt": words[::-1]}
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
+        files = [tmp_path / name for name in texts]
+        code, out, _ = run("select", *files, "-q", QUESTION, "--tokens", "150", "--json", *FLAGS)
+        assert code == 0
+        passages = json.loads(out)["passages"]
+        assert {passage["document"] for passage in passages} == set(texts)
+        for passage in passages:
+            assert texts[passage["document"]][passage["start"] : passage["end"]] == passage["text"]
+        shown = run("select", *files, "-q", QUESTION, "--tokens", "150", "--quiet", *FLAGS)[1]
+        first = passages[0]
+        assert shown.startswith(f"{first['document']} [{first['start']}, {first['end']})\n{first['text']}\n")
 
     def test_text_has_each_passage_under_its_place(self, run, document):
         record = json.loads(run("select", document, QUESTION, "--tokens", "40", "--json", *FLAGS)[1])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException, HTTPResponse
@@ -20,7 +20,7 @@ from homerlm import __version__
 from homerlm.errors import EndpointError, InputError
 
 if TYPE_CHECKING:
-    from homerlm.selection import Selection
+    from homerlm.selection import Excerpt, Selection
 
 KEY = "OPENAI_API_KEY"
 INSTRUCTION = (
@@ -112,7 +112,7 @@ class Endpoint:
         if not isinstance(selection, Selection):
             raise InputError(f"selection is {type(selection).__name__}; it must be what `Homer.select` gives")
         name = self.model or self.checked().model
-        passages = BETWEEN.join(passage.text for passage in selection.passages)
+        passages = BETWEEN.join(_under_names(selection.passages))
         messages = [
             {"role": "system", "content": instruction},
             {"role": "user", "content": f"{passages}\n\nQuestion: {selection.question}"},
@@ -220,6 +220,14 @@ class _NoRedirect(HTTPRedirectHandler):
 
     def redirect_request(self, *_args: Any) -> None:
         return None
+
+
+def _under_names(passages: Sequence[Excerpt]) -> Iterator[str]:
+    """Their texts, the first of each document under its name where there are several."""
+    name = None
+    for passage in passages:
+        yield passage.text if passage.document == name else f"# {passage.document}\n\n{passage.text}"
+        name = passage.document
 
 
 def _streamed(events: Iterator[dict[str, Any]], model: str, on_text: Callable[[str], None]) -> RemoteAnswer:

@@ -10,6 +10,7 @@ import torch
 
 from homerlm.config import Config, MergeConfig
 from homerlm.context import CompactContext
+from homerlm.documents import Part
 from homerlm.errors import ConfigError, InputError
 from homerlm.index.index import Index
 from homerlm.trace import kept_indices
@@ -69,6 +70,13 @@ class Selection:
             passages += [replace(one, document=name) for one in inside]
         return cls(question, len(kept), len(index), tuple(passages), tokens_read)
 
+    def by_document(self, parts: Sequence[Part]) -> Selection:
+        """Passages of a text of several documents as those of each one's own text, less what is none of theirs; without
+        `parts` as they are."""
+        if not parts:
+            return self
+        return replace(self, passages=tuple(own for passage in self.passages for own in _cut(passage, parts)))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self) | {"passages": [passage.to_dict() for passage in self.passages]}
@@ -104,7 +112,19 @@ def excerpts(document: str, spans: Sequence[Sequence[int]], kept: Sequence[int])
         else:
             runs.append((start, end))
     for start, end in runs:
-        text = document[start:end]
-        if text.strip():
-            start += len(text) - len(text.lstrip())
-            yield Excerpt(start, start + len(text.strip()), text.strip())
+        yield from _bare(start, document[start:end])
+
+
+def _cut(passage: Excerpt, parts: Sequence[Part]) -> Iterator[Excerpt]:
+    """What of a passage is in each of the parts."""
+    for part in parts:
+        inside = range(max(passage.start, part.start), min(passage.end, part.end))
+        text = passage.text[inside.start - passage.start : inside.stop - passage.start] if inside else ""
+        yield from _bare(inside.start - part.start + part.first, text, part.name)
+
+
+def _bare(start: int, text: str, name: str | None = None) -> Iterator[Excerpt]:
+    """A passage without white space around it, unless it is nothing else."""
+    if bare := text.strip():
+        start += text.index(bare)
+        yield Excerpt(start, start + len(bare), bare, name)

@@ -143,7 +143,7 @@ def ask(
             question,
             choosing={"chat": chat, **options},
             answering=_remote_settings(max_new_tokens, temperature, seed),
-            skipped=skipped,
+            found=found,
             show_kept=show_kept,
             quiet=quiet,
             as_json=as_json,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from homerlm.cli.console import err, out, print_json, reading, written
 from homerlm.cli.errors import UsageError
+from homerlm.cli.inputs import described
 from homerlm.cli.options import parse_tokens
 from homerlm.config import SELECT_TOKENS, Config, HomerConfig, flag
 
 if TYPE_CHECKING:
+    from homerlm.documents import Inputs
     from homerlm.remote import Endpoint, RemoteAnswer
     from homerlm.selection import Selection
 
@@ -48,22 +50,24 @@ class RemoteReader:
         *,
         choosing: dict[str, Any],
         answering: dict[str, Any],
-        skipped: list[str],
+        found: Inputs | None,
         show_kept: bool,
         quiet: bool,
         as_json: bool,
     ) -> None:
         """Have the passages of a document (text, or an index) chosen here and answered from there. choosing: arguments
-        of `Homer.select`; answering: of the endpoint."""
+        of `Homer.select`; answering: of the endpoint; found: the files that the text is of."""
         started = time.perf_counter()
         with reading("Reading", quiet=quiet or as_json) as bar:
             selection = homer.select(document, question, tokens=self.tokens, observer=bar, **choosing)
+        if found:
+            selection = selection.by_document(found.parts)
         chosen = time.perf_counter()
         with written() as show:
             answer = self.endpoint.answer(selection, on_text=None if as_json else show, **answering)
         seconds = {"compress_seconds": chosen - started, "generate_seconds": time.perf_counter() - chosen}
         if as_json:
-            print_json(_record(answer, selection, show_kept) | seconds | {"skipped": skipped})
+            print_json(_record(answer, selection, show_kept) | seconds | {"skipped": described(found)})
             return
         if show_kept:
             _print_passages(selection)

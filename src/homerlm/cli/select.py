@@ -67,10 +67,7 @@ def select(
     as_json: Json = False,
     settings: Config,
 ) -> None:
-    """Print the passages that a question needs, each with its characters [start, end) of the documents' text.
-
-    Several documents are one text, each under a line with its name; of an index, each is a text of its own.
-    """
+    """Print the passages that a question needs, each with its characters [start, end) of its document's text."""
     paths, question = inputs.split(given or [], question, has_context=context is not None)
     check_calibration(calibration, settings)
     count = parse_tokens(tokens, "--tokens")
@@ -93,6 +90,8 @@ def select(
             observer=bar,
             **options,
         )
+    if found:
+        selection = selection.by_document(found.parts)
     if as_json:
         files = found.files if found else [context]
         record = {"document": ", ".join(map(str, files)), **selection.to_dict(), "skipped": skipped}

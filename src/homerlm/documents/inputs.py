@@ -22,13 +22,25 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where in a text of several documents one is: characters `[start, end)`, which begin with character `first` of its
+    own text."""
+
+    name: str
+    start: int
+    end: int
+    first: int
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """Files to read, in the order that they were named in, sorted within a folder or pattern; what is left out; and
-    those of the files that nobody named on their own."""
+    """Files to read, in the order that they were named in, sorted within a folder or pattern; what is left out; those
+    of the files that nobody named on their own; and, once several are read, where each is in the text of all."""
 
     files: tuple[Path, ...]
     skipped: tuple[Skipped, ...]
     found: frozenset[Path] = frozenset()
+    parts: tuple[Part, ...] = ()
 
 
 def expand_inputs(paths: Sequence[str | Path]) -> Inputs:
