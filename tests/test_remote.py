@@ -316,6 +316,9 @@ class TestCommand:
             code, _, err = run(*self.given(document, url, *more))
             assert code == 2, more
             assert more[0] in " ".join(err.split())
+        code, _, err = run(*self.given(document, "large-model"))
+        assert code == 2
+        assert "--reader: the endpoint is 'large-model'" in " ".join(err.split())
         for more in (["--reader-model", "large"], ["--reader-tokens", "40"]):
             code, _, err = run(*ask(document, *more))
             assert code == 2

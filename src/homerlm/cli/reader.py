@@ -11,6 +11,7 @@ from homerlm.cli.errors import UsageError
 from homerlm.cli.inputs import described
 from homerlm.cli.options import parse_tokens
 from homerlm.config import SELECT_TOKENS, Config, HomerConfig, flag
+from homerlm.errors import InputError
 
 if TYPE_CHECKING:
     from homerlm.documents import Inputs
@@ -40,7 +41,11 @@ class RemoteReader:
         count = parse_tokens(tokens or str(SELECT_TOKENS), "--reader-tokens")
         from homerlm.remote import Endpoint
 
-        return cls(Endpoint(url, model).checked(), count)
+        try:
+            endpoint = Endpoint(url, model)
+        except InputError as error:
+            raise UsageError(f"--reader: {error}") from None
+        return cls(endpoint.checked(), count)
 
     def print_answer(
         self,
