@@ -335,7 +335,7 @@ def test_quality_is_read_as_it_is_released(tmp_path):
 def test_a_wrong_quality_file_is_refused(tmp_path, changes):
     with pytest.raises(InputError, match="row 1"):
         load_quality(_released(tmp_path, **changes))
-    with pytest.raises(InputError, match="is not a file"):
+    with pytest.raises(InputError, match="none cannot be read"):
         load_quality(tmp_path / "none")
 
 

@@ -3,6 +3,7 @@ had."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ def wikitext103() -> list[str]:
 def pg19() -> list[str]:
     """The test books of PG-19, the paper's text for perplexity (section 4.3). Raises `InputError` as `wikitext103`."""
     return list(from_hub("PG-19", "emozilla/pg19-test", split="test", otherwise="give text files of your own")["text"])
+
+
+def json_lines(path: Path, form: str) -> list[Any]:
+    """The values of a file of JSON lines. form: what it must be, for messages. Raises `InputError`."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); it must be {form}") from None
 
 
 def from_hub(title: str, name: str, *config: str, split: str, otherwise: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
+from homerlm.lab.corpora import json_lines
 from homerlm.lab.samples import Question, Sample, in_order, random_for, stratified_depth, token_offsets
 from homerlm.lab.tasks.prose import CHARACTERS, room_beside
 
@@ -56,11 +56,8 @@ class OwnQuestions:
 def load_questions(path: Path, text: str) -> tuple[Item, ...]:
     """The questions of a file about a text. Raises `InputError` for another format, and for evidence that is not there
     or stands there more than once; runs of white space count as one space."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); it must be {FORMAT}") from None
-    items = tuple(_item(row, text, f"{path}, question {number}") for number, row in enumerate(rows, 1))
+    rows = enumerate(json_lines(path, FORMAT), 1)
+    items = tuple(_item(row, text, f"{path}, question {number}") for number, row in rows)
     if not items:
         raise InputError(f"{path} holds no questions; it must be {FORMAT}")
     return items

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
-from homerlm.lab.corpora import from_hub
+from homerlm.lab.corpora import from_hub, json_lines
 from homerlm.lab.samples import Question, Sample, in_order
 
 INSTRUCTION = (
@@ -60,13 +59,7 @@ def load_quality(path: Path | None) -> tuple[Item, ...]:
     if path is None:
         rows = from_hub("QuALITY", "tasksource/QuALITY", split="validation", otherwise="give a file with --data")
         return tuple(_items(rows, "the hub's copy"))
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; --data must name {FORMAT}")
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON lines ({error}); it must be {FORMAT}") from None
-    return tuple(_items(rows, str(path)))
+    return tuple(_items(json_lines(path, FORMAT), str(path)))
 
 
 def _items(rows: Any, source: str) -> list[Item]:
