@@ -57,3 +57,20 @@ def document(tmp_path):
     path = tmp_path / "document.txt"
     path.write_text(WORDS)
     return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A running server of the tiny model; one for each module that asks for it."""
+    from serving import serving
+
+    with serving(tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(server):
+    """OpenAI's client of it."""
+    from serving import openai_client
+
+    return openai_client(server)

@@ -8,18 +8,7 @@ import pytest
 from homerlm import prompt
 from homerlm.engine import Writing
 from homerlm.passes import run_steps
-from serving import QUESTION, WORDS, client, openai_client, serving, tiny_homer, until
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def api(server):
-    return openai_client(server)
+from serving import QUESTION, WORDS, client, serving, tiny_homer, until
 
 
 def said(*texts):

@@ -15,17 +15,6 @@ from serving import QUESTION, WORDS, client, openai_client, serving
 MESSAGES = [{"role": "user", "content": "w3 w4"}]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def api(server):
-    return openai_client(server)
-
-
 # OpenAI's client
 
 

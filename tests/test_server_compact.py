@@ -7,18 +7,6 @@ import pytest
 
 from serving import WORDS, client, openai_client, serving
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def api(server):
-    return openai_client(server)
-
-
 TURNS = [
     {"role": "user", "content": "w3 w4"},
     {"role": "assistant", "content": "w5 w6"},

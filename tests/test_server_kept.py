@@ -10,17 +10,6 @@ from serving import QUESTION, WORDS, client, openai_client, serving
 LONG = f"{WORDS} w3\n\n{QUESTION}"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def api(server):
-    return openai_client(server)
-
-
 def ask(api, kind, text):
     """An answer's id and how many tokens it was written from."""
     if kind == "chat":

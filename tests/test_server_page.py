@@ -20,12 +20,6 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
 @pytest.fixture
 def page(browser, server):
     context = browser.new_context()

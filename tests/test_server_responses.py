@@ -11,19 +11,7 @@ from openai.types.responses import Response
 from homerlm.conversation.messages import Message
 from homerlm.server.remembered import Memory, Remembered
 from homerlm.store.documents import sha256_of
-from serving import WORDS, client, openai_client, serving, until
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def api(server):
-    return openai_client(server)
-
+from serving import WORDS, client, serving, until
 
 NESTED = {"type": "eq", "key": "a", "value": 1}
 for _ in range(9):
