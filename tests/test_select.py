@@ -16,7 +16,7 @@ from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import pool
 from homerlm.score.surprisal import NEIGHBOURS
 from homerlm.select.document import Document
-from homerlm.select.links import RARE, Links
+from homerlm.select.links import Links
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans
 from homerlm.select.ranking import Ranking
@@ -514,9 +514,9 @@ class TestLinks:
         assert run_steps(self.links().follow([0], [0], 3)) == [3]
 
     def test_common_pairs_are_no_links(self):
-        units = [number for number in range(RARE + 1) for _ in range(2)]
-        assert run_steps(links([1, 2] * (RARE + 1), units).of([0])) == []
-        assert run_steps(links([1, 2] * RARE + [3, 4], units).of([0])) == list(range(1, RARE))
+        units = [number for number in range(5) for _ in range(2)]
+        assert run_steps(links([1, 2] * 5, units).of([0])) == []
+        assert run_steps(links([1, 2] * 3 + [3, 4] * 2, units).of([0])) == [1, 2]
 
     def test_a_long_document_is_searched_block_by_block(self, monkeypatch):
         ids = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(0))

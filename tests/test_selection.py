@@ -6,7 +6,7 @@ import pytest
 
 from command import WORDS
 from homerlm import Homer, HomerConfig
-from homerlm.documents import Part
+from homerlm.documents import DocumentSpan
 from homerlm.errors import ConfigError, InputError
 from homerlm.selection import Excerpt, Selection, excerpts
 from homerlm.trace import kept_indices
@@ -115,7 +115,7 @@ class TestSelect:
 
 class TestByDocument:
     TEXT = "# a\n\none two\n\n# b\n\nthree"  # of "\n\none two" and "three"
-    PARTS = (Part("a", 5, 12, 2), Part("b", 19, 24, 0))
+    SPANS = (DocumentSpan("a", 5, 12, 2), DocumentSpan("b", 19, 24, 0))
 
     @pytest.mark.parametrize(
         ("place", "expected"),
@@ -131,7 +131,7 @@ class TestByDocument:
         passage = Excerpt(*place, self.TEXT[slice(*place)])
         selection = Selection("?", 3, 9, (passage,))
         assert selection.by_document(()) == selection
-        assert [(p.start, p.end, p.text, p.document) for p in selection.by_document(self.PARTS).passages] == expected
+        assert [(p.start, p.end, p.text, p.document) for p in selection.by_document(self.SPANS).passages] == expected
 
 
 class TestCommand:

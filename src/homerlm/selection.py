@@ -10,7 +10,7 @@ import torch
 
 from homerlm.config import Config, MergeConfig
 from homerlm.context import CompactContext
-from homerlm.documents import Part
+from homerlm.documents import DocumentSpan
 from homerlm.errors import ConfigError, InputError
 from homerlm.index.index import Index
 from homerlm.trace import kept_indices
@@ -70,12 +70,12 @@ class Selection:
             passages += [replace(one, document=name) for one in inside]
         return cls(question, len(kept), len(index), tuple(passages), tokens_read)
 
-    def by_document(self, parts: Sequence[Part]) -> Selection:
+    def by_document(self, spans: Sequence[DocumentSpan]) -> Selection:
         """Passages of a text of several documents as those of each one's own text, less what is none of theirs; without
-        `parts` as they are."""
-        if not parts:
+        `spans` as they are."""
+        if not spans:
             return self
-        return replace(self, passages=tuple(own for passage in self.passages for own in _cut(passage, parts)))
+        return replace(self, passages=tuple(own for passage in self.passages for own in _cut(passage, spans)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -115,12 +115,12 @@ def excerpts(document: str, spans: Sequence[Sequence[int]], kept: Sequence[int])
         yield from _bare(start, document[start:end])
 
 
-def _cut(passage: Excerpt, parts: Sequence[Part]) -> Iterator[Excerpt]:
-    """What of a passage is in each of the parts."""
-    for part in parts:
-        inside = range(max(passage.start, part.start), min(passage.end, part.end))
+def _cut(passage: Excerpt, spans: Sequence[DocumentSpan]) -> Iterator[Excerpt]:
+    """What of a passage is in each of the documents."""
+    for span in spans:
+        inside = range(max(passage.start, span.start), min(passage.end, span.end))
         text = passage.text[inside.start - passage.start : inside.stop - passage.start] if inside else ""
-        yield from _bare(inside.start - part.start + part.first, text, part.name)
+        yield from _bare(inside.start - span.start + span.first, text, span.name)
 
 
 def _bare(start: int, text: str, name: str | None = None) -> Iterator[Excerpt]:

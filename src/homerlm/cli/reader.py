@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from homerlm.cli.console import err, out, print_json, reading, written
 from homerlm.cli.errors import UsageError
-from homerlm.cli.inputs import described
 from homerlm.cli.options import parse_tokens
 from homerlm.config import SELECT_TOKENS, Config, HomerConfig, flag
 from homerlm.errors import InputError
 
 if TYPE_CHECKING:
-    from homerlm.documents import Inputs
+    from homerlm.documents import DocumentSpan
     from homerlm.remote import Endpoint, RemoteAnswer
     from homerlm.selection import Selection
 
@@ -55,24 +55,24 @@ class RemoteReader:
         *,
         choosing: dict[str, Any],
         answering: dict[str, Any],
-        found: Inputs | None,
+        spans: Sequence[DocumentSpan],
+        skipped: list[str],
         show_kept: bool,
         quiet: bool,
         as_json: bool,
     ) -> None:
         """Have the passages of a document (text, or an index) chosen here and answered from there. choosing: arguments
-        of `Homer.select`; answering: of the endpoint; found: the files that the text is of."""
+        of `Homer.select`; answering: of the endpoint; spans: where in the text each of several documents is."""
         started = time.perf_counter()
         with reading("Reading", quiet=quiet or as_json) as bar:
             selection = homer.select(document, question, tokens=self.tokens, observer=bar, **choosing)
-        if found:
-            selection = selection.by_document(found.parts)
+        selection = selection.by_document(spans)
         chosen = time.perf_counter()
         with written() as show:
             answer = self.endpoint.answer(selection, on_text=None if as_json else show, **answering)
         seconds = {"compress_seconds": chosen - started, "generate_seconds": time.perf_counter() - chosen}
         if as_json:
-            print_json(_record(answer, selection, show_kept) | seconds | {"skipped": described(found)})
+            print_json(_record(answer, selection, show_kept) | seconds | {"skipped": skipped})
             return
         if show_kept:
             _print_passages(selection)

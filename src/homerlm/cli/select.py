@@ -90,8 +90,7 @@ def select(
             observer=bar,
             **options,
         )
-    if found:
-        selection = selection.by_document(found.parts)
+    selection = selection.by_document(found.spans if found else ())
     if as_json:
         files = found.files if found else [context]
         record = {"document": ", ".join(map(str, files)), **selection.to_dict(), "skipped": skipped}

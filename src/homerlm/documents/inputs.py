@@ -22,7 +22,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentSpan:
     """Where in a text of several documents one is: characters `[start, end)`, which begin with character `first` of its
     own text."""
 
@@ -40,7 +40,7 @@ class Inputs:
     files: tuple[Path, ...]
     skipped: tuple[Skipped, ...]
     found: frozenset[Path] = frozenset()
-    parts: tuple[Part, ...] = ()
+    spans: tuple[DocumentSpan, ...] = ()
 
 
 def expand_inputs(paths: Sequence[str | Path]) -> Inputs:

@@ -16,7 +16,7 @@ from homerlm.documents.charsets import decode_text, join_surrogates
 from homerlm.documents.epub import read_epub
 from homerlm.documents.formats import REFUSED, identify
 from homerlm.documents.html import read_html
-from homerlm.documents.inputs import Inputs, Part, Skipped, first_reasons
+from homerlm.documents.inputs import DocumentSpan, Inputs, Skipped, first_reasons
 from homerlm.documents.mail import read_mail
 from homerlm.documents.notebook import read_notebook
 from homerlm.documents.office import read_docx, read_pptx, read_xlsx
@@ -78,8 +78,8 @@ def read_inputs(inputs: Inputs, *, password: str | None = None) -> tuple[str, In
             unread.append(text)
         else:
             texts[path] = text
-    text, parts = _joined(list(texts), list(texts.values()))
-    return text, Inputs(tuple(texts), (*inputs.skipped, *unread), inputs.found.intersection(texts), parts)
+    text, spans = _joined(list(texts), list(texts.values()))
+    return text, Inputs(tuple(texts), (*inputs.skipped, *unread), inputs.found.intersection(texts), spans)
 
 
 def read_each(inputs: Inputs, *, password: str | None = None) -> Iterator[tuple[Path, str | Skipped]]:
@@ -147,20 +147,18 @@ def _check_password(password: str | None, kinds: set[str]) -> None:
         raise DocumentError("--password: is given, but only PDFs take one, and none was named; leave it out")
 
 
-def _joined(paths: Sequence[str | Path], texts: Sequence[str]) -> tuple[str, tuple[Part, ...]]:
+def _joined(paths: Sequence[str | Path], texts: Sequence[str]) -> tuple[str, tuple[DocumentSpan, ...]]:
     """The texts under their files' names, and where each is; a single one as it is."""
     if len(texts) == 1:
         return texts[0], ()
     pieces: list[str] = []
-    parts: list[Part] = []
+    spans: list[DocumentSpan] = []
     for name, text in zip(headings_of(paths), texts, strict=True):
-        heading, body = f"# {name}\n\n", text.strip("\n")
-        if parts:
-            heading = f"\n\n{heading}"
-        start = (parts[-1].end if parts else 0) + len(heading)
-        parts.append(Part(name, start, start + len(body), text.index(body)))
+        heading, body = "\n\n" * bool(spans) + f"# {name}\n\n", text.strip("\n")
+        start = (spans[-1].end if spans else 0) + len(heading)
+        spans.append(DocumentSpan(name, start, start + len(body), text.index(body)))
         pieces += [heading, body]
-    return "".join(pieces), tuple(parts)
+    return "".join(pieces), tuple(spans)
 
 
 def headings_of(paths: Sequence[str | Path]) -> list[str]:
