@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
 from homerlm.context import CompactContext
+from homerlm.generation import refusals
 from homerlm.writing import TokenChoice, Writing
 
 
@@ -67,5 +68,7 @@ def _generation(model: PreTrainedModel, ids: Tensor, writing: Writing) -> tuple[
     if writing.temperature > 0:
         top_k = getattr(model.generation_config, "top_k", None) or 0
         settings = {"do_sample": True, "temperature": writing.temperature, "top_p": writing.top_p, "top_k": top_k}
-    made: Any = model.generate(input_ids=ids, max_new_tokens=writing.max_new_tokens, custom_generate=loop, **settings)
+    one = {"num_return_sequences": 1, "max_new_tokens": writing.max_new_tokens, "custom_generate": loop}
+    with refusals():
+        made: Any = model.generate(input_ids=ids, **one, **settings)
     return made
