@@ -22,7 +22,7 @@ from homerlm.errors import ConfigError, InputError
 from homerlm.generation import check_settings, check_together, setting
 from homerlm.index.index import Index
 from homerlm.model.memory import PeakMemory
-from homerlm.passes import Event, Observer, run_steps
+from homerlm.passes import Event, Observer, check_callbacks, run_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +152,7 @@ class Asking:
 
     def _settings(self, on_text: OnText | None) -> dict[str, Any]:
         """What `generate` is given. Raises `ConfigError` for what it would refuse."""
+        check_callbacks(on_text=on_text)
         settings = GREEDY | ONE_TEXT | {"max_new_tokens": self.max_new_tokens} | self.settings
         if setting(self.homer.model, settings, "stop_strings"):
             settings = {"tokenizer": _tokenizer(self.homer)} | settings
@@ -243,6 +244,8 @@ class Asking:
             raise InputError(f"answer_start is {type(self.answer_start).__name__}; it must be text")
         if not isinstance(self.chat, bool | None):
             raise ConfigError(f"chat is {self.chat!r}; it must be True, False, or None for what the tokenizer has")
+        if not isinstance(self.reuse, bool):
+            raise ConfigError(f"reuse is {self.reuse!r}; it must be True or False")
         if not isinstance(self.template_options, Mapping | None):
             raise ConfigError(
                 f"template_options is {self.template_options!r}; it must be a dict such as {{'enable_thinking': True}}"

@@ -21,6 +21,9 @@ def checked_ids(parts: dict[str, Tensor], vocab: int, device: torch.device, rows
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int32):
             found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(f"{name} is {found}; it must be a LongTensor of shape (batch, tokens)")
+        if ids.layout != torch.strided or ids.is_meta:
+            kind = "meta" if ids.is_meta else str(ids.layout)
+            raise InputError(f"{name} is a {kind} tensor; it must be a dense one that holds its ids")
         if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < vocab):
             raise InputError(
                 f"{name} holds ids from {int(ids.min())} to {int(ids.max())}; the model knows 0 to {vocab - 1}: "

@@ -31,6 +31,7 @@ from homerlm.context import CompactContext
 from homerlm.errors import Cancelled, ConfigError
 from homerlm.model.decoder import Decoder, hooked
 from homerlm.model.one_token import one_token_forwards
+from homerlm.passes import check_callbacks
 
 Cancel = threading.Event
 
@@ -58,6 +59,7 @@ def generate(model: PreTrainedModel, context: CompactContext, *, cancel: Cancel 
     end. The step it makes of it is exchanged for what the compression computed, which keeps the paper's cache exact.
     Once `cancel` is set, no further token is made and `Cancelled` is raised.
     """
+    check_callbacks(cancel)
     copies = _copies(model, settings)
     length = len(context)
     device = model.get_input_embeddings().weight.device

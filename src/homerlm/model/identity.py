@@ -79,6 +79,15 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_evaluating(model: PreTrainedModel) -> None:
+    """Raise `InputError` for a model in training mode."""
+    if model.training:
+        raise InputError(
+            "model is in training mode, in which dropout and gradient checkpointing change what it reads and writes: "
+            "call model.eval() first"
+        )
+
+
 def model_name(model: nn.Module) -> str:
     """What a model was loaded by: a hub name, or a path; empty where it was not loaded."""
     return str(getattr(model.config, "_name_or_path", None) or "")
