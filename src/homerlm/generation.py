@@ -7,7 +7,7 @@ model, and its owner's own forwards never notice.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -32,6 +32,7 @@ from homerlm.errors import Cancelled, ConfigError
 from homerlm.model.decoder import Decoder, hooked
 from homerlm.model.one_token import one_token_forwards
 from homerlm.passes import check_callbacks
+from homerlm.sampling import refusals
 
 Cancel = threading.Event
 
@@ -192,17 +193,6 @@ class _Muted:
 
     def put(self, ids: Tensor) -> None:
         """Nothing."""
-
-
-@contextmanager
-def refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """What transformers' `generate` raises before its first forward, that is for its settings, as `ConfigError`."""
-    try:
-        yield
-    except (ValueError, TypeError, AttributeError, NotImplementedError, OSError) as error:
-        if begun():
-            raise
-        raise ConfigError(f"transformers' generate refuses these settings: {error}") from error
 
 
 def _cache_settings(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:

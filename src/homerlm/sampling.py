@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
 from homerlm.context import CompactContext
-from homerlm.generation import refusals
+from homerlm.errors import ConfigError
 from homerlm.writing import TokenChoice, Writing
 
 
@@ -49,6 +51,17 @@ class Sampler:
         best = logprobs.topk(min(count, len(logprobs)))
         likeliest = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         return TokenChoice(token, float(logprobs[token]), likeliest)
+
+
+@contextmanager
+def refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """What transformers' `generate` raises before its first forward, that is for its settings, as `ConfigError`."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, NotImplementedError, OSError) as error:
+        if begun():
+            raise
+        raise ConfigError(f"transformers' generate refuses these settings: {error}") from error
 
 
 def ends_of(config: Any) -> frozenset[int]:
