@@ -64,7 +64,6 @@ class Compressor:
         executor: Executor | None = None,
     ) -> None:
         check_model(model)
-        check_evaluating(model)
         if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
             raise InputError(
                 f"tokenizer is {type(tokenizer).__name__}; it must be a transformers tokenizer, the second of what "
@@ -80,6 +79,7 @@ class Compressor:
         self.tokenizer = tokenizer
         self.config: Config = with_known_profile(model, config or HomerConfig())
         self.decoder = Decoder(model)
+        check_evaluating(model)
         self._loaded = LoadedModel(self.decoder, tokenizer)
         self.executor: Executor = executor or IN_PROCESS
         self.method: Method = self._method(self.config)

@@ -134,8 +134,8 @@ class CompactContext:
     @classmethod
     def stack(cls, rows: Sequence[CompactContext]) -> CompactContext:
         """Contexts of one row each as a batch; shorter rows are padded at their beginning. Raises `InputError`
-        for no context, and for those that cannot be rows of one batch: of several rows, of other models, numbers or
-        lengths of prompt and affixes."""
+        for no context, and for those that cannot be rows of one batch: of several rows, of other models, dtypes or
+        lengths of affixes."""
         _check_rows(rows)
         longest = max(map(len, rows))
         padding = torch.tensor([longest - len(row) for row in rows])
@@ -248,7 +248,7 @@ def _check_rows(rows: Sequence[CompactContext]) -> None:
     if several := [row.batch_size for row in rows if row.batch_size > 1]:
         raise InputError(f"rows holds a context of {several[0]} rows; give them one by one (`CompactContext.row`)")
     first = rows[0]
-    for name in ("prefix_len", "suffix_len", "prompt_len"):
+    for name in ("prefix_len", "suffix_len"):
         if len(found := {getattr(row, name) for row in rows}) > 1:
             raise InputError(f"rows differ in {name}: {sorted(found)}; a batch has one")
     for row in rows[1:]:
