@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -117,6 +118,20 @@ def note_command(folder: Path) -> None:
     known = path.read_text().splitlines() if path.exists() else []
     if line not in known:
         path.write_text("\n".join([*known, line]) + "\n")
+
+
+def output_is_lost() -> bool:
+    """Whether what was printed does not reach its reader. It is dropped then; stderr says why, unless the reader
+    has left, as head does."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends
+        if not isinstance(error, BrokenPipeError):
+            err.print(f"[bold red]Error:[/] standard output cannot be written: {error.strerror}", soft_wrap=True)
+        return True
+    return False
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import typer
 from homerlm import __version__
 from homerlm.cli import ask, bench, calibrate, demo, eval, index, plan, profile, select, serve, store
 from homerlm.cli.chat import command as chat
-from homerlm.cli.errors import ParseError, exit_code, report
+from homerlm.cli.console import output_is_lost
+from homerlm.cli.errors import EXIT_ERROR, ParseError, exit_code, report
 from homerlm.errors import HomerError
 
 TYPER_INTERRUPTED = 130  # what typer makes of KeyboardInterrupt, without a word
@@ -65,10 +66,14 @@ def run() -> int:
         code = app(standalone_mode=False, prog_name="homer") or 0
     except (HomerError, ParseError) as error:
         report(error, as_json="--json" in sys.argv[1:])
-        return exit_code(error)
+        code = exit_code(error)
+    except OSError:
+        if not output_is_lost():
+            raise
+        return EXIT_ERROR
     if code == TYPER_INTERRUPTED:
         raise KeyboardInterrupt
-    return code
+    return EXIT_ERROR if output_is_lost() else code
 
 
 def _asks_for_help() -> bool:
