@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -27,6 +28,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from homerlm.passes import Event
 
+OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of printing: files have their own
 _MAX_SKIPPED = 10  # lines that say what was left out
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
@@ -120,18 +122,11 @@ def note_command(folder: Path) -> None:
         path.write_text("\n".join([*known, line]) + "\n")
 
 
-def output_is_lost() -> bool:
-    """Whether what was printed does not reach its reader. It is dropped then; stderr says why, unless the reader
-    has left, as head does."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends
-        if not isinstance(error, BrokenPipeError):
-            err.print(f"[bold red]Error:[/] standard output cannot be written: {error.strerror}", soft_wrap=True)
-        return True
-    return False
+def drop_output(error: OSError) -> None:
+    """Print no more, since it cannot be written; stderr says why, unless the reader has left, as head does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+    if error.errno != errno.EPIPE:
+        err.print(f"[bold red]Error:[/] standard output cannot be written: {error.strerror}", soft_wrap=True)
 
 
 def print_json(record: dict[str, Any]) -> None:
