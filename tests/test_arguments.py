@@ -170,6 +170,7 @@ def test_parts_of_a_homer_are_what_they_should_be(arguments, error, named):
     ("arguments", "error", "named"),
     [
         ({"name": 4}, ModelLoadError, "name is int; it must be a model folder"),
+        ({"name": ""}, ModelLoadError, "name is empty; it must be a model folder"),
         ({"rope": 4}, ConfigError, "rope is 4; it must be text such as 'yarn:2'"),
         ({"dtype": "float12"}, ConfigError, "dtype is 'float12'; it must be auto"),
     ],

@@ -8,10 +8,11 @@ from torch import Tensor
 from homerlm.errors import ConfigError, InputError
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise `ConfigError` for a setting that is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise `ConfigError` for a setting that is no whole number of at least `least`, or more than `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        above = "" if most is None else f" and at most {most}"
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}{above}")
 
 
 def checked_ids(parts: dict[str, Tensor], vocab: int, device: torch.device, rows: int | None = None) -> list[Tensor]:

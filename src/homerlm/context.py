@@ -41,7 +41,7 @@ class Origin:
         """Raise `MismatchError` with both values where a file at `path` with numbers of `dtype` belongs to another
         model, RoPE scaling, dtype or tokenizer (where one is given)."""
         if difference := self.model.mismatch(ModelIdentity.of(model)):
-            raise MismatchError(f"{path} belongs to another model, {difference}")
+            raise MismatchError(f"{path} belongs to another model, {difference}: load that one, or make it again")
         if dtype != str(model.dtype):
             raise MismatchError(
                 f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype"
