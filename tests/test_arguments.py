@@ -312,3 +312,14 @@ def test_a_model_in_training_mode_is_refused(words):
     ):
         with pytest.raises(InputError, match=r"training mode.*model\.eval\(\)"):
             use()
+
+
+def test_a_model_in_training_mode_without_dropout_is_read_as_any(words):
+    model = llama()
+    homer = Homer(model, words, HomerConfig(max_chunk_len=48, target_len=40))
+    expected = homer.ask(DOCUMENT, "w1", max_new_tokens=2).text
+    model.train()
+    assert homer.ask(DOCUMENT, "w1", max_new_tokens=2).text == expected
+    model.model.layers[2].gradient_checkpointing = True
+    with pytest.raises(InputError, match="training mode"):
+        homer.ask(DOCUMENT, "w1", max_new_tokens=2)
