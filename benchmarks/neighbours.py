@@ -26,7 +26,7 @@ from homerlm.documents import read_document
 from homerlm.lab.questions import Setup
 from homerlm.lab.rivals.passages import passages
 from homerlm.lab.samples import Asked, Sample
-from homerlm.lab.tasks.own import OwnQuestions, load_questions
+from homerlm.lab.tasks.own import load_questions, questions
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
 from homerlm.prompt import PromptIds
@@ -124,15 +124,16 @@ def main() -> None:
     keep_freed_memory()
     model, tokenizer = load_model(options.model)
     text = read_document(options.text)
-    own = OwnQuestions(load_questions(options.questions, text), text, options.text.name)
+    items = load_questions(options.questions, text)
+    task = questions(items, text, options.text.name)
     study = Study(Homer(model, tokenizer))
     study.homer.profile()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     lines = options.output.read_text().splitlines() if options.output.exists() else []
     done = {json.loads(line)["question"] for line in lines}
     with options.output.open("a") as file:
-        for index in range(len(own.items)):
-            sample = own.sample(tokenizer, options.length, index, options.seed)
+        for index in range(len(items)):
+            sample = task.sample(tokenizer, options.length, index, options.seed)
             asked = sample.questions[0].text
             if asked not in done:
                 file.writelines(json.dumps({"question": asked} | row) + "\n" for row in list(study.rows(sample)))

@@ -23,7 +23,7 @@ from torch import Tensor
 from homerlm import Homer, HomerConfig, load_model
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.questions import token_spots
-from homerlm.lab.tasks.needle import Needle
+from homerlm.lab.tasks.needle import needle
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
 from homerlm.prompt import Text, encode
@@ -74,7 +74,7 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
     method, tokenizer = homer.method, homer.tokenizer
     assert isinstance(method, Select)
     assert tokenizer is not None
-    task = Needle(kind, python_documentation(), "Python's documentation")
+    task = needle(kind, python_documentation(), "Python's documentation")
     sample = task.sample(tokenizer, length, index, seed)
     (question,) = sample.questions
     suffix = Text(f"\n\n{question.text} {question.answer_start}")

@@ -27,8 +27,8 @@ from torch import Tensor
 from homerlm import Homer, HomerConfig, load_model, prompt
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.questions import Setup
-from homerlm.lab.samples import Sample
-from homerlm.lab.tasks.needle import Needle
+from homerlm.lab.samples import Sample, Task
+from homerlm.lab.tasks.needle import needle
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
 from homerlm.prompt import PromptIds
@@ -204,7 +204,7 @@ class Study:
         return [sample.questions[0].grade(text) for sample, text in zip(samples, texts, strict=True)]
 
 
-def measured(study: Study, task: Needle, found: Sequence[Found], way: Way) -> Iterator[dict[str, Any]]:
+def measured(study: Study, task: Task, found: Sequence[Found], way: Way) -> Iterator[dict[str, Any]]:
     prompts = [study.prompt_of(one, way) for one in found]
     if task.variant == "keys":
         margins = [study.margin(ids, one.sample) for ids, one in zip(prompts, found, strict=True)]
@@ -239,7 +239,7 @@ def main() -> None:
         missing = [way for way in WAYS if str(way) in options.ways and (kind, str(way)) not in done]
         if not missing:
             continue
-        task = Needle(kind, text, name)
+        task = needle(kind, text, name)
         count = options.documents // KINDS[kind]
         samples = [task.sample(study.tokenizer, options.length, index, options.seed) for index in range(count)]
         found = [study.find(sample) for sample in samples]

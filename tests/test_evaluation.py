@@ -15,15 +15,15 @@ from homerlm.lab.facts import processor
 from homerlm.lab.likelihood import Likelihood, Prefill
 from homerlm.lab.methods import Method, parse_methods
 from homerlm.lab.perplexity import AFFIX, WindowsWork, rotations
-from homerlm.lab.questions import Setup, answered, ask_later, ask_now, likelihood_of_answer, token_spots
+from homerlm.lab.questions import Setup, answered, ask_later, ask_now, token_spots
 from homerlm.lab.readers import SINKS, HomerReading, IndexReading, reader_for
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.run import run
 from homerlm.lab.samples import GRADINGS, Question, Sample, count_tokens
-from homerlm.lab.tasks.needle import KINDS, Needle
-from homerlm.lab.tasks.passkey import Passkey
+from homerlm.lab.tasks.needle import KINDS, needle
+from homerlm.lab.tasks.passkey import passkey, passkey_perplexity
 from homerlm.lab.tasks.prose import hide
-from homerlm.lab.tasks.quality import Item, Quality, load_quality
+from homerlm.lab.tasks.quality import Item, load_quality, quality
 from homerlm.model.rope import RopeScaling
 from homerlm.prompt import PromptIds
 from tiny import LIMIT, VOCAB, llama, prompt
@@ -100,7 +100,7 @@ def test_the_settings_reach_the_config():
 
 @pytest.mark.parametrize("length", [300, 1000])
 @pytest.mark.parametrize(
-    "task", [Passkey(), *(Needle(name, TEXT, "text") for name in KINDS)], ids=lambda task: task.variant or task.name
+    "task", [passkey(), *(needle(name, TEXT, "text") for name in KINDS)], ids=lambda task: task.variant or task.name
 )
 def test_samples_fit_their_length_and_hold_what_is_expected(words, task, length):
     length *= 2 if task.variant in ("keys", "queries", "values", "single-uuid") else 1
@@ -117,7 +117,7 @@ def test_samples_fit_their_length_and_hold_what_is_expected(words, task, length)
 
 
 def test_ten_samples_visit_every_tenth_of_the_document(words):
-    for task in (Passkey(), Needle("keys", TEXT, "text")):
+    for task in (passkey(), needle("keys", TEXT, "text")):
         depths = [task.sample(words, 2000, index, seed=0).depth for index in range(10)]
         assert sorted(int(depth * 10 + 0.02) for depth in depths) == pytest.approx(list(range(10)), abs=1)
         assert max(depths) > 0.85
@@ -125,7 +125,7 @@ def test_ten_samples_visit_every_tenth_of_the_document(words):
 
 
 def test_the_asked_fact_stands_at_its_depth(words):
-    task = Needle("keys", TEXT, "text")
+    task = needle("keys", TEXT, "text")
     for index in range(10):
         sample = task.sample(words, 2000, index, seed=1)
         at = sample.document.index(sample.questions[0].expected[0]) / len(sample.document)
@@ -133,16 +133,16 @@ def test_the_asked_fact_stands_at_its_depth(words):
 
 
 def test_several_questions_ask_for_different_facts(words):
-    sample = Needle("single", TEXT, "text", questions=5).sample(words, 2000, 0, seed=1)
+    sample = needle("single", TEXT, "text", ask="later").sample(words, 2000, 0, seed=1)
     assert len({question.expected for question in sample.questions}) == 5
     assert all(question.expected[0] in sample.document for question in sample.questions)
 
 
 def test_no_room_for_text_is_refused(words):
     with pytest.raises(InputError, match="no room"):
-        Passkey().sample(words, 60, 0, 0)
+        passkey().sample(words, 60, 0, 0)
     with pytest.raises(InputError, match="no room"):
-        Needle("keys", TEXT, "text").sample(words, 200, 0, 0)
+        needle("keys", TEXT, "text").sample(words, 200, 0, 0)
 
 
 def test_facts_go_to_sentence_ends():
@@ -340,7 +340,7 @@ def test_a_wrong_quality_file_is_refused(tmp_path, changes):
 
 
 def test_a_quality_question_is_judged_by_letter_and_by_likelihood(words):
-    sample = Quality((Item("A story.", "Who?", ("a", "b", "c", "d"), 2),), "q").sample(words, 0, 0, 0)
+    sample = quality((Item("A story.", "Who?", ("a", "b", "c", "d"), 2),), "q").sample(words, 0, 0, 0)
     (question,) = sample.questions
     assert question.text == "Question and Possible Answers:\nWho?\n(a) a\n(b) b\n(c) c\n(d) d\n"
     assert question.expected == ("C",)
@@ -458,12 +458,15 @@ def test_a_failure_is_a_record(words):
     assert next(ask_now(setup, _sample(), 8, answered(4)))["error"] == "InputError: no"
 
 
-class Counting(Passkey):
-    made = 0
+def counted(made):
+    """A task of passkeys that notes its samples."""
 
-    def sample(self, *args):
-        Counting.made += 1
-        return super().sample(*args)
+    def make(draw):
+        made.append(draw)
+        return task.make(draw)
+
+    task = passkey()
+    return replace(task, make=make, max_new_tokens=3)
 
 
 def run_plan(folder, words, plan, load=None):
@@ -474,20 +477,20 @@ def run_plan(folder, words, plan, load=None):
     return failed, seen
 
 
-def _run(folder, words, samples, methods=("plain", "streaming:budget=120"), length=200):
-    works = [SampleWork(Counting(), length, i, 0, answered(3)) for i in range(samples)]
-    Counting.made = 0
+def _run(folder, words, samples, methods=("plain", "streaming:budget=120"), length=200, made=None):
+    works = [SampleWork(counted([] if made is None else made), length, i, 0) for i in range(samples)]
     return run_plan(folder, words, [(Method.parse(name), works) for name in methods])
 
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, words):
+    made = []
     _run(tmp_path / "whole", words, 4)
     whole = (tmp_path / "whole" / "records.jsonl").read_text().splitlines()
     assert len(whole) == 8
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "records.jsonl").write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])
-    _run(tmp_path / "cut", words, 4)
-    assert Counting.made == 5
+    _run(tmp_path / "cut", words, 4, made=made)
+    assert len(made) == 5
 
     def result(folder):
         return {
@@ -504,12 +507,13 @@ def test_progress_ends_with_everything_done(tmp_path, words):
 
 
 def test_a_sample_that_cannot_be_made_is_recorded_and_tried_again(tmp_path, words):
+    made = []
     failed, _ = _run(tmp_path, words, 2, length=50)
     assert failed.startswith("InputError: a passkey prompt of 50 tokens")
     records, _ = read_records(tmp_path)
     assert [r["error"][:10] for r in records] == ["InputError"] * 4
-    _run(tmp_path, words, 2, length=50)
-    assert Counting.made == 4
+    _run(tmp_path, words, 2, length=50, made=made)
+    assert len(made) == 4
 
 
 def test_records_say_what_made_them(tmp_path, words):
@@ -535,15 +539,14 @@ def test_models_are_loaded_once_for_each_scaling(tmp_path, words):
         return llama(), words
 
     plan = [
-        (Method.parse(name), [SampleWork(Passkey(), 200, 0, 0, answered(3))])
-        for name in ("plain", "pi:2", "streaming:budget=120")
+        (Method.parse(name), [SampleWork(counted([]), 200, 0, 0)]) for name in ("plain", "pi:2", "streaming:budget=120")
     ]
     run_plan(tmp_path, words, plan, load)
     assert loads == [None, "pi:2"]
 
 
 def test_a_method_that_does_not_fit_the_model_is_recorded_and_the_others_run(tmp_path, words):
-    works = [SampleWork(Passkey(), 200, i, 0, answered(3)) for i in range(2)]
+    works = [SampleWork(counted([]), 200, i, 0) for i in range(2)]
     failed, _ = run_plan(tmp_path, words, [(Method.parse(name), works) for name in ("homer-paper", "plain")])
     assert failed is None  # not all of it
     records, _ = read_records(tmp_path)
@@ -576,8 +579,8 @@ def test_every_supported_family_can_be_evaluated(tmp_path, words, family):
     family = replace(family, sizes=json.loads(wide))  # a chunk is to hold the whole question
     model = family.build()
     works = [
-        SampleWork(Passkey(), 300, 0, 0, answered(3)),
-        SampleWork(Passkey(), 300, 0, 0, likelihood_of_answer, row=("passkey-perplexity", "")),
+        SampleWork(counted([]), 300, 0, 0),
+        SampleWork(passkey_perplexity(), 300, 0, 0),
     ]
     methods = [Method.parse(name) for name in ("plain", "homer:max_chunk_len=160,target_len=120")]
     run_plan(tmp_path, words, [(method, works) for method in methods], lambda _: (model, words))

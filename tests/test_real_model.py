@@ -8,8 +8,8 @@ import torch
 from homerlm import Calibration, CompactContext, Homer, HomerConfig, Index, load_model
 from homerlm.lab.corpora import python_documentation
 from homerlm.lab.questions import Setup
-from homerlm.lab.tasks.needle import Needle
-from homerlm.lab.tasks.passkey import Passkey
+from homerlm.lab.tasks.needle import needle
+from homerlm.lab.tasks.passkey import passkey as passkey_task
 
 pytestmark = [
     pytest.mark.xdist_group("bundled model"),  # which the first process that needs it converts
@@ -27,7 +27,7 @@ def bundled():
 
 @pytest.fixture(scope="module")
 def passkey(bundled):
-    sample = Passkey().sample(bundled[1], 8192, index=5, seed=1)
+    sample = passkey_task().sample(bundled[1], 8192, index=5, seed=1)
     (question,) = sample.questions
     ids = Setup(*bundled, None).ids(sample, question)
     return (ids.prefix, ids.context, ids.suffix), question.expected[0]
@@ -48,7 +48,7 @@ def test_a_passkey_at_8k_is_found(bundled, passkey, context):
 
 def test_a_fact_is_kept_to_the_end_of_its_sentence(bundled):
     """A UUID is longer than the neighbourhood of a match: without its sentence it would be cut."""
-    task = Needle("single-uuid", python_documentation(), "Python's documentation")
+    task = needle("single-uuid", python_documentation(), "Python's documentation")
     sample = task.sample(bundled[1], 4096, index=4, seed=1)
     (question,) = sample.questions
     ids = Setup(*bundled, None).ids(sample, question)

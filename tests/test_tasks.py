@@ -13,27 +13,27 @@ from nltk.stem import SnowballStemmer
 from homerlm.errors import InputError
 from homerlm.lab.corpora import NAMES, python_documentation
 from homerlm.lab.questions import Setup
-from homerlm.lab.samples import GRADINGS, Asked, random_for, stratified_depth, token_span
-from homerlm.lab.tasks.common import CODE_LEN, COMMON, COMMON_TIMES, DOTS, OTHER_TIMES, CommonWords, FrequentWords
-from homerlm.lab.tasks.headings import Headings, Section, found, load_sections, sections
-from homerlm.lab.tasks.own import Item, OwnQuestions, load_questions
-from homerlm.lab.tasks.planted import Planted, pairs
-from homerlm.lab.tasks.stories import DROP, GO, KINDS, PLACES, TAKE, Story, story
-from homerlm.lab.tasks.variables import Variables
+from homerlm.lab.samples import GRADINGS, Asked, Draw, token_span
+from homerlm.lab.tasks.common import CODE_LEN, COMMON, COMMON_TIMES, DOTS, OTHER_TIMES, common_words, frequent_words
+from homerlm.lab.tasks.headings import Section, found, headings, load_sections, sections
+from homerlm.lab.tasks.own import Item, load_questions, questions
+from homerlm.lab.tasks.planted import pairs, planted
+from homerlm.lab.tasks.stories import DROP, GO, KINDS, PLACES, TAKE, stories, story
+from homerlm.lab.tasks.variables import variables
 from tiny import llama
 
 TEXT = " ".join(f"Sentence w{i % 90} stands here." for i in range(3000))
 FACT_SETS = {"associations": 60, "relations": 30, "paraphrases": 30}
-PLANTED = [Planted(name, TEXT, "text", facts) for name in FACT_SETS for facts in (1, 4)]
-STORIES = [Story(kind, TEXT, "text") for kind in KINDS]
-CHAINS = [Variables(TEXT, "text", hops, chains) for hops, chains in ((2, 1), (4, 2))]
+PLANTED = [planted(name, TEXT, "text", facts) for name in FACT_SETS for facts in (1, 4)]
+STORIES = [stories(kind, TEXT, "text") for kind in KINDS]
+CHAINS = [variables(TEXT, "text", hops, chains) for hops, chains in ((2, 1), (4, 2))]
 CORPUS = tuple(Section(f"About v{k}", f"v{k} " + f"w{k % 90} is w{k * k % 90} . " * 40) for k in range(30))
 DIGEST = " ".join(f"lower{chr(97 + k % 26)}{chr(97 + k // 26)}" for k in range(400))
 OWN = " ".join(f"w{k % 90} is told of v{k} here." for k in range(1200))
 ASKED = [(f"Where is the {k}th?", re.search(rf"told of v{k} ", OWN).span()) for k in (0, 3, 500, 801, 1199)]  # type: ignore[union-attr]
-QUESTIONS = OwnQuestions(tuple(Item(text, *span, "told") for text, span in ASKED), OWN, "text")
+QUESTIONS = questions([Item(text, *span, "told") for text, span in ASKED], OWN, "text")
 TASKS = [
-    *(*PLANTED, *STORIES, *CHAINS, CommonWords(DIGEST, "text"), FrequentWords(), Headings(CORPUS, "text")),
+    *(*PLANTED, *STORIES, *CHAINS, common_words(DIGEST, "text"), frequent_words(), headings(CORPUS, "text")),
     QUESTIONS,
 ]
 
@@ -87,7 +87,7 @@ def test_names_are_no_words_of_the_text_to_hide_them_in():
 
 
 def test_one_of_several_facts_is_asked_for_at_its_depth_and_the_others_differ_in_kind(words):
-    task = Planted("associations", TEXT, "text")
+    task = planted("associations", TEXT, "text")
     asked, depths = [], []
     for index in range(len(pairs("associations"))):
         sample = task.sample(words, 1500, index, seed=1)
@@ -149,7 +149,7 @@ def test_a_story_holds_together_and_tells_nothing_twice():
 def test_answers_follow_from_the_evidence_in_its_order(words, kind):
     counts = {"one fact": {1}, "two facts": {2}, "three facts": {3}, "counting": {2, 3, 4, 5, 6, 7}}[kind]
     for index in range(30):
-        sample = Story(kind, TEXT, "text").sample(words, 1500, index, seed=2)
+        sample = stories(kind, TEXT, "text").sample(words, 1500, index, seed=2)
         (question,) = sample.questions
         places = [sample.document.index(sentence) for sentence in question.evidence]
         assert places == sorted(places)
@@ -171,7 +171,7 @@ def test_answers_follow_from_the_evidence_in_its_order(words, kind):
 
 def test_nothing_happens_after_the_evidence_that_would_change_the_answer(words):
     for index in range(30):
-        sample = Story("two facts", TEXT, "text").sample(words, 1500, index, seed=4)
+        sample = stories("two facts", TEXT, "text").sample(words, 1500, index, seed=4)
         (question,) = sample.questions
         thing = question.text.removeprefix("Where is the ").removesuffix(" now?")
         taken, moved = question.evidence
@@ -201,7 +201,7 @@ def test_the_first_count_of_an_answer_counts(answer, expected, score):
 
 
 def test_a_chain_of_assignments_leads_from_the_value_to_every_variable(words):
-    sample = Variables(TEXT, "text", hops=4, chains=2).sample(words, 1500, 0, seed=0)
+    sample = variables(TEXT, "text", hops=4, chains=2).sample(words, 1500, 0, seed=0)
     (question,) = sample.questions
     lines = re.findall(r"VAR (\w+) = (?:VAR )?(\w+)\.", sample.document)
     assert len(lines) == 10
@@ -217,7 +217,7 @@ def test_a_chain_of_assignments_leads_from_the_value_to_every_variable(words):
 
 
 def test_common_words_stand_thirty_times_and_the_others_three_times(words):
-    (question,) = (sample := CommonWords(DIGEST, "text").sample(words, 2000, 0, seed=0)).questions
+    (question,) = (sample := common_words(DIGEST, "text").sample(words, 2000, 0, seed=0)).questions
     numbers, listed = zip(*(entry.split(". ") for entry in re.split(r" (?=\d)", sample.document)), strict=True)
     assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
     counts = Counter(listed)
@@ -225,15 +225,15 @@ def test_common_words_stand_thirty_times_and_the_others_three_times(words):
     assert {word for word, count in counts.items() if count == COMMON_TIMES} == set(question.expected)
     assert len(question.expected) == COMMON
     with pytest.raises(InputError, match=r"the text has 400 words.*: take shorter prompts"):
-        CommonWords(DIGEST, "text").sample(words, 20_000, 0, seed=0)
+        common_words(DIGEST, "text").sample(words, 20_000, 0, seed=0)
     with pytest.raises(InputError, match=r"a list of ([\d,]+) tokens has: take longer prompts") as refused:
-        CommonWords(DIGEST, "text").sample(words, 300, 0, seed=0)
+        common_words(DIGEST, "text").sample(words, 300, 0, seed=0)
     least = int(re.findall(r"a list of ([\d,]+) tokens has", str(refused.value))[-1].replace(",", "")) + 150
-    assert CommonWords(DIGEST, "text").sample(words, least, 0, seed=0).questions, "with room for the question"
+    assert common_words(DIGEST, "text").sample(words, least, 0, seed=0).questions, "with room for the question"
 
 
 def test_frequent_codes_are_the_most_frequent_but_the_dots(words):
-    (question,) = (sample := FrequentWords().sample(words, 3000, 0, seed=0)).questions
+    (question,) = (sample := frequent_words().sample(words, 3000, 0, seed=0)).questions
     counts = Counter(sample.document.split())
     (dots, most), *ranked = counts.most_common(5)
     assert dots == DOTS
@@ -285,7 +285,7 @@ def test_sections_of_a_folder_of_pages_and_of_pythons_help(tmp_path):
 
 def test_a_heading_is_not_in_the_document_and_its_section_is_at_its_depth(words):
     for index in range(10):
-        sample = Headings(CORPUS, "text").sample(words, 2000, index, seed=0)
+        sample = headings(CORPUS, "text").sample(words, 2000, index, seed=0)
         (question,) = sample.questions
         (body,) = question.evidence
         assert f"About {body.split()[0]}" in question.text
@@ -293,7 +293,7 @@ def test_a_heading_is_not_in_the_document_and_its_section_is_at_its_depth(words)
         assert "\n\n".join(sample.sections) == sample.document
         assert sample.document.index(body) / len(sample.document) == pytest.approx(sample.depth, abs=0.15)
     with pytest.raises(InputError, match="sections are too few"):
-        Headings(CORPUS, "text").sample(words, 20_000, 0, 0)
+        headings(CORPUS, "text").sample(words, 20_000, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_section_is_found_by_64_of_its_tokens_and_first_by_more_than_any_other
 
 def test_the_text_around_the_evidence_is_read_at_a_depth_or_as_far_as_it_goes(words):
     seen, depths = set(), []
-    for index in range(len(QUESTIONS.items)):
+    for index in range(len(ASKED)):
         sample = QUESTIONS.sample(words, 1000, index, seed=1)
         (question,) = sample.questions
         seen.add(question.text)
@@ -331,10 +331,12 @@ def test_the_text_around_the_evidence_is_read_at_a_depth_or_as_far_as_it_goes(wo
         if inside:
             depths.append((index, len(before) / len(sample.document)))
         assert sample.depth == pytest.approx(len(before) / len(sample.document), abs=0.01)
-    assert len(seen) == len(QUESTIONS.items)
+    assert len(seen) == len(ASKED)
     assert len(depths) == 2
     for index, depth in depths:
-        assert depth == pytest.approx(stratified_depth(index, random_for(1, "questions", 1000, index)), abs=0.05)
+        assert depth == pytest.approx(
+            (draw := Draw(words, 1000, index, 1)).depth(draw.generator("questions")), abs=0.05
+        )
     whole = QUESTIONS.sample(words, 100_000, 0, seed=1)
     assert whole.document == OWN
 
@@ -397,7 +399,7 @@ def test_a_file_without_questions_is_refused(tmp_path):
 
 
 def test_tokens_of_sections_are_those_of_their_texts(words):
-    sample = Headings(CORPUS, "text").sample(words, 1000, 0, seed=0)
+    sample = headings(CORPUS, "text").sample(words, 1000, 0, seed=0)
     ids = Setup(llama(), words, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
     whole = torch.cat([ids.prefix, ids.context, ids.suffix], dim=1)[0]
     for (start, stop), body in zip(ids.sections, sample.sections, strict=True):

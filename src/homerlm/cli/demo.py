@@ -40,12 +40,12 @@ def demo(
     settings: HomerConfig,
 ) -> None:
     """Hide a number in Python's documentation, several times longer than the model's limit, and ask for it."""
-    from homerlm.lab.tasks.needle import Needle
+    from homerlm.lab.tasks.needle import needle
 
     prompt_len = parse_tokens(tokens, "--tokens", least=1000)
     seed = random.randrange(10**6) if seed is None else seed
     homer = open_homer(model, None, None, settings, quiet=as_json)
-    sample = Needle("single", python_documentation(), "Python's documentation").sample(
+    sample = needle("single", python_documentation(), "Python's documentation").sample(
         homer.tokenizer, prompt_len, seed, seed
     )
     (question,) = sample.questions

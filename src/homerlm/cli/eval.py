@@ -72,11 +72,11 @@ class EvalOptions(MeasuringOptions):
         ),
     ] = None
 
-    def draw(self, tasks: Sequence[Task], **more: Any) -> Works:
+    def draw(self, tasks: Sequence[Task]) -> Works:
         """Samples of every task at every length, as many as asked for."""
         from homerlm.lab.evaluate import drawn
 
-        return drawn(tasks, parse_counts(self.lengths, "length"), self.samples, self.seed, **more)
+        return drawn(tasks, parse_counts(self.lengths, "length"), self.samples, self.seed)
 
     def run(self, plan: Plan) -> None:
         from homerlm.lab.evaluate import Models, jobs_of
@@ -115,9 +115,9 @@ def _task(name: str, methods: str, without: tuple[str, ...] = (), **defaults: An
 @_task("passkey", RETRIEVAL)
 def passkey(options: EvalOptions) -> Works:
     """Table 1: a five-digit key hidden in repeated filler."""
-    from homerlm.lab.tasks.passkey import Passkey
+    from homerlm.lab.tasks import passkey
 
-    return options.draw([Passkey()])
+    return options.draw([passkey.passkey()])
 
 
 @_task("needle", RETRIEVAL)
@@ -129,7 +129,7 @@ def needle(
     text: Text = "python",
 ) -> Works:
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
-    return options.draw(_needles(kind or [Kind("single"), Kind("keys")], text, ask), ask=ask)
+    return options.draw(_needles(kind or [Kind("single"), Kind("keys")], text, ask))
 
 
 def _planted(name: str, purpose: str) -> None:
@@ -141,9 +141,9 @@ def _planted(name: str, purpose: str) -> None:
         facts: Annotated[int, typer.Option(min=1, max=6, help="Facts in a document; one is asked for.")] = 4,
         text: Text = "python",
     ) -> Works:
-        from homerlm.lab.tasks.planted import Planted
+        from homerlm.lab.tasks.planted import planted
 
-        return options.draw([Planted(name, *_text(text), facts)])
+        return options.draw([planted(name, *_text(text), facts)])
 
     command.__doc__ = purpose
     _task(name, RIVALS)(command)
@@ -163,9 +163,9 @@ def stories(
     text: Text = "python",
 ) -> Works:
     """Sentences of a story spread over a text: one, two or three of them put together, or counted."""
-    from homerlm.lab.tasks.stories import Story
+    from homerlm.lab.tasks import stories
 
-    return options.draw([Story(str(variant), *_text(text), events) for variant in kind or Puzzle])
+    return options.draw([stories.stories(str(asked), *_text(text), events) for asked in kind or Puzzle])
 
 
 @_task("variables", RIVALS)
@@ -179,25 +179,25 @@ def variables(
     text: Text = "python",
 ) -> Works:
     """RULER's variable tracking: all variables that a chain of assignments gives a value."""
-    from homerlm.lab.tasks.variables import Variables
+    from homerlm.lab.tasks import variables
 
-    return options.draw([Variables(*_text(text), count, chains) for count in hops or (2, 3, 4)])
+    return options.draw([variables.variables(*_text(text), count, chains) for count in hops or (2, 3, 4)])
 
 
 @_task("common-words", RIVALS)
 def common_words(options: EvalOptions, *, text: Text = "python") -> Works:
     """RULER's common words: the ten that stand most often in a long list, of the words of a text."""
-    from homerlm.lab.tasks.common import CommonWords
+    from homerlm.lab.tasks import common
 
-    return options.draw([CommonWords(*_text(text))])
+    return options.draw([common.common_words(*_text(text))])
 
 
 @_task("frequent-words", RIVALS)
 def frequent_words(options: EvalOptions) -> Works:
     """RULER's frequent words: the three most frequent codes of a text of codes."""
-    from homerlm.lab.tasks.common import FrequentWords
+    from homerlm.lab.tasks import common
 
-    return options.draw([FrequentWords()])
+    return options.draw([common.frequent_words()])
 
 
 @_task("headings", FINDING, without=("chat",))
@@ -212,10 +212,10 @@ def headings(
     ] = "python",
 ) -> Works:
     """Whether the section that a heading stands above is found by the heading as a question; nothing is answered."""
-    from homerlm.lab.tasks.headings import Headings, found, load_sections
+    from homerlm.lab.tasks import headings
 
     name = "Python documentation" if corpus == "python" else Path(corpus).name
-    return options.draw([Headings(tuple(load_sections(corpus)), name)], judge=found)
+    return options.draw([headings.headings(headings.load_sections(corpus), name)])
 
 
 @_task("questions", RIVALS, samples=1000)
@@ -229,11 +229,12 @@ def questions(
     ask: Ask = "now",
 ) -> Works:
     """Questions of your own about a text of yours: whether what answers them is kept, and read right."""
-    from homerlm.lab.tasks.own import OwnQuestions, load_questions
+    from homerlm.lab.tasks import own
 
     source, name = _text(text)
-    own = OwnQuestions(load_questions(data, source), source, name)
-    return replace(options, samples=min(options.samples, len(own.items))).draw([own], ask=ask)
+    items = own.load_questions(data, source)
+    task = own.questions(items, source, name, ask)
+    return replace(options, samples=min(options.samples, len(items))).draw([task])
 
 
 @_task(
@@ -248,10 +249,11 @@ def qa(
 ) -> Works:
     """Table 2: multiple-choice questions about stories (QuALITY), by generation and by likelihood."""
     from homerlm.lab.evaluate import drawn
-    from homerlm.lab.tasks.quality import Quality, load_quality
+    from homerlm.lab.tasks.quality import load_quality, quality
 
-    quality = Quality(load_quality(data), data.name if data else "QuALITY validation")
-    return drawn([quality], [0], min(options.samples, len(quality.items)), options.seed)
+    items = load_quality(data)
+    task = quality(items, data.name if data else "QuALITY validation")
+    return drawn([task], [0], min(options.samples, len(items)), options.seed)
 
 
 @_task("perplexity", "plain pi:2 ntk:2 yarn:2 homer-paper homer", without=("lengths", "samples", "seed", "chat"))
@@ -280,10 +282,9 @@ def perplexity(
 @_task("passkey-perplexity", "homer-paper homer", lengths="2k,4k,8k,16k,32k,64k")
 def passkey_perplexity(options: EvalOptions) -> Works:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
-    from homerlm.lab.questions import likelihood_of_answer
-    from homerlm.lab.tasks.passkey import Passkey
+    from homerlm.lab.tasks import passkey
 
-    return options.draw([Passkey()], judge=likelihood_of_answer, row=("passkey-perplexity", ""))
+    return options.draw([passkey.passkey_perplexity()])
 
 
 @_command("ablation", without=("methods",), lengths="16k")
@@ -329,22 +330,21 @@ def _run_variants(name: str, options: EvalOptions, rows: dict[str, str], tasks: 
     for label, method in rows.items():
         for task in tasks:
             named = f"{task.name} {task.variant}".strip() + ", " if task.variant or len(tasks) > 1 else ""
-            plan.append((Method.parse(method), options.draw([task], row=(name, named + label))))
+            plan.append((Method.parse(method), options.draw([replace(task, name=name, variant=named + label)])))
     options.run(plan)
 
 
 def _retrieval(names: list[Retrieval] | None, kind: Kind, text: str) -> list[Task]:
-    from homerlm.lab.tasks.passkey import Passkey
+    from homerlm.lab.tasks.passkey import passkey
 
     chosen = names or [Retrieval("passkey")]
-    return [task for name in chosen for task in ([Passkey()] if name == "passkey" else _needles([kind], text))]
+    return [task for name in chosen for task in ([passkey()] if name == "passkey" else _needles([kind], text))]
 
 
 def _needles(kinds: Sequence[Kind], text: str, ask: str = "now") -> list[Task]:
-    """Asked later, each document has five keys and a question for each."""
-    from homerlm.lab.tasks.needle import QUESTIONS_LATER, Needle
+    from homerlm.lab.tasks.needle import needle
 
-    return [Needle(str(kind), *_text(text), QUESTIONS_LATER if ask == "later" else 1) for kind in kinds]
+    return [needle(str(kind), *_text(text), ask) for kind in kinds]
 
 
 def _text(name: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from homerlm.errors import HomerError
 from homerlm.lab.facts import Outcome, facts_of, failure
 from homerlm.lab.methods import Method
 from homerlm.lab.perplexity import WindowsWork
-from homerlm.lab.questions import ASKING, Judge, Setup, answered
+from homerlm.lab.questions import ASKING, Setup, answered
 from homerlm.lab.readers import reader_for
 from homerlm.lab.records import Record, RecordFile
 from homerlm.lab.samples import Task
@@ -25,30 +25,27 @@ Load = Callable[[RopeScaling | None], tuple[PreTrainedModel, PreTrainedTokenizer
 
 @dataclass(frozen=True)
 class SampleWork:
-    """Sample `index` of a task at one length. `row`: the report's (task, variant), where they are not the task's."""
+    """Sample `index` of a task at one length."""
 
     task: Task
     length: int
     index: int
     seed: int
-    judge: Judge
-    ask: str = "now"
-    row: tuple[str, str] | None = None
 
     @property
     def keys(self) -> list[dict[str, Any]]:
         """What names each record that `run` gives: task, variant, ask, length, sample, seed, text."""
-        name, variant = self.row or (self.task.name, self.task.variant)
-        key = {"task": name, "variant": variant, "ask": self.ask, "length": self.length, "seed": self.seed}
-        questions = getattr(self.task, "questions", 1)  # for each document
-        numbers = range(self.index * questions, (self.index + 1) * questions)
-        return [key | {"sample": number, "text": self.task.text} for number in numbers]
+        task = self.task
+        key = {"task": task.name, "variant": task.variant, "ask": task.ask, "length": self.length, "seed": self.seed}
+        numbers = range(self.index * task.questions, (self.index + 1) * task.questions)
+        return [key | {"sample": number, "text": task.text} for number in numbers]
 
     def run(self, setup: Setup, done: Collection[int]) -> Iterator[tuple[int, Outcome]]:  # noqa: ARG002
         """Each record's place in `keys` and what it adds to its key; those `done` need not be given."""
-        sample = self.task.sample(setup.tokenizer, self.length, self.index, self.seed)
+        task, sample = self.task, self.task.sample(setup.tokenizer, self.length, self.index, self.seed)
         depth = None if sample.depth is None else round(sample.depth, 4)
-        for place, outcome in enumerate(ASKING[self.ask](setup, sample, self.task.max_new_tokens, self.judge)):
+        judge = task.judge or answered(task.max_new_tokens)
+        for place, outcome in enumerate(ASKING[task.ask](setup, sample, task.max_new_tokens, judge)):
             yield place, {"depth": depth} | sample.facts | outcome
 
 
@@ -56,17 +53,10 @@ Work = SampleWork | WindowsWork
 Plan = list[tuple[Method, list[Work]]]
 
 
-def drawn(
-    tasks: Sequence[Task], lengths: Sequence[int], samples: int, seed: int, judge: Judge | None = None, **more: Any
-) -> list[Work]:
+def drawn(tasks: Sequence[Task], lengths: Sequence[int], samples: int, seed: int) -> list[Work]:
     """`samples` of every task at every length (documents, where each is asked several times). Sample by sample, so that
     a run that is stopped has as many of every length."""
-    return [
-        SampleWork(task, length, k, seed, judge or answered(task.max_new_tokens), **more)
-        for k in range(samples)
-        for task in tasks
-        for length in lengths
-    ]
+    return [SampleWork(task, length, k, seed) for k in range(samples) for task in tasks for length in lengths]
 
 
 @dataclass

@@ -5,16 +5,23 @@ from __future__ import annotations
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from homerlm.errors import InputError
 from homerlm.lab.corpora import COUNTS, NAMES
 from homerlm.prompt import PromptIds, token_spans
 
+if TYPE_CHECKING:
+    from homerlm.lab.questions import Judge
+
 Item = TypeVar("Item")
+TEMPLATE_TOKENS = 64  # of a chat template and of the joints between the parts of a prompt
+LEAST_ROOM = 100
+DEPTHS, DEPTH_STEP = 10, 3
 
 
 @dataclass(frozen=True)
@@ -66,20 +73,66 @@ class Asked(PromptIds):
     sections: tuple[tuple[int, int], ...] = ()
 
 
-class Task(Protocol):
-    """Makes samples. `variant` tells apart what `name` does not; `text` names the source of the documents."""
+@dataclass(frozen=True)
+class Draw:
+    """Which sample of a task is made: the one of this index, of a prompt of at most `length` tokens."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def max_new_tokens(self) -> int: ...
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    index: int
+    seed: int
+
+    def generator(self, *names: Any) -> random.Random:
+        """One that depends on these names and the draw alone: samples can be made in any order, and again."""
+        return random_for(self.seed, *names, self.length, self.index)
+
+    def depth(self, rng: random.Random) -> float:
+        """0 to 1: every ten samples visit every tenth of the document once, and a few of them already spread."""
+        return (self.index * DEPTH_STEP % DEPTHS + rng.random()) / DEPTHS
+
+    def shuffled(self, items: Iterable[Item], name: str) -> list[Item]:
+        """In an order that the seed decides."""
+        order = list(items)
+        random_for(self.seed, name).shuffle(order)
+        return order
+
+    def one_of(self, items: Iterable[Item], name: str) -> Item:
+        """The next of them, shuffled, from sample to sample: all before one comes again."""
+        order = self.shuffled(items, name)
+        return order[self.index % len(order)]
+
+    def room_beside(self, texts: Sequence[str]) -> int:
+        """Tokens left for prose beside these texts of the task's own. Raises `InputError` if they are too few."""
+        room = self.length - TEMPLATE_TOKENS - sum(count_tokens(self.tokenizer, f"{text} ") for text in texts)
+        if room < LEAST_ROOM:
+            raise InputError(
+                f"a prompt of {self.length} tokens has no room for text around {len(texts)} sentences of its own"
+            )
+        return room
+
+
+@dataclass(frozen=True)
+class Task:
+    """What samples are made of, and how they are asked and judged; records have the first three. `variant` tells apart
+    what `name` does not; `text` names the source of the documents.
+
+    make: a sample, the same for the same draw. max_new_tokens: of an answer. ask: "now", every question while its
+    document is read, or "later", of what was read without it. questions: of each document. judge: by default what is
+    generated.
+    """
+
+    name: str
+    variant: str
+    text: str
+    make: Callable[[Draw], Sample] = field(repr=False)
+    max_new_tokens: int = 0
+    ask: str = "now"
+    questions: int = 1
+    judge: Judge | None = None
 
     def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        """The sample `index` of a prompt of at most `length` tokens; the same for the same arguments."""
+        """Raises `InputError` where the length has no room for one."""
+        return self.make(Draw(tokenizer, length, index, seed))
 
 
 Grading = Callable[[str, tuple[str, ...]], float]
@@ -114,24 +167,10 @@ GRADINGS: dict[str, Grading] = {
     "first_count": first(rf"\b(\d+|nothing|no|zero|{'|'.join(COUNTS[1:])})\b", str.lower, _count),
 }
 
-DEPTHS, DEPTH_STEP = 10, 3
-
 
 def random_for(seed: int, *names: Any) -> random.Random:
-    """A generator that depends on the names alone, so that samples can be made in any order, and again."""
+    """A generator that depends on the names alone."""
     return random.Random("/".join(map(str, (seed, *names))))
-
-
-def in_order(items: Sequence[Item], index: int, seed: int, name: str) -> Item:
-    """The item of sample `index`, in an order that the seed decides and that visits all before one comes again."""
-    order = list(items)
-    random_for(seed, name).shuffle(order)
-    return order[index % len(order)]
-
-
-def stratified_depth(index: int, rng: random.Random) -> float:
-    """A depth in 0 to 1: every ten samples visit every tenth of the document once, and a few of them already spread."""
-    return (index * DEPTH_STEP % DEPTHS + rng.random()) / DEPTHS
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

@@ -7,13 +7,12 @@ import random
 import re
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
-from homerlm.lab.samples import Question, Sample, count_tokens, random_for
-from homerlm.lab.tasks.prose import cut, room_beside
+from homerlm.lab.samples import Draw, Question, Sample, Task, count_tokens
+from homerlm.lab.tasks.prose import cut
 
 COMMON, COMMON_TIMES, OTHER_TIMES = 10, 30, 3
 FREQUENT, ZETA, CODE_LEN = 3, 2.0, 6
@@ -26,68 +25,58 @@ CODES_INSTRUCTION = (
 )
 
 
-@dataclass(frozen=True)
-class CommonWords:
+def common_words(source: str, text: str) -> Task:
     """A numbered list, shuffled, in which `COMMON` words stand 30 times each and all others 3 times: so many others as
     the length has room for. The words are those of a text."""
 
-    source: str = field(repr=False)
-    text: str
-    name: str = "common-words"
-    variant: str = ""
-    max_new_tokens: int = 60
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        rng = random_for(seed, self.name, length, index)
-        words = sorted(set(re.findall(r"\b[a-z]\w{3,9}\b", self.source)))
+    def sample(draw: Draw) -> Sample:
+        rng = draw.generator("common-words")
+        words = sorted(set(re.findall(r"\b[a-z]\w{3,9}\b", source)))
         rng.shuffle(words)
         question = f"What are the {COMMON} most common words in the above list?"
         start = f"The {COMMON} words that appear most often in the list are:"
-        room = room_beside(tokenizer, length, [WORDS_INSTRUCTION, question, start])
-        others = self._others(tokenizer, words, room)
+        others = _others(draw.tokenizer, words, draw.room_beside([WORDS_INSTRUCTION, question, start]))
         listed = words[:COMMON] * COMMON_TIMES + words[COMMON : COMMON + others] * OTHER_TIMES
         rng.shuffle(listed)
         asked = Question(question, start, tuple(words[:COMMON]), "share_held")
         return Sample(WORDS_INSTRUCTION, _numbered(listed), (asked,))
 
-    def _others(self, tokenizer: PreTrainedTokenizerBase, words: list[str], room: int) -> int:
-        """How many uncommon words there is room for. Raises `InputError` for none, or more than the text has."""
-        entry = count_tokens(tokenizer, _numbered(words[:200], 1000)) / min(len(words), 200)
-        others = int((room / (1.05 * entry) - COMMON * COMMON_TIMES) / OTHER_TIMES)
-        if others < COMMON:
-            least = math.ceil(COMMON * (COMMON_TIMES + OTHER_TIMES) * 1.05 * entry)
-            raise InputError(
-                f"a list of {room:,} tokens has no room for words beside the {COMMON} common ones, a list of {least:,} "
-                "tokens has: take longer prompts (--lengths)"
-            )
-        if COMMON + others > len(words):
-            raise InputError(
-                f"the text has {len(words):,} words; a list of {room:,} tokens needs {COMMON + others:,}: take shorter "
-                "prompts (--lengths), or a longer text"
-            )
-        return others
+    return Task("common-words", "", text, sample, max_new_tokens=60)
 
 
-@dataclass(frozen=True)
-class FrequentWords:
+def _others(tokenizer: PreTrainedTokenizerBase, words: list[str], room: int) -> int:
+    """How many uncommon words there is room for. Raises `InputError` for none, or more than the text has."""
+    entry = count_tokens(tokenizer, _numbered(words[:200], 1000)) / min(len(words), 200)
+    others = int((room / (1.05 * entry) - COMMON * COMMON_TIMES) / OTHER_TIMES)
+    if others < COMMON:
+        least = math.ceil(COMMON * (COMMON_TIMES + OTHER_TIMES) * 1.05 * entry)
+        raise InputError(
+            f"a list of {room:,} tokens has no room for words beside the {COMMON} common ones, a list of {least:,} "
+            "tokens has: take longer prompts (--lengths)"
+        )
+    if COMMON + others > len(words):
+        raise InputError(
+            f"the text has {len(words):,} words; a list of {room:,} tokens needs {COMMON + others:,}: take shorter "
+            "prompts (--lengths), or a longer text"
+        )
+    return others
+
+
+def frequent_words() -> Task:
+    return Task("frequent-words", "", "codes", _coded_text, max_new_tokens=40)
+
+
+def _coded_text(draw: Draw) -> Sample:
     """Codes drawn from a zeta distribution, the most frequent of them written as dots; asked for are the next three."""
-
-    name: str = "frequent-words"
-    variant: str = ""
-    text: str = "codes"
-    max_new_tokens: int = 40
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        rng = random_for(seed, self.name, length, index)
-        codes = list(_codes(rng))
-        question = "What are the three most frequently appeared coded words in the above coded text?"
-        start = "The three most frequently appeared coded words are:"
-        room = room_beside(tokenizer, length, [CODES_INSTRUCTION, question, start])
-        weights = [rank**-ZETA for rank in range(1, CODES + 1)]
-        drawn = rng.choices([DOTS, *codes], weights, k=room)
-        text = cut(" ".join(drawn), tokenizer, room).rpartition(" ")[0]
-        expected = sorted(codes, key=lambda code: -text.split().count(code))[:FREQUENT]
-        return Sample(CODES_INSTRUCTION, text, (Question(question, start, tuple(expected), "share_held"),))
+    rng = draw.generator("frequent-words")
+    codes = list(_codes(rng))
+    question = "What are the three most frequently appeared coded words in the above coded text?"
+    start = "The three most frequently appeared coded words are:"
+    room = draw.room_beside([CODES_INSTRUCTION, question, start])
+    weights = [rank**-ZETA for rank in range(1, CODES + 1)]
+    text = cut(" ".join(rng.choices([DOTS, *codes], weights, k=room)), draw.tokenizer, room).rpartition(" ")[0]
+    expected = sorted(codes, key=lambda code: -text.split().count(code))[:FREQUENT]
+    return Sample(CODES_INSTRUCTION, text, (Question(question, start, tuple(expected), "share_held"),))
 
 
 def _numbered(words: list[str], first: int = 1) -> str:

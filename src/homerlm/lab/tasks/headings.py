@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +16,8 @@ from homerlm.lab.corpora import python_topics
 from homerlm.lab.facts import Outcome
 from homerlm.lab.questions import Setup
 from homerlm.lab.readers import Reading
-from homerlm.lab.samples import Asked, Question, Sample, count_tokens, in_order, random_for, stratified_depth
-from homerlm.lab.tasks.prose import cut, room_beside
+from homerlm.lab.samples import Asked, Draw, Question, Sample, Task, count_tokens
+from homerlm.lab.tasks.prose import cut
 
 INSTRUCTION = "Read the following documentation. A question about it follows at its end."
 PASSAGE = 64  # tokens of a section that make it found
@@ -69,37 +68,30 @@ def _text(path: Path) -> str:
     return read_html(marked, path.name, title=False)
 
 
-@dataclass(frozen=True)
-class Headings:
+def headings(corpus: Sequence[Section], text: str) -> Task:
     """Sections side by side, without their headings; one heading is asked about. Its section stands at a stratified
     depth and has at most as many characters as the prompt has tokens, about a quarter of it. Nothing is answered:
     `found` says what the choice is good for."""
 
-    corpus: tuple[Section, ...] = field(repr=False)
-    text: str
-    name: str = "headings"
-    variant: str = ""
-    max_new_tokens: int = 0
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        rng = random_for(seed, self.name, length, index)
-        gold = self._gold(length, index, seed)
+    def sample(draw: Draw) -> Sample:
+        rng = draw.generator("headings")
+        fitting = [section for section in corpus if LEAST <= len(section.body) <= draw.length]
+        if not fitting:
+            raise InputError(
+                f"a prompt of {draw.length} tokens has no room for any section of {LEAST} characters or more"
+            )
+        gold = draw.one_of(fitting, "headings")
         question = f"What does the documentation say about “{gold.heading}”?"
-        room = room_beside(tokenizer, length, [INSTRUCTION, question, gold.body])
-        bodies = [section.body for section in rng.sample(self.corpus, len(self.corpus)) if section != gold]
-        others = list(_up_to(room, bodies, tokenizer))
-        depth = stratified_depth(index, rng)
+        room = draw.room_beside([INSTRUCTION, question, gold.body])
+        bodies = [section.body for section in rng.sample(corpus, len(corpus)) if section != gold]
+        others = list(_up_to(room, bodies, draw.tokenizer))
+        depth = draw.depth(rng)
         place = round(depth * len(others))
         parts = (*others[:place], gold.body, *others[place:])
         asked = Question(question, "", (), "share_held", evidence=(gold.body,))
         return Sample(INSTRUCTION, "\n\n".join(parts), (asked,), depth, {"heading": gold.heading}, sections=parts)
 
-    def _gold(self, length: int, index: int, seed: int) -> Section:
-        """The section of this sample, in an order that visits all that fit."""
-        fitting = [section for section in self.corpus if LEAST <= len(section.body) <= length]
-        if not fitting:
-            raise InputError(f"a prompt of {length} tokens has no room for any section of {LEAST} characters or more")
-        return in_order(fitting, index, seed, self.name)
+    return Task("headings", "", text, sample, judge=found)
 
 
 def _up_to(room: int, bodies: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

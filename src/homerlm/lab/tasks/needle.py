@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import uuid
-from dataclasses import dataclass, field
-
-from transformers import PreTrainedTokenizerBase
+from dataclasses import dataclass
 
 from homerlm.errors import InputError
 from homerlm.lab.corpora import ADJECTIVES, CITIES, NOUNS
-from homerlm.lab.samples import Question, Sample, random_for, stratified_depth
+from homerlm.lab.samples import LEAST_ROOM, Draw, Question, Sample, Task
 from homerlm.lab.tasks.passkey import FILLER, repeated_tokens
 from homerlm.lab.tasks.prose import excerpt, hide
 
 OVERHEAD = 96  # tokens of instruction, question and a chat template
 TOKENS_PER_NEEDLE = {"number": 30, "word": 30, "uuid": 70}
+NEW_TOKENS = {"number": 16, "word": 16, "uuid": 48}  # of an answer with one value
 QUESTIONS_LATER = 5
 
 
@@ -41,52 +40,32 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Needle:
-    """`prose` is the text to hide facts in (unused by the filler kinds), `source` its name in records.
+def needle(variant: str, prose: str, text: str, ask: str = "now") -> Task:
+    """Facts hidden in `prose`, in filler of the filler kind. variant: one of `KINDS`. Asked later, each document has five
+    keys and a question for each."""
+    kind, questions = KINDS[variant], 1 if ask == "now" else QUESTIONS_LATER
+    filler = kind.haystack == "filler"
 
-    `questions` above 1 makes documents that are asked several times, one question for each of so many more keys.
-    """
-
-    variant: str
-    prose: str = field(repr=False)
-    source: str
-    questions: int = 1
-    name: str = "needle"
-
-    @property
-    def kind(self) -> Kind:
-        return KINDS[self.variant]
-
-    @property
-    def text(self) -> str:
-        return "filler" if self.kind.haystack == "filler" else self.source
-
-    @property
-    def max_new_tokens(self) -> int:
-        per_value = {"number": 16, "word": 16, "uuid": 48}[self.kind.value]
-        return per_value + 24 * (self.kind.values * self.kind.asked - 1)
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        kind, rng = self.kind, random_for(seed, self.name, self.variant, length, index)
-        keys = rng.sample(CITIES, max(kind.keys, self.questions))
+    def sample(draw: Draw) -> Sample:
+        rng = draw.generator("needle", variant)
+        keys = rng.sample(CITIES, max(kind.keys, questions))
         values = {key: [_value(kind.value, rng) for _ in range(kind.values)] for key in keys}
-        asked = [rng.sample(keys, kind.asked)] if self.questions == 1 else [[key] for key in keys[: self.questions]]
+        asked = [rng.sample(keys, kind.asked)] if ask == "now" else [[key] for key in keys[:questions]]
         facts = [(key, value) for key in keys for value in values[key]]
-        room = length - OVERHEAD - TOKENS_PER_NEEDLE[kind.value] * len(facts)
-        if room < 100:
-            raise InputError(f"a needle prompt of {length} tokens has no room for text around {len(facts)} facts")
-        depth = stratified_depth(index, rng)
+        room = draw.length - OVERHEAD - TOKENS_PER_NEEDLE[kind.value] * len(facts)
+        if room < LEAST_ROOM:
+            raise InputError(f"a needle prompt of {draw.length} tokens has no room for text around {len(facts)} facts")
+        depth = draw.depth(rng)
         depths = {fact: rng.random() for fact in facts} | {(asked[0][0], values[asked[0][0]][0]): depth}
-        document = hide(self._haystack(tokenizer, room, rng), [(d, _fact(kind, *fact)) for fact, d in depths.items()])
-        questions = tuple(_question(kind, some, [value for key in some for value in values[key]]) for some in asked)
-        others = [value for _, value in facts if value not in questions[0].expected]
-        return Sample(_instruction(kind.value, len(facts)), document, questions, depth, {"others": others})
+        repeated = FILLER * int(room / repeated_tokens(draw.tokenizer, FILLER))
+        haystack = repeated if filler else excerpt(prose, draw.tokenizer, room, rng)
+        document = hide(haystack, [(d, _fact(kind, *fact)) for fact, d in depths.items()])
+        asking = tuple(_question(kind, some, [value for key in some for value in values[key]]) for some in asked)
+        others = [value for _, value in facts if value not in asking[0].expected]
+        return Sample(_instruction(kind.value, len(facts)), document, asking, depth, {"others": others})
 
-    def _haystack(self, tokenizer: PreTrainedTokenizerBase, tokens: int, rng: random.Random) -> str:
-        if self.kind.haystack == "filler":
-            return FILLER * int(tokens / repeated_tokens(tokenizer, FILLER))
-        return excerpt(self.prose, tokenizer, tokens, rng)
+    new_tokens = NEW_TOKENS[kind.value] + 24 * (kind.values * kind.asked - 1)
+    return Task("needle", variant, "filler" if filler else text, sample, new_tokens, ask, questions)
 
 
 def _instruction(value: str, facts: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
 from homerlm.lab.corpora import json_lines
-from homerlm.lab.samples import Question, Sample, in_order, random_for, stratified_depth, token_offsets
-from homerlm.lab.tasks.prose import CHARACTERS, room_beside
+from homerlm.lab.samples import Draw, Question, Sample, Task, token_offsets
+from homerlm.lab.tasks.prose import CHARACTERS
 
 INSTRUCTION = "Read the following text. A question about it follows at its end."
 FORMAT = (
@@ -31,26 +31,20 @@ class Item(NamedTuple):
     answer: str
 
 
-@dataclass(frozen=True)
-class OwnQuestions:
-    """Sample `index` is a question, in an order that the seed decides, about as much of the text around its evidence as
-    the prompt has room for; the evidence stands at a stratified depth of it, as far as the text goes on."""
+def questions(items: Sequence[Item], source: str, text: str, ask: str = "now") -> Task:
+    """Of each question as much of the text around its evidence as the prompt has room for; the evidence stands at a
+    stratified depth of it, as far as the text goes on."""
 
-    items: tuple[Item, ...]
-    source: str = field(repr=False)
-    text: str
-    name: str = "questions"
-    variant: str = ""
-    max_new_tokens: int = 32
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        item = in_order(self.items, index, seed, self.name)
-        depth = stratified_depth(index, random_for(seed, self.name, length, index))
-        room = room_beside(tokenizer, length, [INSTRUCTION, item.question])
-        start, stop = _around(self.source, tokenizer, item, room, depth)
-        evidence = self.source[item.start : item.stop]
+    def sample(draw: Draw) -> Sample:
+        item = draw.one_of(items, "questions")
+        depth = draw.depth(draw.generator("questions"))
+        room = draw.room_beside([INSTRUCTION, item.question])
+        start, stop = _around(source, draw.tokenizer, item, room, depth)
+        evidence = source[item.start : item.stop]
         asked = Question(item.question, "", (item.answer,), "share_held", evidence=(evidence,))
-        return Sample(INSTRUCTION, self.source[start:stop], (asked,), (item.start - start) / max(stop - start, 1))
+        return Sample(INSTRUCTION, source[start:stop], (asked,), (item.start - start) / max(stop - start, 1))
+
+    return Task("questions", "", text, sample, max_new_tokens=32, ask=ask)
 
 
 def load_questions(path: Path, text: str) -> tuple[Item, ...]:

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
-
 from homerlm.lab.corpora import NAMES
-from homerlm.lab.samples import Question, Sample, random_for, stratified_depth
-from homerlm.lab.tasks.prose import excerpt, hide, room_beside
+from homerlm.lab.samples import Draw, Question, Sample, Task
+from homerlm.lab.tasks.prose import hidden
 
 INSTRUCTION = "Facts about people are hidden within the following text. Memorize them. I will quiz you about them."
 ANSWER_START = "The answer is"
@@ -35,38 +32,28 @@ def pairs(name: str) -> tuple[Pair, ...]:
     return tuple(Pair(*line.split("\t")) for line in text.splitlines())
 
 
-@dataclass(frozen=True)
-class Planted:
+def planted(name: str, prose: str, text: str, facts: int = 4) -> Task:
     """`facts` of different kinds about different people, of which one is asked for; its depth is stratified."""
 
-    name: str
-    prose: str = field(repr=False)
-    text: str
-    facts: int = 4
-    max_new_tokens: int = 12
+    def sample(draw: Draw) -> Sample:
+        rng = draw.generator(name, facts)
+        chosen = _of_different_kinds(name, facts, draw, rng)
+        people = rng.sample(NAMES, 2 * facts)
+        named = [{"name": one, "other": other} for one, other in zip(people[::2], people[1::2], strict=True)]
+        fact, *distractors = (pair.fact.format(**who) for pair, who in zip(chosen, named, strict=True))
+        depth = draw.depth(rng)
+        placed = [(depth, fact), *((rng.random(), other) for other in distractors)]
+        answer, *others = (who["name"] for who in named)
+        asked = chosen[0].question.format(**named[0])
+        question = Question(asked, ANSWER_START, (answer,), "first_name", evidence=(fact,))
+        return hidden(prose, draw, rng, INSTRUCTION, placed, question, depth=depth, facts={"others": others})
 
-    @property
-    def variant(self) -> str:
-        return "one fact" if self.facts == 1 else f"one of {self.facts} facts"
+    variant = "one fact" if facts == 1 else f"one of {facts} facts"
+    return Task(name, variant, text, sample, max_new_tokens=12)
 
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        rng = random_for(seed, self.name, self.facts, length, index)
-        asked, *others = self._pairs(rng, index, seed)
-        people = rng.sample(NAMES, 2 * self.facts)
-        named = [{"name": people[2 * k], "other": people[2 * k + 1]} for k in range(self.facts)]
-        fact, *distractors = (pair.fact.format(**who) for pair, who in zip([asked, *others], named, strict=True))
-        text = asked.question.format(**named[0])
-        room = room_beside(tokenizer, length, [INSTRUCTION, text, ANSWER_START, fact, *distractors])
-        depth = stratified_depth(index, rng)
-        places = [(depth, fact), *((rng.random(), other) for other in distractors)]
-        document = hide(excerpt(self.prose, tokenizer, room, rng), places)
-        question = Question(text, ANSWER_START, (named[0]["name"],), "first_name", evidence=(fact,))
-        return Sample(INSTRUCTION, document, (question,), depth, {"others": [who["name"] for who in named[1:]]})
 
-    def _pairs(self, rng: random.Random, index: int, seed: int) -> list[Pair]:
-        """The pair of this sample, in an order that visits all of them, and others of other kinds."""
-        order = list(pairs(self.name))
-        random_for(seed, self.name).shuffle(order)
-        asked = order[index % len(order)]
-        kinds = rng.sample(sorted({pair.kind for pair in order} - {asked.kind}), self.facts - 1)
-        return [asked, *(rng.choice([pair for pair in order if pair.kind == kind]) for kind in kinds)]
+def _of_different_kinds(name: str, count: int, draw: Draw, rng: random.Random) -> list[Pair]:
+    """The pair of this sample, in an order that visits all of them, and others."""
+    asked, order = draw.one_of(pairs(name), name), draw.shuffled(pairs(name), name)
+    kinds = rng.sample(sorted({pair.kind for pair in order} - {asked.kind}), count - 1)
+    return [asked, *(rng.choice([pair for pair in order if pair.kind == kind]) for kind in kinds)]

@@ -5,24 +5,28 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from homerlm.errors import InputError
-from homerlm.lab.samples import count_tokens
+from homerlm.lab.samples import Draw, Question, Sample
 
-TEMPLATE_TOKENS = 64  # of a chat template and of the joints between the parts of a prompt
-LEAST_ROOM = 100
 CHARACTERS = 8  # more than any tokenizer puts into one token on average
 
 
-def room_beside(tokenizer: PreTrainedTokenizerBase, length: int, texts: Sequence[str]) -> int:
-    """Tokens that a prompt of `length` leaves for prose beside these texts of its own. Raises `InputError` if they are
-    too few."""
-    room = length - TEMPLATE_TOKENS - sum(count_tokens(tokenizer, f"{text} ") for text in texts)
-    if room < LEAST_ROOM:
-        raise InputError(f"a prompt of {length} tokens has no room for text around {len(texts)} sentences of its own")
-    return room
+def hidden(
+    prose: str,
+    draw: Draw,
+    rng: random.Random,
+    instruction: str,
+    placed: Sequence[tuple[float, str]],
+    question: Question,
+    **more: Any,
+) -> Sample:
+    """A sample of sentences, each with its depth, in as much prose as the prompt has room for beside them."""
+    own = [instruction, question.text, question.answer_start, *(sentence for _, sentence in placed)]
+    text = excerpt(prose, draw.tokenizer, draw.room_beside(own), rng)
+    return Sample(instruction, hide(text, placed), (question,), **more)
 
 
 def excerpt(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int, rng: random.Random) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from homerlm.errors import InputError
 from homerlm.lab.corpora import from_hub, json_lines
-from homerlm.lab.samples import Question, Sample, in_order
+from homerlm.lab.samples import Draw, Question, Sample, Task
 
 INSTRUCTION = (
     "You are provided a story and a multiple-choice question with 4 possible answers (marked by A, B, C, D). "
@@ -31,18 +30,11 @@ class Item:
     gold: int  # 0 to 3
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Sample `index` is a question of the data set, in an order that the seed decides; `length` has no say."""
+def quality(items: Sequence[Item], text: str) -> Task:
+    """A sample is a question of the data set about its whole story; a length has no say."""
 
-    items: tuple[Item, ...]
-    text: str
-    name: str = "qa"
-    variant: str = ""
-    max_new_tokens: int = 8
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:  # noqa: ARG002
-        item = in_order(self.items, index, seed, self.name)
+    def sample(draw: Draw) -> Sample:
+        item = draw.one_of(items, "qa")
         options = "\n".join(f"({letter.lower()}) {text}" for letter, text in zip(LETTERS, item.options, strict=True))
         question = Question(
             f"Question and Possible Answers:\n{item.question}\n{options}\n",
@@ -52,6 +44,8 @@ class Quality:
             choices=tuple(f" {letter}" for letter in LETTERS),
         )
         return Sample(INSTRUCTION, item.article, (question,))
+
+    return Task("qa", "", text, sample, max_new_tokens=8)
 
 
 def load_quality(path: Path | None) -> tuple[Item, ...]:

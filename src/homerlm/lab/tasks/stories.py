@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
-
 from homerlm.lab.corpora import COUNTS, NAMES
-from homerlm.lab.samples import Question, Sample, random_for
-from homerlm.lab.tasks.prose import excerpt, hide, room_beside
+from homerlm.lab.samples import Draw, Question, Sample, Task
+from homerlm.lab.tasks.prose import hidden
 
 PLACES = ("attic", "bakery", "cellar", "garage", "harbour", "kitchen", "library", "orchard", "stable", "theatre")
 THINGS = ("apple", "candle", "hammer", "kettle", "lantern", "mirror", "teapot", "umbrella")
@@ -45,34 +42,25 @@ class Asked(NamedTuple):
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True)
-class Story:
-    """`variant`: one of `KINDS`. The answer's word stands elsewhere in the story too: what must be kept is the
-    sentences that it follows from."""
+def stories(kind: str, prose: str, text: str, events: int = 14) -> Task:
+    """kind: one of `KINDS`. The answer's word stands elsewhere in the story too: what must be kept is the sentences
+    that it follows from; a sample's depth is that of the first of them."""
 
-    variant: str
-    prose: str = field(repr=False)
-    text: str
-    events: int = 14
-    name: str = "stories"
-    max_new_tokens: int = 12
-
-    def sample(self, tokenizer: PreTrainedTokenizerBase, length: int, index: int, seed: int) -> Sample:
-        """`depth` is that of the first sentence that the answer follows from."""
-        rng = random_for(seed, self.name, self.variant, length, index)
+    def sample(draw: Draw) -> Sample:
+        rng = draw.generator("stories", kind)
         found: list[Asked] = []
         while not found:
-            events = story(self.events, rng)
-            found = list(ASKING[self.variant](events))
+            told = story(events, rng)
+            found = list(ASKING[kind](told))
         asked = rng.choice(found)
-        sentences = [event.sentence for event in events]
-        room = room_beside(tokenizer, length, [INSTRUCTION, asked.question, asked.start, *sentences])
-        depths = sorted(rng.random() for _ in events)
-        document = hide(excerpt(self.prose, tokenizer, room, rng), list(zip(depths, sentences, strict=True)))
+        depths = sorted(rng.random() for _ in told)
+        placed = [(depth, event.sentence) for depth, event in zip(depths, told, strict=True)]
         evidence = tuple(event.sentence for event in asked.events)
-        grading = "first_count" if self.variant == "counting" else "share_held"
+        grading = "first_count" if kind == "counting" else "share_held"
         question = Question(asked.question, asked.start, (asked.answer,), grading, evidence=evidence)
-        return Sample(INSTRUCTION, document, (question,), depths[events.index(asked.events[0])])
+        return hidden(prose, draw, rng, INSTRUCTION, placed, question, depth=depths[told.index(asked.events[0])])
+
+    return Task("stories", kind, text, sample, max_new_tokens=12)
 
 
 def story(length: int, rng: random.Random) -> list[Event]:
