@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -14,49 +14,49 @@ from torch import Tensor
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel
 from homerlm.index.index import Index, IndexFile
 from homerlm.index.shards import opened
-from homerlm.select.document import Document
+from homerlm.select.document import Document, Run
 from homerlm.select.links import RARE
 from homerlm.select.method import Select
 
 
 @dataclass(frozen=True)
-class RarePairs:
-    """Work of an executor: where in a file the pairs `wanted` (n,), ascending, stand. Its value: (2, m) numbers of a
-    pair and of a unit of the file, of each pair as many as show that it is not rare."""
+class RareRuns:
+    """Work of an executor: where in a file runs of ids stand. Its value: (2, m) numbers of a run and of a unit of the
+    file, of each run as many as show that it is not rare."""
 
-    wanted: Tensor
+    runs: tuple[Run, ...]
 
     def __call__(self, model: LoadedModel, item: IndexFile) -> Tensor:
         index = opened([item], model)
         seen: Counter[int] = Counter()
         found = []
-        for pair, unit in chain.from_iterable(Document(index.ids, index.units).units_with(self.wanted)):
-            seen[pair] += 1
-            if seen[pair] <= RARE + 1:
-                found.append((pair, unit))
+        for run, unit in chain.from_iterable(Document(index.ids, index.units).units_with(self.runs)):
+            seen[run] += 1
+            if seen[run] <= RARE + 1:
+                found.append((run, unit))
         index.forget()
         return torch.tensor(found, dtype=torch.long).view(-1, 2).T
 
 
 @dataclass(frozen=True)
 class SpreadDocument(Document):
-    """An index's documents, whose pairs workers look for."""
+    """An index's documents, whose words workers look for."""
 
     files: tuple[IndexFile, ...] = ()
     executor: Executor = IN_PROCESS
     here: LoadedModel | None = None
 
-    def units_with(self, wanted: Tensor) -> Iterator[list[tuple[int, int]]]:
-        """As `Document.units_with`, but of a pair that is not rare some units alone."""
+    def units_with(self, runs: Sequence[Run]) -> Iterator[list[tuple[int, int]]]:
+        """As `Document.units_with`, but of a run that is not rare some units alone."""
         assert self.here is not None
         left = iter(self.files)
-        values = self.executor.map(self.here, RarePairs(wanted), self.files, range(len(self.files)))
+        values = self.executor.map(self.here, RareRuns(tuple(runs)), self.files, range(len(self.files)))
         with closing(values) as mapped:  # type: ignore[type-var]
             for value in mapped:
                 found = []
                 if value is not None:
                     first = int(torch.searchsorted(self.starts, next(left).first_token))
-                    found = [(pair, unit + first) for pair, unit in value.T.tolist()]
+                    found = [(run, unit + first) for run, unit in value.T.tolist()]
                 yield found
 
 
