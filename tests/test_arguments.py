@@ -12,6 +12,8 @@ from homerlm import (
     Homer,
     HomerConfig,
     Index,
+    Profile,
+    RopeScaling,
     compile_model,
     load_model,
     plan,
@@ -168,6 +170,7 @@ def test_parts_of_a_homer_are_what_they_should_be(arguments, error, named):
     ("arguments", "error", "named"),
     [
         ({"name": 4}, ModelLoadError, "name is int; it must be a model folder"),
+        ({"name": ""}, ModelLoadError, "name is empty; it must be a model folder"),
         ({"rope": 4}, ConfigError, "rope is 4; it must be text such as 'yarn:2'"),
         ({"dtype": "float12"}, ConfigError, "dtype is 'float12'; it must be auto"),
     ],
@@ -200,3 +203,123 @@ def test_an_endpoint_is_an_address_and_answers_selections():
 def test_an_index_counts_in_plain_words(text_homer, read):
     assert repr(read).startswith("Index(1 document, 200 tokens, ")
     assert repr(text_homer.read_all([])).startswith("Index(0 documents, 0 tokens, 0 chunks")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"cancel": True}, "cancel is bool; it must be a threading.Event"),
+        ({"observer": 3}, "observer is int; it must be a function"),
+        ({"on_text": "print"}, "on_text is str; it must be a function"),
+    ],
+)
+def test_what_is_to_be_called_can_be(text_homer, no_work, context, options, named):
+    with pytest.raises(InputError, match=named):
+        text_homer.ask(DOCUMENT, "w1", **options)
+    with pytest.raises(InputError, match="cancel is int"):
+        text_homer.generate(context, max_new_tokens=1, cancel=3)
+
+
+def test_switches_are_true_or_false(text_homer, no_work):
+    with pytest.raises(ConfigError, match="reuse is 'yes'; it must be True or False"):
+        text_homer.ask(DOCUMENT, "w1", reuse="yes")
+    with pytest.raises(InputError, match="int8 is 'no'; it must be True or False"):
+        text_homer.read(DOCUMENT, int8="no")
+    with pytest.raises(InputError, match="name is int; it must be text"):
+        text_homer.read(DOCUMENT, name=0)
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.ones(1, 5, dtype=torch.long, device="meta"), torch.ones(1, 5, dtype=torch.long).to_sparse()]
+)
+def test_ids_are_there_and_dense(text_homer, context, ids):
+    with pytest.raises(InputError, match=r"input_ids is a .* tensor; it must be a dense one"):
+        text_homer.score(context, ids)
+
+
+@pytest.mark.parametrize("neutral_len", [-1, 5.0, True, "5", float("nan")])
+def test_every_length_of_a_plan_is_a_whole_number(text_homer, neutral_len):
+    with pytest.raises(InputError, match=r"neutral_len is .*; it must be a whole number of tokens"):
+        text_homer.plan(4, 100, 5, neutral_len)
+
+
+def test_rows_of_a_batch_fit_each_other(text_homer, context):
+    ids = torch.ones(2, 30, dtype=torch.long)
+    two = text_homer.compress(ids[:, :4], ids, ids[:, :5])
+    longer = text_homer.compress(ids[:1, :4], ids[:1], ids[:1, :6])
+    for rows, named in (
+        ([two], "a context of 2 rows; give them one by one"),
+        ([two.row(0), longer], r"rows differ in suffix_len: \[5, 6\]"),
+        (context, "rows is CompactContext; it must be a list of contexts"),
+        (["row"], "rows is list; it must be a list of contexts"),
+    ):
+        with pytest.raises(InputError, match=named):
+            CompactContext.stack(rows)
+    for index in (None, "0", True):
+        with pytest.raises(InputError, match=f"index is {index!r}; the context has rows 0 to 0"):
+            context.row(index)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (4, "path is int; it must be text or a Path"),
+        (b"book", "path is bytes; it must be text or a Path"),
+        ("a\ud800.homer", "which no file can be called: surrogates not allowed"),
+        ("a\0.homer", "it holds a zero character"),
+    ],
+)
+def test_a_path_is_one(text_homer, no_work, context, read, path, named):
+    model = text_homer.model
+    for use in (
+        lambda: context.save(path),
+        lambda: CompactContext.load(path, model),
+        lambda: read.save(path),
+        lambda: Index.load(path, model),
+        lambda: text_homer.read(DOCUMENT, path=path),
+        lambda: Profile.load(path),
+        lambda: Calibration.load(path, model),
+    ):
+        with pytest.raises(InputError, match=named):
+            use()
+
+
+def test_a_scaling_and_a_calibration_are_made_of_the_right_things():
+    for wrong in (None, 4, ["yarn:2"]):
+        with pytest.raises(ConfigError, match=r"RoPE scaling is .*; it must be a method"):
+            RopeScaling.parse(wrong)
+    with pytest.raises(ConfigError, match=r"method is .*; it must be one of pi, ntk, yarn"):
+        RopeScaling(["yarn"], 2)
+    with pytest.raises(ConfigError, match="bias is list; it must be a tensor"):
+        Calibration([[0.0]])
+    with pytest.raises(ConfigError, match=r"unit is .*; it must be one of sentence, neighbours"):
+        HomerConfig(unit=["sentence"])
+
+
+def test_a_model_in_training_mode_is_refused(words):
+    model = llama(attention_dropout=0.3)
+    homer = Homer(model, words, HomerConfig(max_chunk_len=48, target_len=40))
+    context, ids = homer.ask(DOCUMENT, "w1", max_new_tokens=1).context, torch.tensor([[3, 4]])
+    model.train()
+    for use in (
+        lambda: Homer(model),
+        lambda: homer.ask(DOCUMENT, "w1"),
+        lambda: homer.read(DOCUMENT),
+        lambda: list(homer.ranking("w1", ["w2"])),
+        lambda: homer.score(context, ids),
+        lambda: homer.generate(context, max_new_tokens=1),
+        lambda: homer.focus(context, ids),
+    ):
+        with pytest.raises(InputError, match=r"training mode.*model\.eval\(\)"):
+            use()
+
+
+def test_a_model_in_training_mode_without_dropout_is_read_as_any(words):
+    model = llama()
+    homer = Homer(model, words, HomerConfig(max_chunk_len=48, target_len=40))
+    expected = homer.ask(DOCUMENT, "w1", max_new_tokens=2).text
+    model.train()
+    assert homer.ask(DOCUMENT, "w1", max_new_tokens=2).text == expected
+    model.model.layers[2].gradient_checkpointing = True
+    with pytest.raises(InputError, match="training mode"):
+        homer.ask(DOCUMENT, "w1", max_new_tokens=2)

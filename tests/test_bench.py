@@ -27,7 +27,7 @@ from homerlm.cli.main import app
 from homerlm.errors import ConfigError, HomerError, InputError, OutOfMemoryError, ScheduleError, UnsupportedModelError
 from homerlm.lab import rates
 from homerlm.lab.case import AFFIX_LEN, PROFILE, Case, bench_reader, cases, random_prompt
-from homerlm.lab.flops import Shape, cost_of, flops_of, plain_pass, with_kept
+from homerlm.lab.costs import cost_of, plain_pass, with_kept
 from homerlm.lab.isolated import record_of, run_isolated
 from homerlm.lab.measure import measure, peak_of_tensors, run_once
 from homerlm.lab.methods import Method, parse_methods
@@ -47,6 +47,7 @@ from homerlm.lab.ratios import ratios
 from homerlm.lab.records import RecordFile, read_records
 from homerlm.lab.report import sections, terminal_tables, write_report
 from homerlm.lab.run import raise_failure, run
+from homerlm.model.flops import Shape, flops_of
 from homerlm.score.calibration import Calibration
 from tiny import HEAD_DIM, KV_HEADS, LAYERS, VOCAB, llama, prompt
 

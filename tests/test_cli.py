@@ -1,6 +1,7 @@
 """The command line as a user sees it: output, JSON, exit codes, and errors without a traceback."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -340,6 +341,42 @@ def test_quiet_prints_the_answer_alone(homer, document):
     _, out, err = homer(*ask(document))
     assert err
     assert homer(*ask(document, "--quiet")) == (0, out, "")
+
+
+def test_quiet_measurements_print_nothing(homer, document, tmp_path):
+    for command in (
+        ["calibrate", "MODEL", tmp_path / "c", "--text", document],
+        ["profile", "MODEL", "-o", tmp_path / "p", "--texts", "4"],
+    ):
+        assert homer(*command, "--quiet") == (0, "", "")
+
+
+def test_what_no_answer_can_be_written_with_is_refused_before_the_model_is_loaded(homer, document, monkeypatch):
+    monkeypatch.setattr("homerlm.cli.ask.open_homer", None)
+    for option, value in (("--seed", 10**20), ("--temperature", "inf")):
+        code, out, err = homer(*ask(document, option, value))
+        assert (code, out) == (2, "")
+        assert f"{option[2:]} is {value}" in " ".join(err.split())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is always full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_said(homer, monkeypatch, more):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "50", *more)
+    assert code == 1
+    assert err == "Error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_that_has_left_ends_the_command_in_silence(homer, monkeypatch, more):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as left:
+        monkeypatch.setattr(sys, "stdout", left)
+        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "50", *more)
+    assert (code, err) == (1, "")
 
 
 def test_an_answer_that_breaks_off_ends_its_line(homer, document, monkeypatch):

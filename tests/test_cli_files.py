@@ -123,6 +123,12 @@ class TestQuestion:
         for question in ("Who signed?", "w1 w2", "When", "What does a.b do in main.py?", "Who is Dr. Jekyll"):
             assert inputs.split(["a.pdf", question], None, has_context=False) == (["a.pdf"], question)
 
+    def test_one_without_quotes_is_refused(self, homer, document):
+        for words in (["Who", "signed", "it?"], [document, "Who", "signed", "it?"]):
+            code, _, err = homer("ask", *words)
+            assert code == 2
+            assert "put a question of several words in quotes" in " ".join(err.split())
+
     def test_it_can_be_given_by_name(self, homer, document):
         plain = json.loads(homer(*ask(document, "--json"))[1])
         named = homer("ask", document, "--json", "-q", "w1 w2", *ask(document)[3:])[1]

@@ -12,6 +12,7 @@ from homerlm.passes import run_steps
 from homerlm.scale.corpus import indexing
 from homerlm.scale.listing import Fields, files_of, list_file, skipped_of, text_of
 from homerlm.scale.shard import planned
+from samples import encrypted_pdf
 from test_shards import texts_of
 from tiny import llama
 
@@ -134,6 +135,34 @@ def test_documents_are_listed_and_read_from_files_lines_and_rows(tmp_path):
     assert "no column 'text', only body, id" in reason
 
 
+def test_records_that_cannot_be_read_are_named_and_leave_the_others(text_homer, tmp_path):
+    """A number of characters too many, half a character, a row group that is damaged, text in another character set."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    latin = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\4\0\0\0"), pa.py_buffer("café".encode("latin-1"))]
+    )
+    parquet.write_table(pa.table({"text": latin}), tmp_path / "latin.parquet")
+    rows = pa.table({"text": ["w1 " * 500, "w2 " * 500, "w3"]})
+    parquet.write_table(rows, tmp_path / "t.parquet", row_group_size=2, use_dictionary=False)
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[40:100] = bytes(60)
+    (tmp_path / "t.parquet").write_bytes(content)
+    deep = "[" * 200_000
+    (tmp_path / "x.jsonl").write_text(
+        f'{deep}\n{{"text": "w4 \\ud800", "name": "\\udfff"}}\n{{"text": "w5 \\ud83d\\ude00"}}\n'
+    )
+    done = run(text_homer, tmp_path, tmp_path / "all")
+    index = load_collection(tmp_path / "all", text_homer.model, text_homer.tokenizer)
+    assert texts_in(index) == {"\ufffd": "w4 \ufffd", "x.jsonl:3": "w5 \N{GRINNING FACE}", "t.parquet:3": "w3"}
+    reasons = {one.name: one.reason for one in done.failed}
+    assert set(reasons) == {"x.jsonl:1", "t.parquet, row group 1", "latin.parquet, row group 1"}
+    assert "recursion" in reasons["x.jsonl:1"]
+    assert "row group 1 cannot be read: Corrupt snappy" in reasons["t.parquet, row group 1"]
+    assert "utf-8" in reasons["latin.parquet, row group 1"]
+
+
 def test_a_document_that_changed_after_it_was_listed_is_left_out(text_homer, tmp_path, monkeypatch):
     source = tmp_path / "x.jsonl"
     source.write_text('{"text": "w1 w2"}\n{"text": "w3 w4"}\n')
@@ -199,6 +228,17 @@ class TestCommand:
         (failed,) = json.loads(out)["failed"]
         assert code == 0
         assert failed.startswith(f"{tmp_path}/in/b.pdf: is damaged or is not a PDF")
+
+    def test_a_password_is_for_pdfs_alone(self, run, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in/a.txt").write_text("w1 w2 w3")
+        given = ["index", tmp_path / "in", "-o", tmp_path / "all", "--json", "--password", "secret", *self.INDEX]
+        code, _, err = run(*given)
+        assert (code, "only PDFs take one" in err) == (2, True)
+        (tmp_path / "in/b.pdf").write_bytes(encrypted_pdf("secret"))
+        code, out, _ = run(*given)
+        record = json.loads(out)
+        assert (code, record["failed"], record["documents"]) == (0, [], 2)
 
     def test_a_folder_is_made_added_to_and_asked(self, run, folder, tmp_path):
         into = tmp_path / "all"

@@ -343,6 +343,7 @@ def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_does(byte_tokeniz
         ({"stop": "text"}, "stop is 'text'"),
         ({"stop": ("",)}, "stop is"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": 2**63}, "at most 9223372036854775807"),
         ({"logprobs": -1}, "logprobs is -1"),
         ({"beams": 2}, "beams is no setting"),
     ],

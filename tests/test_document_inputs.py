@@ -117,6 +117,13 @@ def test_no_file_is_read_twice(folder: Path):
     )
 
 
+def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DocumentError, match="an empty name is given"):
+        expand_inputs([""])
+    assert expand_inputs(["."]).files
+
+
 def test_inputs_that_stand_for_nothing_are_refused(folder: Path):
     (folder / "nothing").mkdir()
     for path, reason in {

@@ -419,6 +419,12 @@ def test_standard_input_refusals_name_it(monkeypatch: pytest.MonkeyPatch, conten
         read_document("-")
 
 
+def test_standard_input_that_is_closed_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DocumentError, match="standard input: is closed"):
+        read_document("-")
+
+
 # Several documents
 
 

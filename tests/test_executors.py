@@ -14,6 +14,8 @@ import torch
 from homerlm import Homer, HomerConfig
 from homerlm.errors import Cancelled, ConfigError, InputError, MismatchError
 from homerlm.executor import IN_PROCESS, LoadedModel
+from homerlm.index.index import Index
+from homerlm.index.joined import join
 from homerlm.scale import mapping
 from homerlm.scale.devices import Devices
 from homerlm.scale.mapping import in_order
@@ -236,6 +238,39 @@ def test_a_cancelled_reading_stops_within_a_chunk(model):
         homer.compress(prefix, document, suffix, observer=lambda _event: cancel.set(), cancel=cancel)
     executor.close()
     assert 1 <= len(done) <= mapping.EACH + 2
+
+
+@dataclass(frozen=True)
+class Own:
+    """An executor that a user writes in one line. change: what it gives of its values."""
+
+    change: object = iter
+
+    def map(self, here, work, items, _homes=None):
+        return self.change([here.run(work, item) for item in items])
+
+
+def test_an_executor_of_ones_own_is_any_class_with_map(text_homer, words):
+    text = " ".join(f"w{i % 90}" for i in range(700))
+    for change in (iter, list, lambda values: (each for value in values for each in (None, value))):
+        homer = Homer(text_homer.model, words, text_homer.config, Own(change))
+        assert homer.select(text, "w1 w2", tokens=30) == text_homer.select(text, "w1 w2", tokens=30)
+        assert torch.equal(homer.read(text).keys, text_homer.read(text).keys)
+    for change, number in ((lambda values: values[1:], "0"), (lambda values: values * 2, "more than 1")):
+        homer = Homer(text_homer.model, words, text_homer.config, Own(change))
+        with pytest.raises(InputError, match=f"executor Own gave {number} values for 1 items"):
+            homer.read("w1 w2")
+        with pytest.raises(InputError, match="executor Own gave"):
+            homer.select(text, "w1 w2", tokens=30)
+
+
+def test_an_index_of_files_refuses_an_executor_that_leaves_some_out(text_homer, words, tmp_path):
+    for number in range(2):
+        text_homer.read(" ".join(f"w{i % 90}" for i in range(300)), path=tmp_path / f"{number}")
+    index = join([Index.load(tmp_path / f"{number}", text_homer.model, words) for number in range(2)])
+    homer = Homer(text_homer.model, words, text_homer.config, Own(lambda values: values[:-1]))
+    with pytest.raises(InputError, match="executor Own gave 1 values for 2 items"):
+        homer.select(index, "w1 w2", tokens=30)
 
 
 def test_workers_with_another_model_are_refused(model):

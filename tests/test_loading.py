@@ -5,6 +5,9 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -182,6 +185,31 @@ def test_folder_without_config(tmp_path):
 def test_unknown_name_without_network(name):
     error = fails(name, "not on this machine", "go online", "HF_HUB_OFFLINE")
     assert error.__cause__ is not None
+
+
+def test_a_hub_that_cannot_be_reached_is_not_waited_for():
+    """Once the hub has refused to connect, nothing more is asked of it: what is on this machine counts."""
+    script = """
+import time
+from homerlm.errors import ModelLoadError
+from homerlm.model.loading import load_config, load_model
+slept = []
+time.sleep = slept.append
+for load in (load_config, load_model):
+    try:
+        load("no-such-org/no-such-model")
+    except ModelLoadError as error:
+        print(error)
+print(sum(slept))
+"""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    *messages, slept = done.stdout.splitlines()
+    assert len(messages) == 2
+    assert all("go online" in message for message in messages)
+    assert float(slept) <= 5
 
 
 def test_impossible_name():

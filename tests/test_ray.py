@@ -176,6 +176,8 @@ def test_a_machine_that_is_lost_while_a_document_is_read(cluster, loaded, model_
     [
         ({"workers": 0}, "num-workers"),
         ({"gpus": 1.5}, "gpus-per-worker"),
+        *(({"gpus": gpus}, "gpus-per-worker") for gpus in (-1, float("nan"), float("inf"), 1e-5)),
+        *(({"cpus": cpus}, "cpus is") for cpus in (float("nan"), float("inf"), 1e-5)),
         ({"threads": 0}, "threads"),
         ({"cpus": -1}, "cpus"),
     ],
@@ -183,6 +185,11 @@ def test_a_machine_that_is_lost_while_a_document_is_read(cluster, loaded, model_
 def test_numbers_out_of_range_are_refused(settings, named):
     with pytest.raises(ConfigError, match=named):
         RaySettings(**settings)
+
+
+def test_gpus_that_are_not_there_are_refused_instead_of_waited_for(cluster, model_folder):
+    with pytest.raises(ConfigError, match="need 2 GPUs, but Ray has 0"):
+        workers(model_folder, 2, gpus=1)
 
 
 @pytest.fixture

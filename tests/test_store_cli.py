@@ -47,7 +47,9 @@ def test_everything_is_listed(run, store):
 
 
 def test_what_is_named_is_removed(run, store):
-    ids = [entry["id"] for entry in _entries(run, store).values()]
+    first, *ids = [entry["id"] for entry in _entries(run, store).values()]
+    code, text, _ = run("store", "rm", first, "--store", str(store.folder), "--json")
+    assert (code, json.loads(text)) == (0, {"removed": [first]})
     code, _, _ = run("store", "rm", *ids, "--store", str(store.folder))
     assert code == 0
     assert _entries(run, store) == {}

@@ -19,10 +19,10 @@ from homerlm.checks import check_whole
 from homerlm.context import CompactContext
 from homerlm.documents import read_document
 from homerlm.errors import ConfigError, InputError
-from homerlm.generation import check_settings
+from homerlm.generation import check_settings, check_together, setting
 from homerlm.index.index import Index
 from homerlm.model.memory import PeakMemory
-from homerlm.passes import Event, Observer, run_steps
+from homerlm.passes import Event, Observer, check_callbacks, run_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OnText = Callable[[str], None]
 Document = str | Path | CompactContext | Index
 GREEDY = {"do_sample": False}  # unless the settings say otherwise
+ONE_TEXT = {"num_return_sequences": 1, "return_dict_in_generate": False}  # whatever the generation config says
 
 
 class Reader(Protocol):
@@ -127,24 +128,42 @@ class Asking:
             if ignored:
                 raise InputError(f"{ignored[0]} has no effect on a document that was read before: leave it out")
             self.homer.check_context(self.document)
+        for name, value in ONE_TEXT.items():
+            if self.settings.get(name, value) != value:
+                raise ConfigError(
+                    f"{name} is {self.settings[name]!r}, but an answer is one text: leave it out, or take `generate` "
+                    "with the answer's context"
+                )
         check_settings(self.homer.model, GREEDY | self.settings)
         return self._affixes(self.question, self.answer_start)
 
     def answer(self, *, on_text: OnText | None, observer: Observer | None, cancel: threading.Event | None) -> Answer:
         """The answer, its pieces to `on_text` as they are written. Raises `Cancelled` once `cancel` is set."""
-        steps, tokenizer = self.preparing(), _tokenizer(self.homer)
+        steps, settings = self.preparing(), self._settings(on_text)
         with PeakMemory(self.homer.model) as peak:
             started = time.perf_counter()
             prepared = run_steps(steps, observer, cancel)
             compressed = time.perf_counter()
-            settings = GREEDY | {"max_new_tokens": self.max_new_tokens} | self.settings
-            if on_text is not None:
-                settings["streamer"] = _Streamer(tokenizer, on_text)
             new = self.homer.generate(prepared.context, cancel=cancel, **settings)
             finished = time.perf_counter()
         seconds = compressed - started, finished - compressed
-        text = str(tokenizer.decode(new[0], skip_special_tokens=True))
+        text = str(_tokenizer(self.homer).decode(new[0], skip_special_tokens=True))
         return self.record(prepared, text, new[0].tolist(), seconds, peak.bytes)
+
+    def _settings(self, on_text: OnText | None) -> dict[str, Any]:
+        """What `generate` is given. Raises `ConfigError` for what it would refuse."""
+        check_callbacks(on_text=on_text)
+        settings = GREEDY | ONE_TEXT | {"max_new_tokens": self.max_new_tokens} | self.settings
+        if setting(self.homer.model, settings, "stop_strings"):
+            settings = {"tokenizer": _tokenizer(self.homer)} | settings
+        if on_text is not None:
+            if settings.get("streamer") is not None:
+                raise ConfigError(
+                    "streamer has no effect where the answer's pieces are asked for: leave one of them out"
+                )
+            settings["streamer"] = _Streamer(_tokenizer(self.homer), on_text)
+        check_together(self.homer.model, settings)
+        return settings
 
     def preparing(self) -> Generator[Event, None, Prepared]:
         """Events of all that comes before the answer's first token. What cannot be asked is refused at once, before any
@@ -225,6 +244,8 @@ class Asking:
             raise InputError(f"answer_start is {type(self.answer_start).__name__}; it must be text")
         if not isinstance(self.chat, bool | None):
             raise ConfigError(f"chat is {self.chat!r}; it must be True, False, or None for what the tokenizer has")
+        if not isinstance(self.reuse, bool):
+            raise ConfigError(f"reuse is {self.reuse!r}; it must be True or False")
         if not isinstance(self.template_options, Mapping | None):
             raise ConfigError(
                 f"template_options is {self.template_options!r}; it must be a dict such as {{'enable_thinking': True}}"

@@ -8,10 +8,11 @@ from torch import Tensor
 from homerlm.errors import ConfigError, InputError
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise `ConfigError` for a setting that is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise `ConfigError` for a setting that is no whole number of at least `least`, or more than `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        above = "" if most is None else f" and at most {most}"
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}{above}")
 
 
 def checked_ids(parts: dict[str, Tensor], vocab: int, device: torch.device, rows: int | None = None) -> list[Tensor]:
@@ -21,6 +22,9 @@ def checked_ids(parts: dict[str, Tensor], vocab: int, device: torch.device, rows
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int32):
             found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(f"{name} is {found}; it must be a LongTensor of shape (batch, tokens)")
+        if ids.layout != torch.strided or ids.is_meta:
+            kind = "meta" if ids.is_meta else str(ids.layout)
+            raise InputError(f"{name} is a {kind} tensor; it must be a dense one that holds its ids")
         if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < vocab):
             raise InputError(
                 f"{name} holds ids from {int(ids.min())} to {int(ids.max())}; the model knows 0 to {vocab - 1}: "

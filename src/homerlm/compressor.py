@@ -29,7 +29,7 @@ from homerlm.index.question import STAND_IN_LEN, stand_in
 from homerlm.merge.method import Merge
 from homerlm.method import Method
 from homerlm.model.decoder import Decoder
-from homerlm.model.identity import ModelIdentity, check_model, tokenizer_fingerprint
+from homerlm.model.identity import ModelIdentity, check_evaluating, check_model, tokenizer_fingerprint
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.model.support import verify_layer_loop
 from homerlm.passes import Event, Lengths, Observer, Plan, run_steps
@@ -52,8 +52,8 @@ class Compressor:
     Any number of threads may use one model, through one object or several, while its owner uses it too: each gets what
     it would get alone. `tokenizer` is needed for sentences to stay whole, and to measure a model's profile; `executor`
     reads the chunks, by default this process one after the other (`homerlm.scale` has others; the paper's tree stays
-    here). Raises `UnsupportedModelError` for a model that cannot run HOMER and `ConfigError` for settings that do not
-    fit it.
+    here). Raises `UnsupportedModelError` for a model that cannot run HOMER, `InputError` for one in training mode and
+    `ConfigError` for settings that do not fit it.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Compressor:
         self.tokenizer = tokenizer
         self.config: Config = with_known_profile(model, config or HomerConfig())
         self.decoder = Decoder(model)
+        check_evaluating(model)
         self._loaded = LoadedModel(self.decoder, tokenizer)
         self.executor: Executor = executor or IN_PROCESS
         self.method: Method = self._method(self.config)
@@ -105,12 +106,12 @@ class Compressor:
         """What a prompt of these lengths in tokens will run: passes, lengths, memory. neutral_len: of the neutral
         question's suffix; None for the one that `compress` takes by itself. Raises `ScheduleError` for a prompt that
         does not fit, `InputError` for numbers that are no lengths."""
-        given = {"prefix_len": prefix_len, "context_len": context_len, "suffix_len": suffix_len}
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InputError(f"{name} is {value!r}; it must be a whole number of tokens")
         if neutral_len is None:
             neutral_len = 0 if self._neutral is None else self._neutral.shape[1]
+        given = {"prefix_len": prefix_len, "context_len": context_len, "suffix_len": suffix_len}
+        for name, value in (given | {"neutral_len": neutral_len}).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{name} is {value!r}; it must be a whole number of tokens")
         return self.method.plan(prefix_len, context_len, suffix_len, neutral_len)
 
     def profile(self, *, observer: Observer | None = None) -> Profile | None:
@@ -146,6 +147,7 @@ class Compressor:
     ) -> Generator[Event, None, CompactContext]:
         """`compress` step by step: events as parts of the prompt are done, and the context as the generator's value.
         Closing it stops the work."""
+        check_evaluating(self.model)
         named = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
         parts = self._checked(named)
         prefix, context, suffix = parts
@@ -276,6 +278,7 @@ class Compressor:
         self, reads: Reads, frame: Callable[[Indexer], Frame], into: Index | None, path: str | os.PathLike[str] | None
     ) -> Generator[Event, None, Index]:
         """Events of documents that are read into an index; its value is the index."""
+        check_evaluating(self.model)
         if path is not None:
             storage.check_target(path)  # before the work
         yield from self._profiled()
@@ -315,7 +318,8 @@ class Compressor:
 
     def check_context(self, context: CompactContext | Index) -> None:
         """Raise `MismatchError` for a context or index that another model made, or this one before its weights changed,
-        `InputError` for what is none."""
+        `InputError` for what is none, and for a model in training mode."""
+        check_evaluating(self.model)
         if not isinstance(context, CompactContext | Index):
             raise InputError(f"context is {type(context).__name__}; it must be a CompactContext or an Index")
         context.check_model(ModelIdentity.of(self.model))

@@ -300,7 +300,7 @@ def _check(setting: Field[Any], value: Any) -> None:
     if (value is None and setting.default is None) or (value is None and "None" in str(setting.type)):
         return
     if choices := facts.get("choices"):
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
         return
     low, high = facts["low"], facts["high"]

@@ -41,7 +41,7 @@ class Origin:
         """Raise `MismatchError` with both values where a file at `path` with numbers of `dtype` belongs to another
         model, RoPE scaling, dtype or tokenizer (where one is given)."""
         if difference := self.model.mismatch(ModelIdentity.of(model)):
-            raise MismatchError(f"{path} belongs to another model, {difference}")
+            raise MismatchError(f"{path} belongs to another model, {difference}: load that one, or make it again")
         if dtype != str(model.dtype):
             raise MismatchError(
                 f"{path} was made in {dtype}, the model given runs in {model.dtype}: load it with that dtype"
@@ -118,8 +118,8 @@ class CompactContext:
 
     def row(self, index: int) -> CompactContext:
         """One row of a batch as a context of its own, without padding. Raises `InputError` for one it lacks."""
-        if not 0 <= index < self.batch_size:
-            raise InputError(f"index is {index}; the context has rows 0 to {self.batch_size - 1}")
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < self.batch_size:
+            raise InputError(f"index is {index!r}; the context has rows 0 to {self.batch_size - 1}")
         skip = 0 if self.padding is None else int(self.padding[index])
         one = slice(index, index + 1)
         return replace(
@@ -134,9 +134,9 @@ class CompactContext:
     @classmethod
     def stack(cls, rows: Sequence[CompactContext]) -> CompactContext:
         """Contexts of one row each as a batch; shorter rows are padded at their beginning. Raises `InputError`
-        for no context."""
-        if not rows:
-            raise InputError("rows is empty; a batch needs at least one context")
+        for no context, and for those that cannot be rows of one batch: of several rows, of other models, dtypes or
+        lengths of affixes."""
+        _check_rows(rows)
         longest = max(map(len, rows))
         padding = torch.tensor([longest - len(row) for row in rows])
         if len(rows) == 1 or not padding.any():
@@ -238,6 +238,24 @@ class _UnevenCache(DynamicCache):
                 "'none'): feed it one token at a time"
             )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+def _check_rows(rows: Sequence[CompactContext]) -> None:
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, CompactContext) for row in rows):
+        raise InputError(f"rows is {type(rows).__name__}; it must be a list of contexts")
+    if not rows:
+        raise InputError("rows is empty; a batch needs at least one context")
+    if several := [row.batch_size for row in rows if row.batch_size > 1]:
+        raise InputError(f"rows holds a context of {several[0]} rows; give them one by one (`CompactContext.row`)")
+    first = rows[0]
+    for name in ("prefix_len", "suffix_len"):
+        if len(found := {getattr(row, name) for row in rows}) > 1:
+            raise InputError(f"rows differ in {name}: {sorted(found)}; a batch has one")
+    for row in rows[1:]:
+        if difference := first.origin.model.mismatch(row.origin.model):
+            raise InputError(f"rows belong to different models, {difference}")
+        if first.keys[0].dtype != row.keys[0].dtype:
+            raise InputError(f"rows hold {first.keys[0].dtype} and {row.keys[0].dtype}; a batch has one dtype")
 
 
 def _padded(row: CompactContext, count: int) -> CompactContext:

@@ -6,7 +6,8 @@ rows of an index out. `homerlm.scale` has the executors that do it elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -14,6 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from homerlm.errors import InputError
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity, tokenizer_fingerprint
 from homerlm.score.sentences import Sentences
@@ -74,7 +76,8 @@ class Executor(Protocol):
         so that others get their turn. `here`: the caller's own model. homes: a number for each item; those of one
         number are done by the same worker as far as possible, for it keeps what they have in common.
 
-        Closing the iterator stops the work: what runs comes to the end of its item, and no further one begins. Raises
+        Closing the iterator, where it is a generator, stops the work: what runs comes to the end of its item, and no
+        further one begins. Raises
         what the work raises, at its item's place, and `MismatchError` where the workers' model is another one.
         """
         ...
@@ -95,3 +98,31 @@ class InProcess:
 
 
 IN_PROCESS = InProcess()
+
+
+def values_of(
+    executor: Executor,
+    here: LoadedModel,
+    work: Work[Item, Value],
+    items: Iterable[Item],
+    count: int,
+    homes: Sequence[int] | None = None,
+) -> Generator[Value | None, None, None]:
+    """`executor.map` over so many items; closing this closes it. Raises `InputError` where an executor gives fewer or
+    more values than there are items: an index would miss what it does not say."""
+    given = 0
+    with ExitStack() as stack:
+        values = executor.map(here, work, items, homes)
+        if hasattr(values, "close"):
+            stack.callback(values.close)
+        for value in values:
+            given += value is not None
+            if given > count:
+                break
+            yield value
+    if given != count:
+        number = f"more than {count}" if given > count else given
+        raise InputError(
+            f"the executor {type(executor).__name__} gave {number} values for {count} items: its map has to yield one "
+            "for each, in their order, and nothing else but None"
+        )

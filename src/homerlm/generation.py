@@ -24,12 +24,15 @@ from transformers import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+from transformers.generation import GenerationMode
 
 from homerlm.checks import check_whole
 from homerlm.context import CompactContext
 from homerlm.errors import Cancelled, ConfigError
 from homerlm.model.decoder import Decoder, hooked
 from homerlm.model.one_token import one_token_forwards
+from homerlm.passes import check_callbacks
+from homerlm.sampling import refusals
 
 Cancel = threading.Event
 
@@ -57,17 +60,20 @@ def generate(model: PreTrainedModel, context: CompactContext, *, cancel: Cancel 
     end. The step it makes of it is exchanged for what the compression computed, which keeps the paper's cache exact.
     Once `cancel` is set, no further token is made and `Cancelled` is raised.
     """
+    check_callbacks(cancel)
     copies = _copies(model, settings)
     length = len(context)
     device = model.get_input_embeddings().weight.device
+    settings |= _cache_settings(model, settings)
     if cancel is not None:
         settings["stopping_criteria"] = [*(settings.get("stopping_criteria") or ()), _Cancelling(cancel)]
-    with _first_step_from(model, context, copies), _steps(model, context, copies, settings):
+    step = _FirstStep(context, context._cache(length - 1, copies), copies)
+    with _first_step_from(model, step), _steps(model, context, copies, settings), refusals(lambda: step.begun):
         output = model.generate(
             input_ids=context.input_ids.to(device),
             attention_mask=context.attention_mask.to(device),
             position_ids=context.position_ids.to(device),
-            past_key_values=context._cache(length - 1, copies),
+            past_key_values=step.cache,
             **settings,
         )
     if cancel is not None and cancel.is_set():
@@ -95,8 +101,27 @@ _OWN_ARGUMENTS = frozenset(
         "assistant_tokenizer",
     ]
 )
-_GIVEN = frozenset(["input_ids", "inputs", "attention_mask", "position_ids", "past_key_values", "inputs_embeds"])
-
+_GIVEN = frozenset(
+    [
+        "input_ids",
+        "inputs",
+        "attention_mask",
+        "position_ids",
+        "past_key_values",
+        "inputs_embeds",
+        "cache_implementation",
+        "cache_config",
+    ]
+)
+_DECODING = frozenset(
+    [
+        GenerationMode.GREEDY_SEARCH,
+        GenerationMode.SAMPLE,
+        GenerationMode.BEAM_SEARCH,
+        GenerationMode.BEAM_SAMPLE,
+        GenerationMode.ASSISTED_GENERATION,
+    ]
+)
 
 _COUNTS = ("max_new_tokens", "num_beams", "num_return_sequences")
 _CHECKS = {  # what `generate` makes of a number, which refuses a wrong one
@@ -112,6 +137,13 @@ def check_settings(model: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Raise `ConfigError` for a name that transformers' `generate` does not take, or a number out of its range, before
     any work is done."""
     _check_names(model, settings)
+    if settings.get("use_cache", True) is not True:
+        raise ConfigError("use_cache is set by homerlm: what was compressed is a cache: leave it out")
+    if setting(model, settings, "assistant_early_exit"):
+        raise ConfigError(
+            "assistant_early_exit makes the model shorter for all its callers while one of them writes: leave it out, "
+            "or guess with prompt_lookup_num_tokens or an assistant_model"
+        )
     for name in _COUNTS:
         if settings.get(name) is not None:
             check_whole(name, settings[name], 1)
@@ -125,6 +157,49 @@ def check_settings(model: PreTrainedModel, settings: dict[str, Any]) -> None:
             check(number)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{name} is {number!r}, which transformers' generate refuses: {error}") from None
+
+
+def check_together(model: PreTrainedModel, settings: dict[str, Any]) -> None:
+    """Raise `ConfigError` for settings that transformers' `generate` refuses together, before any work is done: it is
+    called with a decoding loop that runs nothing."""
+    if settings.get("custom_generate") is not None:
+        return
+
+    def loop(_model: Any, _ids: Tensor, *, generation_config: Any, **_given: Any) -> Any:
+        return generation_config.get_generation_mode(settings.get("assistant_model"))
+
+    asked = settings | _cache_settings(model, settings) | {"custom_generate": loop}
+    if asked.get("tokenizer") is not None:  # which `generate` keeps from such a loop
+        asked |= {"stop_strings": None, "token_healing": False}
+    with refusals():
+        if (streamer := settings.get("streamer")) is not None:
+            asked["streamer"] = _Muted(streamer)
+        first = torch.ones(1, 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+        mode = model.generate(input_ids=first, **asked)
+    if mode not in _DECODING:
+        raise ConfigError(
+            f"the settings ask for {mode.replace('_', ' ')}, which is no part of transformers any more: leave out what "
+            "asks for it"
+        )
+    if streamer is not None and "beam" in mode:
+        raise ConfigError("pieces of an answer cannot be had while beams compete for it: leave out num_beams")
+
+
+class _Muted:
+    """A streamer that is not told of anything. Raises `AttributeError` for what is none."""
+
+    def __init__(self, streamer: Any) -> None:
+        self.end, _ = streamer.end, streamer.put
+
+    def put(self, ids: Tensor) -> None:
+        """Nothing."""
+
+
+def _cache_settings(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
+    """What has to be said against a generation config that asks for a cache of another kind, or for none."""
+    own = settings.get("generation_config") or model.generation_config
+    wanted = {"use_cache": True, "cache_implementation": None}
+    return {name: value for name, value in wanted.items() if getattr(own, name, None) not in (None, value)}
 
 
 def _check_names(model: PreTrainedModel, settings: dict[str, Any]) -> None:
@@ -148,7 +223,7 @@ class _Cancelling(StoppingCriteria):
 
 def _copies(model: PreTrainedModel, settings: dict[str, Any]) -> int:
     """Number of cache rows that `generate` needs for each row of the context."""
-    return max(_setting(model, settings, name) or 1 for name in ("num_beams", "num_return_sequences"))
+    return max(setting(model, settings, name) or 1 for name in ("num_beams", "num_return_sequences"))
 
 
 def _masks_that_fit(model: PreTrainedModel, context: CompactContext) -> AbstractContextManager[None]:
@@ -163,11 +238,11 @@ def _steps(
     """For the forwards of one `generate` call: of one token in each row, unless a guess of several is looked at."""
     if context.uneven:
         return _masks_that_fit(model, context)
-    guesses = any(_setting(model, settings, name) for name in ("prompt_lookup_num_tokens", "assistant_model"))
+    guesses = any(setting(model, settings, name) for name in ("prompt_lookup_num_tokens", "assistant_model"))
     return nullcontext() if guesses else one_token_forwards(Decoder(model), context.batch_size * copies)
 
 
-def _setting(model: PreTrainedModel, settings: dict[str, Any], name: str) -> Any:
+def setting(model: PreTrainedModel, settings: dict[str, Any], name: str) -> Any:
     """What `generate` takes for a setting, None for nothing."""
     config = settings.get("generation_config") or model.generation_config
     return settings.get(name) or getattr(config, name, None)
@@ -181,9 +256,14 @@ class _FirstStep:
     whatever a cache holds: what it does hold is cut off.
     """
 
-    def __init__(self, context: CompactContext, copies: int) -> None:
+    def __init__(self, context: CompactContext, cache: Cache, copies: int) -> None:
+        self.cache = cache
         self._context, self._copies = context, copies
         self.begun = self.done = False
+
+    def concerns(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a forward is one over the context: an assistant may be the same model, with a cache of its own."""
+        return kwargs.get("past_key_values") is self.cache
 
     def cut(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         self.begun = True
@@ -208,20 +288,22 @@ _first_step: ContextVar[_FirstStep | None] = ContextVar("homerlm_first_step", de
 
 def _before_forward(_module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> Any:
     step = _first_step.get()
-    return None if step is None or step.begun or kwargs is None else (args, step.cut(kwargs))
+    if step is None or step.begun or kwargs is None or not step.concerns(kwargs):
+        return None
+    return args, step.cut(kwargs)
 
 
 def _after_forward(_module: nn.Module, _args: tuple, *rest: Any) -> None:
     """torch may call this without the forward's arguments while another thread takes a hook of its own away."""
     step = _first_step.get()
-    if step is not None and not step.done and len(rest) == 2:
+    if step is not None and not step.done and len(rest) == 2 and step.concerns(rest[0]):
         step.exchange(*rest)
 
 
 @contextmanager
-def _first_step_from(model: PreTrainedModel, context: CompactContext, copies: int) -> Iterator[None]:
-    """Inside the block, this context's first forward of the model yields the compact context's own logits."""
-    token = _first_step.set(_FirstStep(context, copies))
+def _first_step_from(model: PreTrainedModel, step: _FirstStep) -> Iterator[None]:
+    """Inside the block, this context's first forward over the step's cache yields the compact context's own logits."""
+    token = _first_step.set(step)
     try:
         with (
             hooked(model.register_forward_pre_hook, _before_forward, with_kwargs=True),

@@ -23,6 +23,7 @@ from homerlm.errors import InputError
 from homerlm.index.building import Builder, Indexer
 from homerlm.index.index import Frame, Index
 from homerlm.index.question import stand_in
+from homerlm.model.identity import check_evaluating
 from homerlm.model.memory import out_of_memory_explained
 from homerlm.passes import Event, Observer, run_steps, tokenising
 from homerlm.select.passages import ranking
@@ -38,8 +39,8 @@ class Homer(Compressor):
 
     Any number of threads may use one model, through one `Homer` or several, while its owner uses it too: each gets what
     it would get alone. `tokenizer` is needed for text (`ask`); `executor` reads the chunks, by default this process
-    (docs/scale.md). Raises `UnsupportedModelError` for a model that cannot run HOMER and `ConfigError` for settings
-    that do not fit it.
+    (docs/scale.md). Raises `UnsupportedModelError` for a model that cannot run HOMER, `InputError` for one in training
+    mode and `ConfigError` for settings that do not fit it.
     """
 
     def read(
@@ -65,6 +66,8 @@ class Homer(Compressor):
         """
         asking = Asking(self, document, " ", instruction, "", chat, template_options, False, 1, {})
         asking.check_types()
+        if not isinstance(name, str | None):
+            raise InputError(f"name is {type(name).__name__}; it must be text, or None for the file's")
         if not isinstance(document, str | Path):
             raise InputError("document is read already: ask it as it is")
         named = name or (document.name if isinstance(document, Path) else "document")
@@ -122,6 +125,8 @@ class Homer(Compressor):
         Closing it stops the work. What cannot be read is refused at once."""
         if isinstance(documents, str | Path) or not isinstance(documents, Iterable):
             raise InputError(f"documents is {type(documents).__name__}; it must be pairs (name, text)")
+        if not isinstance(int8, bool):
+            raise InputError(f"int8 is {int8!r}; it must be True or False")
         if into is not None:
             if not isinstance(into, Index):
                 raise InputError(f"into is {type(into).__name__}; it must be an Index, as `read` makes it")
@@ -238,6 +243,7 @@ class Homer(Compressor):
     def _ranked(
         self, around: tuple[Tensor, Tensor, Tensor], passages: Sequence[str]
     ) -> Generator[Event, None, list[float]]:
+        check_evaluating(self.model)
         yield from self._profiled()
         method = self._finding()
         assert self.tokenizer is not None

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from homerlm.errors import Cancelled, ScheduleError
+from homerlm.errors import Cancelled, InputError, ScheduleError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,13 +93,23 @@ class Event:
 Observer = Callable[[Event], None]
 
 
+def check_callbacks(cancel: object = None, **functions: object) -> None:
+    """Raise `InputError` for an event that is none, or for what is to be called and cannot be; None is neither."""
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise InputError(f"cancel is {type(cancel).__name__}; it must be a threading.Event, or None")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise InputError(f"{name} is {type(function).__name__}; it must be a function, or None")
+
+
 def run_steps(
     steps: Generator[Step, None, Result],
     observer: Callable[[Step], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Result:
     """The value of work that goes step by step, each step shown to `observer`. Raises `Cancelled` once `cancel` is
-    set."""
+    set, `InputError` for an event or observer that is none."""
+    check_callbacks(cancel, observer=observer)
     while True:
         if cancel is not None and cancel.is_set():
             steps.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
 from homerlm.context import CompactContext
+from homerlm.errors import ConfigError
 from homerlm.writing import TokenChoice, Writing
 
 
@@ -50,6 +53,17 @@ class Sampler:
         return TokenChoice(token, float(logprobs[token]), likeliest)
 
 
+@contextmanager
+def refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """What transformers' `generate` raises before its first forward, that is for its settings, as `ConfigError`."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, NotImplementedError, OSError) as error:
+        if begun():
+            raise
+        raise ConfigError(f"transformers' generate refuses these settings: {error}") from error
+
+
 def ends_of(config: Any) -> frozenset[int]:
     """The tokens that end an answer, by a generation config."""
     ends = config.eos_token_id
@@ -67,5 +81,7 @@ def _generation(model: PreTrainedModel, ids: Tensor, writing: Writing) -> tuple[
     if writing.temperature > 0:
         top_k = getattr(model.generation_config, "top_k", None) or 0
         settings = {"do_sample": True, "temperature": writing.temperature, "top_p": writing.top_p, "top_k": top_k}
-    made: Any = model.generate(input_ids=ids, max_new_tokens=writing.max_new_tokens, custom_generate=loop, **settings)
+    one = {"num_return_sequences": 1, "max_new_tokens": writing.max_new_tokens, "custom_generate": loop}
+    with refusals():
+        made: Any = model.generate(input_ids=ids, **one, **settings)
     return made

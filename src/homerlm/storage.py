@@ -96,7 +96,7 @@ def read(path: str | os.PathLike[str], *, kind: str, version: int) -> tuple[dict
     Raises `InputError` for a path that is no readable file, `CorruptFileError` for a damaged or foreign file,
     `MismatchError` for another kind or another format version.
     """
-    path = Path(path)
+    path = checked_path(path)
     header, mapped = _open(path, kind)
     _check_header(path, header, kind, version)
     # Mapped tensors are windows on the file, which could still change below us (and could not be replaced on Windows).
@@ -180,7 +180,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def check_target(path: str | os.PathLike[str]) -> Path:
     """The file to write for a path: what a link leads to, since `os.replace` would replace the link. Raises
     `InputError` for one that cannot be a file."""
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(checked_path(path)))
     if not target.parent.is_dir():
         raise InputError(f"{path}: the folder {target.parent} does not exist; create it or choose another path")
     if target.is_dir():
@@ -188,6 +188,18 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     if target.exists() and not target.is_file():
         raise InputError(f"{path} is not a regular file and would be replaced by one; choose another path")
     return target
+
+
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """A path as given. Raises `InputError` for what is none, or cannot be one of a file."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InputError(f"path is {type(path).__name__}; it must be text or a Path")
+    try:
+        if b"\0" in os.fsencode(path):
+            raise InputError(f"path is {os.fspath(path)!r}; it holds a zero character, which no path does")
+    except UnicodeEncodeError as error:
+        raise InputError(f"path is {os.fspath(path)!r}, which no file can be called: {error.reason}") from error
+    return Path(path)
 
 
 def _open_private(path: str, flags: int) -> int:

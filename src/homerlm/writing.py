@@ -47,7 +47,7 @@ class Writing:
         if self.logprobs is not None:
             check_whole("logprobs", self.logprobs, 0)
         if self.seed is not None:
-            check_whole("seed", self.seed, -(2**63))
+            check_whole("seed", self.seed, -(2**63), 2**63 - 1)
         if not _is_number(self.temperature) or self.temperature < 0:
             raise ConfigError(f"temperature is {self.temperature!r}; it must be a finite number of at least 0")
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:

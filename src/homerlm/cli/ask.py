@@ -128,6 +128,7 @@ def ask(
     files = found.files if found else ()
     check_outputs({"--save": save, "--html": html}, [*files, context, calibration, model], force=force)
     check_device(device)
+    _check_writing(max_new_tokens, temperature, seed)
     document, found = inputs.read(found, password) if found else ("", None)
     skipped = inputs.described(found)
     if not quiet:
@@ -262,6 +263,13 @@ def _check(
     if context is not None and save is not None:
         raise UsageError(f"--save with --context would write the same again: copy {context} instead")
     check_calibration(calibration, settings)
+
+
+def _check_writing(max_new_tokens: int, temperature: float, seed: int | None) -> None:
+    """Raise `ConfigError` for what no answer can be written with."""
+    from homerlm.writing import Writing
+
+    Writing(max_new_tokens, temperature, seed=seed)
 
 
 def _sampling(temperature: float, seed: int | None) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def calibrate(
     device: Device = None,
     dtype: Numbers = DType.auto,
     force: Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""
@@ -48,13 +49,14 @@ def calibrate(
     from homerlm.lab.corpora import named_texts, wikitext103
 
     texts = named_texts(text)[0] if text else wikitext103()
-    with status("Loading the model", quiet=as_json):
+    silent = quiet or as_json
+    with status("Loading the model", quiet=silent):
         from homerlm import Calibration, load_model
 
         loaded, tokenizer = load_model(
             None if model == "default" else model, rope=rope, dtype=str(dtype), **placed(device)
         )
-    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
+    with Progress(console=err, transient=True, disable=silent or not err.is_terminal) as progress:
         task = progress.add_task("Measuring segments", total=None)
         calibration = Calibration.measure(
             loaded,
@@ -70,7 +72,7 @@ def calibrate(
     facts |= calibration.notes
     if as_json:
         print_json(facts)
-    else:
+    elif not quiet:
         out.print(
             f"{output}: {facts['layers']} layers, distances below {facts['distances']:,}, "
             f"from {facts['segments']} segments"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from homerlm.passes import Event
 
+OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of printing: files have their own
 _MAX_SKIPPED = 10  # lines that say what was left out
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # texts are shown as they are, ":key:" too
@@ -117,6 +120,13 @@ def note_command(folder: Path) -> None:
     known = path.read_text().splitlines() if path.exists() else []
     if line not in known:
         path.write_text("\n".join([*known, line]) + "\n")
+
+
+def drop_output(error: OSError) -> None:
+    """Print no more, since it cannot be written; stderr says why, unless the reader has left, as head does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+    if error.errno != errno.EPIPE:
+        err.print(f"[bold red]Error:[/] standard output cannot be written: {error.strerror}", soft_wrap=True)
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -107,11 +107,13 @@ def index_folder(
         raise UsageError("- (standard input) cannot be read again by workers: name files")
     check_device(model.device)
     from homerlm.documents import Inputs
-    from homerlm.scale.listing import files_of, skipped_of
+    from homerlm.scale.listing import PDF, files_of, skipped_of
 
     paths = [place for place in given if place not in urls]
     found = inputs.expand(paths) if paths else Inputs((), ())
     files = files_of(found, buckets.expand(urls))
+    if options.password is not None and not any(path.lower().endswith(PDF) for _, path in files):
+        raise UsageError("--password: is given, but only PDFs take one, and none is among the files; leave it out")
     homer, engine = open_homer(), _engine(workers, model)
     started = time.perf_counter()
     with reading("Reading", quiet=quiet or as_json) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def split(given: Sequence[str], question: str | None, *, has_context: bool) -> t
         question = files.pop()
         if _is_file(question) or (files and all(map(_FILE_NAME.fullmatch, given))):
             raise UsageError(f"{question} is a file, not a question: give the question last, or with -q/--question")
+        _check_quoted(files)
     if not question.strip():
         raise UsageError("the question is empty: ask something")
     if has_context and files:
@@ -62,6 +64,13 @@ def names(paths: Sequence[str | Path]) -> list[str]:
     files = list(map(str, paths))
     shown = ["standard input" if file == "-" else Path(file).name for file in files]
     return shown if len(set(shown)) == len(shown) else ["standard input" if file == "-" else file for file in files]
+
+
+def _check_quoted(files: Sequence[str]) -> None:
+    """Refuse words of a question that was not put in quotes: behind the first document they name nothing."""
+    for word in files[1:]:
+        if not (_is_file(word) or _FILE_NAME.fullmatch(word) or has_magic(word)):
+            raise UsageError(f"{word} is no file: put a question of several words in quotes, or check the spelling")
 
 
 def _is_file(argument: str) -> bool:

@@ -10,7 +10,8 @@ import typer
 from homerlm import __version__
 from homerlm.cli import ask, bench, calibrate, demo, eval, index, plan, profile, select, serve, store
 from homerlm.cli.chat import command as chat
-from homerlm.cli.errors import ParseError, exit_code, report
+from homerlm.cli.console import OUTPUT_ERRORS, drop_output
+from homerlm.cli.errors import EXIT_ERROR, ParseError, exit_code, report
 from homerlm.errors import HomerError
 
 TYPER_INTERRUPTED = 130  # what typer makes of KeyboardInterrupt, without a word
@@ -62,13 +63,25 @@ def run() -> int:
     """Run the command of `sys.argv`; its exit code. Raises `KeyboardInterrupt`, and what is no mistake of a user's."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app(standalone_mode=False, prog_name="homer") or 0
-    except (HomerError, ParseError) as error:
-        report(error, as_json="--json" in sys.argv[1:])
-        return exit_code(error)
+        code = _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        drop_output(error)
+        return EXIT_ERROR
     if code == TYPER_INTERRUPTED:
         raise KeyboardInterrupt
     return code
+
+
+def _run() -> int:
+    try:
+        return app(standalone_mode=False, prog_name="homer") or 0
+    except (HomerError, ParseError) as error:
+        report(error, as_json="--json" in sys.argv[1:])
+        return exit_code(error)
 
 
 def _asks_for_help() -> bool:

@@ -32,22 +32,24 @@ def profile(
     device: Device = None,
     dtype: Numbers = DType.auto,
     force: Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model's heads on planted facts; done by itself where an unknown model reads its first document."""
     check_outputs({"--output": output}, [model], force=force)
     check_device(device)
-    with status("Loading the model", quiet=as_json):
+    silent = quiet or as_json
+    with status("Loading the model", quiet=silent):
         from homerlm import load_model
         from homerlm.passes import Event, run_steps
         from homerlm.profiling.measure import COUNT, measuring
 
         loaded, tokenizer = load_model(None if model == "default" else model, dtype=str(dtype), **placed(device))
-    with reading("Measuring", quiet=as_json) as bar:
+    with reading("Measuring", quiet=silent) as bar:
 
         def show(progress: Any) -> None:
             bar(Event(progress.read, progress.total))
-            if progress.texts == 1 and not as_json:
+            if progress.texts == 1 and not silent:
                 err.print(f"about {progress.seconds:,.0f} s to go", style="dim")
 
         measured = run_steps(measuring(loaded, tokenizer, count=texts or COUNT), show)
@@ -57,6 +59,8 @@ def profile(
         measured.save(output)
     if as_json:
         print_json({"output": str(output), **measured.to_dict()})
+        return
+    if quiet:
         return
     out.print(_table(measured))
     if (early := measured.early) is not None:

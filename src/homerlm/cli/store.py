@@ -62,6 +62,7 @@ def list_(store: Folder = None, as_json: Json = False) -> None:
 def rm(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As homer store ls prints them.")],
     store: Folder = None,
+    as_json: Json = False,
 ) -> None:
     """Remove documents, files (and what was read of them) or vector stores."""
     with _opened(store) as opened:
@@ -69,6 +70,8 @@ def rm(
         missing = [id for id in ids if not any(remove(None, id) for remove in removers)]
     if missing:
         raise UsageError(f"{', '.join(missing)}: not in the store; see homer store ls")
+    if as_json:
+        print_json({"removed": ids})
 
 
 @app.command()

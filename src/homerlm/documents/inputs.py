@@ -84,6 +84,8 @@ def _is_named(path: str | Path) -> bool:
 
 
 def _expanded(path: str | Path) -> Iterator[Path | Skipped]:
+    if not str(path):  # which pathlib takes for the current folder
+        raise DocumentError("documents: an empty name is given; name a file, or . for the current folder")
     if _is_named(path):
         yield Path(path)
     elif Path(path).is_dir():

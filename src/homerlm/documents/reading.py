@@ -112,7 +112,7 @@ class _Source:
     @classmethod
     def open(cls, path: str | Path) -> _Source:
         name = _display_name(path)
-        return cls.of(sys.stdin.buffer.read() if str(path) == "-" else _file_bytes(Path(path), name), name)
+        return cls.of(_standard_input() if str(path) == "-" else _file_bytes(Path(path), name), name)
 
     @classmethod
     def of(cls, data: bytes, name: str) -> _Source:
@@ -171,6 +171,12 @@ def headings_of(paths: Sequence[str | Path]) -> list[str]:
 def _display_name(path: str | Path) -> str:
     """The name on one line, and in characters that can be printed, which names of files need not be."""
     return "standard input" if str(path) == "-" else join_surrogates(" ".join(str(path).splitlines()))
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise DocumentError("standard input: is closed; name a file, or send it a document")
+    return sys.stdin.buffer.read()
 
 
 def _file_bytes(path: Path, name: str) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 from homerlm.errors import ConfigError, DocumentError, InputError
 from homerlm.model.filecache import cache_folder
-from homerlm.storage import replacing
+from homerlm.storage import checked_path, replacing
 
 Place = str | os.PathLike[str]
 EXTRA = 'pip install "homerlm[s3]"'
@@ -37,7 +37,7 @@ def local(place: Place) -> Path:
     """A file of this machine with a place's content: itself, or a copy in the cache, which is fetched where there is
     none of what the bucket has now. Raises `InputError` for what a bucket does not have."""
     if not is_url(place):
-        return Path(place)
+        return checked_path(place)
     with _explained(place):
         files, path = _opened(place)
         state = hashlib.sha256(f"{place}\n{files.ukey(path)}".encode()).hexdigest()

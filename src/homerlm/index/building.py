@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homerlm import prompt, storage
-from homerlm.executor import IN_PROCESS, Executor, LoadedModel
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel, values_of
 from homerlm.index.index import Frame, Index, Part, saving
 from homerlm.index.keys import KeyLayout, indexing
 from homerlm.index.pieces import Piece, pieces
@@ -130,7 +130,7 @@ class Builder:
         items = (torch.cat([ids[:, start:stop] for start, stop in group]) for group in groups)
         ends = iter(group[-1][1] for group in groups)
         done = 0
-        with closing(self.executor.map(self.model, ChunkKeys.of(self.frame), items)) as kept:  # type: ignore[type-var]
+        with closing(values_of(self.executor, self.model, ChunkKeys.of(self.frame), items, len(groups))) as kept:
             for rows in kept:
                 if rows is not None:
                     self._keep(*rows)

@@ -137,7 +137,7 @@ class ManifestWriter:
         manifest = Manifest.read(folder)
         manifest.frame.check_same(frame)
         if difference := manifest.frame.origin.model.mismatch(frame.origin.model):
-            raise MismatchError(f"{folder} belongs to another model, {difference}")
+            raise MismatchError(f"{folder} belongs to another model, {difference}: load that one, or make it again")
         return manifest
 
 

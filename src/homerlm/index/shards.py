@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from homerlm import mapped
-from homerlm.executor import IN_PROCESS, Executor, LoadedModel
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel, values_of
 from homerlm.index.buckets import local
 from homerlm.index.index import KIND, VERSION, Index, IndexFile, rebuilt
 from homerlm.index.joined import join
@@ -88,7 +88,9 @@ class PartScores:
         return found
 
     @torch.no_grad()
-    def here(self, index: Index, parts: Iterable[Part], device: torch.device) -> Iterator[FoundUnits | Tensor | None]:
+    def here(
+        self, index: Index, parts: Iterable[Part], device: torch.device
+    ) -> Generator[FoundUnits | Tensor | None, None, None]:
         """Of an index that is here, whether it is in files or not: as an executor gives them, with pauses."""
         for part in parts:
             found = yield from self.steps(index, 0, part, device)
@@ -173,8 +175,9 @@ def candidates(executor: Executor, here: LoadedModel, index: Index, work: PartSc
         mapped_parts = work.here(index, parts, here.decoder.device)
     else:
         numbers = {file.path: number for number, file in enumerate(index.files)}
-        mapped_parts = executor.map(here, work, parts, [numbers[part.files[0].path] for part in parts])
-    with closing(mapped_parts) as values:  # type: ignore[type-var]
+        homes = [numbers[part.files[0].path] for part in parts]
+        mapped_parts = values_of(executor, here, work, parts, len(parts), homes)
+    with closing(mapped_parts) as values:
         for value in values:
             if value is not None:
                 read = parts[len(found)].stop

@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from homerlm.executor import IN_PROCESS, Executor, LoadedModel
+from homerlm.executor import IN_PROCESS, Executor, LoadedModel, values_of
 from homerlm.index.index import Index, IndexFile
 from homerlm.index.shards import opened
 from homerlm.select.document import Document, Run
@@ -50,9 +50,10 @@ class SpreadDocument(Document):
         """As `Document.units_with`, but of a run that is not rare some units alone."""
         assert self.here is not None
         left = iter(self.files)
-        values = self.executor.map(self.here, RareRuns(tuple(runs)), self.files, range(len(self.files)))
-        with closing(values) as mapped:  # type: ignore[type-var]
-            for value in mapped:
+        count = len(self.files)
+        values = values_of(self.executor, self.here, RareRuns(tuple(runs)), self.files, count, range(count))
+        with closing(values):
+            for value in values:
                 found = []
                 if value is not None:
                     first = int(torch.searchsorted(self.starts, next(left).first_token))

@@ -16,12 +16,13 @@ from torch.profiler import ProfilerActivity
 
 from homerlm.errors import UnsupportedModelError
 from homerlm.lab.case import WARM_UP_LEN, Case, prepared, random_prompt
+from homerlm.lab.costs import cost_of
 from homerlm.lab.facts import Outcome, facts_of
-from homerlm.lab.flops import Shape, cost_of
 from homerlm.lab.profile import quiet_profile
 from homerlm.lab.rates import Rates, measure_rates
 from homerlm.lab.readers import Reader
 from homerlm.lab.samples import Asked
+from homerlm.model.flops import Shape
 from homerlm.model.memory import PeakMemory, out_of_memory_explained
 
 

@@ -27,10 +27,10 @@ from transformers import PreTrainedModel
 
 from homerlm.lab.case import WARM_UP_LEN, Case, prepared, random_prompt
 from homerlm.lab.facts import Outcome, facts_of
-from homerlm.lab.flops import attention_linears
 from homerlm.lab.readers import Reader
 from homerlm.lab.samples import Asked
 from homerlm.model.decoder import Decoder
+from homerlm.model.flops import attention_linears
 from homerlm.model.memory import out_of_memory_explained
 
 ATTENTION, PROJECTIONS, MLP, NORMS = "attention", "projections", "MLP", "norms and rotary"

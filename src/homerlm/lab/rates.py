@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
-from homerlm.lab.flops import Flops, Shape, linears
+from homerlm.model.flops import Flops, Shape, linears
 
 SECONDS = 0.5  # each rate is the median of the calls that fit into it: what the machine keeps up, not a moment's best
 _COPIED_BYTES = {"cpu": 1 << 27}  # elsewhere 1 GiB

@@ -79,6 +79,21 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_evaluating(model: PreTrainedModel) -> None:
+    """Raise `InputError` for a model in a training mode that changes what it reads and writes."""
+    if model.training and any(map(_differs, model.modules())):
+        raise InputError(
+            "model is in training mode, in which dropout and gradient checkpointing change what it reads and writes: "
+            "call model.eval() first"
+        )
+
+
+def _differs(module: nn.Module) -> bool:
+    """Whether a module in training mode leaves out states or attention by chance, or keeps no cache."""
+    dropout = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0)
+    return module.training and (dropout > 0 or getattr(module, "gradient_checkpointing", False))
+
+
 def model_name(model: nn.Module) -> str:
     """What a model was loaded by: a hub name, or a path; empty where it was not loaded."""
     return str(getattr(model.config, "_name_or_path", None) or "")

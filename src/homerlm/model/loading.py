@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from homerlm.errors import ConfigError, HomerError, ModelLoadError, OutOfMemoryError
 from homerlm.model.filecache import derived_folder, is_intact
+from homerlm.model.hub import is_out_of_reach
 from homerlm.model.rope import RopeScaling, scale_config
 from homerlm.model.transformers_logging import quiet_transformers
 
@@ -69,7 +70,8 @@ def load_model(
     with _explained(label, fix), quiet_transformers():
         if isinstance(source, Path) and source.is_file():
             return _load_gguf(source, scaling, dtype, from_pretrained_kwargs)
-        return _load(str(source), scaling, dtype, from_pretrained_kwargs)
+        options = _reachable(source, from_pretrained_kwargs.get("token"))
+        return _load(str(source), scaling, dtype, {**options, **from_pretrained_kwargs})
 
 
 def load_config(name: str | Path | None = None, *, rope: str | RopeScaling | None = None) -> Any:
@@ -82,7 +84,7 @@ def load_config(name: str | Path | None = None, *, rope: str | RopeScaling | Non
     with _explained(str(name or source)), quiet_transformers():
         if isinstance(source, Path) and source.is_file():
             source = derived_folder(source, partial(_convert, source))
-        config = AutoConfig.from_pretrained(str(source))
+        config = AutoConfig.from_pretrained(str(source), **_reachable(source))
     config = scale_config(config, scaling) if scaling else config
     return config.get_text_config(decoder=True)
 
@@ -108,6 +110,8 @@ def _find(name: str | Path, subfolder: str | None) -> Path | str:
             f"name is {type(name).__name__}; it must be a model folder, a .gguf file, or a hub name like org/name"
         )
     path, text = Path(name).expanduser(), str(name)
+    if not text.strip():
+        raise ModelLoadError("name is empty; it must be a model folder, a .gguf file, or a hub name like org/name")
     if path.is_dir():
         if not any((path / (subfolder or "") / file).is_file() for file in ("config.json", "adapter_config.json")):
             hint = "Pass the .gguf file in it" if list(path.glob("*.gguf")) else "Pass the folder that has one"
@@ -120,6 +124,11 @@ def _find(name: str | Path, subfolder: str | None) -> Path | str:
     if isinstance(name, Path) or path.suffix.lower() == ".gguf" or text.startswith(("/", ".", "~")):
         raise ModelLoadError(f"{name} does not exist. Check the path, or pass a hub name like org/name")
     return text
+
+
+def _reachable(source: Path | str, token: Any = None) -> dict[str, bool]:
+    """The option by which a hub name is looked up on this machine alone, where the hub cannot be reached."""
+    return {"local_files_only": True} if isinstance(source, str) and is_out_of_reach(source, token) else {}
 
 
 def _load(source: str, scaling: RopeScaling | None, dtype: Any, kwargs: dict[str, Any]) -> Loaded:

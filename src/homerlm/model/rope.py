@@ -38,7 +38,7 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for an unknown method or a factor that is not a finite number above 1."""
-        if self.method not in METHODS:
+        if not isinstance(self.method, str) or self.method not in METHODS:
             raise ConfigError(
                 f"RopeScaling.method is {self.method!r}; it must be one of {', '.join(METHODS)}. "
                 "Write for example RopeScaling('yarn', 2)"
@@ -53,10 +53,10 @@ class RopeScaling:
     @classmethod
     def parse(cls, text: str) -> RopeScaling:
         """Read `method:factor`, as in `pi:2`, `ntk:4`, `yarn:1.5`; raises `ConfigError`."""
-        method, _, factor = text.strip().lower().partition(":")
         try:
+            method, _, factor = text.strip().lower().partition(":")
             number = float(factor)
-        except ValueError:
+        except (ValueError, TypeError, AttributeError):
             raise ConfigError(
                 f"RoPE scaling is {text!r}; it must be a method ({', '.join(METHODS)}), a colon and a factor above 1. "
                 "Write for example yarn:2"

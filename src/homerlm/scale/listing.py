@@ -7,16 +7,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from homerlm.documents import Inputs, Skipped, headings_of, read_document
+from homerlm.documents.charsets import join_surrogates
 from homerlm.documents.reading import read_bytes as read_content
 from homerlm.errors import ConfigError, DocumentError, InputError
 from homerlm.index import buckets
 from homerlm.index.buckets import is_url, opened
 
-LINES, ROWS = (".jsonl", ".ndjson"), (".parquet",)
+LINES, ROWS, PDF = (".jsonl", ".ndjson"), (".parquet",), ".pdf"
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,21 @@ def list_file(name: str, path: str, fields: Fields) -> Iterator[Listed]:
 
 
 def text_of(document: Listed, fields: Fields, password: str | None = None) -> str:
-    """Raises `DocumentError`."""
+    """password: of those that are encrypted PDFs. Raises `DocumentError`."""
     if document.reason is not None:
         raise DocumentError(document.reason)
+    suffix = Path(document.path).suffix.lower()
+    password = password if suffix == PDF else None
     try:
         if document.place is None:
             if not is_url(document.path):
                 return read_document(document.path, password=password)
             return read_content(buckets.read_bytes(document.path), document.path, password=password)
-        if Path(document.path).suffix.lower() in LINES:
+        if suffix in LINES:
             start, count = document.place
-            text = json.loads(buckets.read_bytes(document.path, start, start + count))[fields.text]
+            text = _clean(json.loads(buckets.read_bytes(document.path, start, start + count))[fields.text])
         else:
-            text = _group(document.path, document.place[0], fields)[0][document.place[1]]
+            text = _clean(_group(document.path, document.place[0], fields)[0][document.place[1]])
     except DocumentError:
         raise
     except (OSError, ValueError, KeyError, IndexError, InputError) as error:
@@ -103,7 +107,7 @@ def _lines(name: str, path: str, fields: Fields) -> Iterator[Listed]:
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise ValueError("it is no JSON object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield _unread(label, path, f"line {number} is no record: {error}")
             else:
                 yield _record(record.get(fields.name) or label, path, record.get(fields.text), place, fields)
@@ -114,25 +118,34 @@ def _rows(name: str, path: str, fields: Fields) -> Iterator[Listed]:
     try:
         with opened(path) as source:
             file = parquet.ParquetFile(source)
-            groups, columns = file.num_row_groups, file.schema_arrow.names
+            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            columns = file.schema_arrow.names
     except Exception as error:  # whatever a damaged file raises
         yield _unread(name, path, f"it is no Parquet file: {error}")
         return
     if fields.text not in columns:
         yield _unread(name, path, f"it has no column {fields.text!r}, only {', '.join(columns[:9])} (--text-field)")
         return
-    number = 0
-    for group in range(groups):
-        texts, names = _group(path, group, fields)
+    for group, last in enumerate(accumulate(groups)):
+        try:
+            texts, names = _group(path, group, fields)
+        except (OSError, ValueError) as error:  # Arrow's own are ValueErrors, and so is text that is not UTF-8
+            yield _unread(f"{name}, row group {group + 1}", path, f"row group {group + 1} cannot be read: {error}")
+            continue
         for row, (text, label) in enumerate(zip(texts, names, strict=True)):
-            number += 1
-            yield _record(label or f"{name}:{number}", path, text, (group, row), fields)
+            yield _record(label or f"{name}:{last - len(texts) + row + 1}", path, text, (group, row), fields)
 
 
 def _record(name: Any, path: str, text: Any, place: tuple[int, int], fields: Fields) -> Listed:
+    name, text = join_surrogates(str(name)), _clean(text)
     if not isinstance(text, str) or not text.strip():
-        return _unread(str(name), path, f"its {fields.text!r} is no text (--text-field)")
-    return Listed(str(name), path, _digest(text), len(text.encode()), place)
+        return _unread(name, path, f"its {fields.text!r} is no text (--text-field)")
+    return Listed(name, path, _digest(text), len(text.encode()), place)
+
+
+def _clean(value: Any) -> Any:
+    """A record's text without lone surrogates, which JSON can name and nothing can encode."""
+    return join_surrogates(value) if isinstance(value, str) else value
 
 
 def _unread(name: str, path: str, reason: str) -> Listed:

@@ -11,7 +11,9 @@ from typing import Any, Self
 
 from homerlm.errors import CorruptFileError, InputError
 from homerlm.index.keys import kept_heads
+from homerlm.model.flops import Shape, flops_of
 from homerlm.model.shape import DecoderShape
+from homerlm.passes import Pass
 from homerlm.score.heads import Scoring
 
 ID_BYTES, SPAN_BYTES, UNIT_BYTES = 4, 8, 8  # of an index's rows besides their keys
@@ -113,10 +115,16 @@ def assumed(
     """An accelerator's rates out of its data sheet: this share of its operations for reading, of its memory's rate for
     new tokens, and of the way from the machine's memory, where the index lies, for meeting keys. What the driver does
     and what the machine's processor does (tokens, searching ids) stays as it was measured."""
-    each = chunk_len - QUESTION_TOKENS
+    costs = Shape.planned(shape)
     rate = accelerator.flops * utilisation
-    candidates = _flops(shape, reranking.last + 1, target_len) + _flops(shape, shape.layers, target_len)
-    weights = shape.layers * _layer_weights(shape) + shape.vocab * shape.hidden
+
+    def seconds(tokens: int, layers: int, *, whole: bool = False) -> float:
+        """Of one chunk through the first layers, of which the last stops after its queries and keys, unless it is
+        `whole`, with the logits of its last token."""
+        run = Pass("read" if whole else "chunk", tokens, 0, layers, finish=whole, logits=int(whole))
+        return flops_of(costs, [run]).total / rate
+
+    weights_bytes = costs.weights * shape.itemsize
     kept = index_bytes(indexing, shape)
     keys = kept - ID_BYTES - SPAN_BYTES - UNIT_BYTES / UNIT_TOKENS - TEXT_BYTES
     return replace(
@@ -124,24 +132,13 @@ def assumed(
         worker=f"{accelerator.name} at {utilisation:.0%} (assumed)",
         model=model,
         index_bytes=kept,
-        read=rate * each / _flops(shape, indexing.last + 1, chunk_len),
+        read=(chunk_len - QUESTION_TOKENS) / seconds(chunk_len, indexing.last + 1),
         scan=accelerator.link_rate * utilisation / keys,
-        question_s=_flops(shape, indexing.last + 1, stand_in_len + 2 * QUESTION_TOKENS) / rate,
-        rerank_s=candidates / rate,
-        new_token_s=weights * shape.itemsize / (accelerator.memory_rate * utilisation),
-        start_s=weights * shape.itemsize / 1e9,
+        question_s=seconds(stand_in_len + 2 * QUESTION_TOKENS, indexing.last + 1),
+        rerank_s=seconds(target_len, reranking.last + 1) + seconds(target_len, shape.layers, whole=True),
+        new_token_s=weights_bytes / (accelerator.memory_rate * utilisation),
+        start_s=weights_bytes / 1e9,
     )
-
-
-def _flops(shape: DecoderShape, layers: int, tokens: int) -> float:
-    """Operations of a chunk through the first layers, of which the last stops after its queries and keys."""
-    attention = 4 * tokens * shape.heads * shape.head_dim
-    return tokens * (layers - 0.5) * (2 * _layer_weights(shape) + attention)
-
-
-def _layer_weights(shape: DecoderShape) -> int:
-    heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    return shape.hidden * (heads + 3 * shape.intermediate)
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -18,9 +18,10 @@ import torch
 from homerlm.errors import ConfigError, HomerError
 from homerlm.model.memory import FREED_MEMORY_KEPT
 from homerlm.scale.packing import pack, unpack
-from homerlm.scale.ray_start import connected
+from homerlm.scale.ray_start import check_gpus, connected
 
 CONTROL = "control"
+SMALLEST_SHARE = 1e-4  # that Ray gives of a GPU or a core
 RESTARTS, RETRIES = 16, 16  # of an actor, and of a task that its actor's death cut short
 _numbers = itertools.count(1)
 
@@ -40,12 +41,13 @@ class RaySettings:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; it must be at least 1 (--num-workers)")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+        if not _can_be_had(self.gpus) or (self.gpus > 1 and self.gpus != int(self.gpus)):
             raise ConfigError(
-                f"gpus is {self.gpus}; it must be a share of one GPU, or a whole number (--gpus-per-worker)"
+                f"gpus is {self.gpus}; it must be a share of one GPU, from {SMALLEST_SHARE} on, or a whole number "
+                "(--gpus-per-worker)"
             )
-        if self.cpus < 0:
-            raise ConfigError(f"cpus is {self.cpus}; it must not be negative")
+        if not _can_be_had(self.cpus):
+            raise ConfigError(f"cpus is {self.cpus}; it must be 0, or a number from {SMALLEST_SHARE} on")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}; it must be at least 1")
 
@@ -61,8 +63,16 @@ class RaySettings:
 
     def connect(self) -> Any:
         """The module ray, connected as the settings say. Raises `ConfigError` where it is not installed or cannot be
-        reached."""
-        return connected(self.address, num_cpus=max(os.cpu_count() or 1, math.ceil(self.workers * self.cpus)))
+        reached, or where there are fewer GPUs than workers need."""
+        ray = connected(self.address, num_cpus=max(os.cpu_count() or 1, math.ceil(self.workers * self.cpus)))
+        if self.address is None:
+            check_gpus(ray, self.workers * self.gpus)
+        return ray
+
+
+def _can_be_had(number: float) -> bool:
+    """Whether Ray gives so many of a thing."""
+    return number == 0 or SMALLEST_SHARE <= number < math.inf
 
 
 class Actor:

@@ -49,6 +49,15 @@ def connected(address: str | None = None, **options: Any) -> Any:
     return ray
 
 
+def check_gpus(ray: Any, needed: float) -> None:
+    """Raise `ConfigError` where Ray has fewer GPUs than that: who needs them would wait for them without an end."""
+    if (there := ray.cluster_resources().get("GPU", 0)) < needed:
+        raise ConfigError(
+            f"workers or replicas need {needed:g} GPUs, but Ray has {there:g} on this machine: ask for fewer, or give "
+            "the address of a cluster that has them"
+        )
+
+
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Ray puts an exit in the place of what this process does on SIGTERM; here that stays as it was."""

@@ -35,6 +35,8 @@ class Calibration:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.bias, Tensor):
+            raise ConfigError(f"a calibration's bias is {type(self.bias).__name__}; it must be a tensor, a row a layer")
         if self.bias.dim() != 2 or not self.bias.is_floating_point():
             raise ConfigError(
                 f"a calibration's bias is {tuple(self.bias.shape)} {self.bias.dtype}; it must be floats, a row a layer"

@@ -54,9 +54,11 @@ class Profile:
     def load(cls, path: str | os.PathLike[str]) -> Profile:
         """Raises `InputError` for a file that cannot be read, `CorruptFileError` for what is no profile."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(storage.checked_path(path).read_text(encoding="utf-8")))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except InputError:
+            raise
         except ValueError as error:
             raise CorruptFileError(f"{path} is no profile: {error}; make one with `homer profile`") from error
 

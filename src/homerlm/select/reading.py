@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from homerlm.executor import Executor, LoadedModel
+from homerlm.executor import Executor, LoadedModel, values_of
 from homerlm.model.decoder import Decoder, LayerStep
 from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
@@ -72,10 +72,10 @@ class Reading:
     ) -> Generator[tuple[list[Span], Tensor] | None, None, None]:
         """`chunks` by an executor, and its pauses. here: the model that this reading runs on."""
         groups = list(self.plan.span_groups())
-        values = executor.map(here, ChunkScores.of(self), map(self._ids_of, groups))
+        values = values_of(executor, here, ChunkScores.of(self), map(self._ids_of, groups), len(groups))
         left = iter(groups)
-        with closing(values) as mapped:  # type: ignore[type-var]
-            for scores in mapped:
+        with closing(values):
+            for scores in values:
                 yield None if scores is None else (next(left), scores.to(self.context_ids.device))
 
     def of_group(self, ids: GroupIds) -> Tensor:

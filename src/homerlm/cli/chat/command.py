@@ -152,7 +152,7 @@ def _run(
 
 
 def _at_terminal() -> bool:
-    return sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _talk(talk: Talk, earlier: Transcript | None, found: Inputs | None, interactive: bool) -> None:

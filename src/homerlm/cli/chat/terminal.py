@@ -25,7 +25,7 @@ _WITH_FILES = ("/add", "/kept --html")
 
 def piped() -> Iterator[str]:
     """The lines of standard input."""
-    for line in sys.stdin:
+    for line in sys.stdin or ():
         yield line.rstrip("\r\n")
 
 

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from homerlm.errors import HomerError
-from homerlm.scale.ray_start import check_installed, connected
+from homerlm.scale.ray_start import check_gpus, check_installed, connected
 
 if TYPE_CHECKING:
     from homerlm.homer import Homer
@@ -38,6 +38,8 @@ def serving(
     port = settings.port or _free_port(settings.host)
     ray = connected(address, **ray_options)
     try:
+        if address is None:
+            check_gpus(ray, replicas.least * replicas.gpus)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": port})
         serve.run(deployed(load, settings, replicas), name=NAME, route_prefix="/")

@@ -1,4 +1,4 @@
-"""Operations of a prompt, counted from its plan instead of timed.
+"""Operations of a plan's passes, counted instead of timed.
 
 One multiply-add is two operations. Attention counts every query with every key of its chunk, as `FlopCounterMode` of
 torch and most papers do: a causal kernel computes about half of that, and since the rate that it is divided by is
@@ -8,15 +8,13 @@ counted alike (`homerlm.lab.rates`), the half cancels. Norms, rotary embedding, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from homerlm.errors import UnsupportedModelError
-from homerlm.lab.readers import HomerReader, Reader
-from homerlm.lab.samples import Asked
 from homerlm.model.shape import DecoderShape
 from homerlm.passes import Pass
 
@@ -60,6 +58,11 @@ class Shape:
     def layers(self) -> int:
         return len(self.mlp)
 
+    @property
+    def weights(self) -> int:
+        """Numbers in the matrices, each of which is multiplied once for a token."""
+        return (sum(self.projections) + sum(self.mlp) + self.head) // 2
+
     @classmethod
     def of(cls, model: PreTrainedModel) -> Shape:
         """Read off a model's modules, which may be without storage (device "meta").
@@ -78,6 +81,20 @@ class Shape:
             outputs=tuple(own[-1] for own in attention),
             mlp=tuple(both - sum(own) for both, own in zip(whole, attention, strict=True)),
             head=2 * model.get_output_embeddings().weight.numel(),
+            heads=sizes.heads,
+            head_dim=sizes.head_dim,
+            kv_bytes=sizes.kv_bytes,
+        )
+
+    @classmethod
+    def planned(cls, sizes: DecoderShape) -> Shape:
+        """Of a model whose config alone is there: with an MLP of three matrices, as nearly all have."""
+        width = 2 * sizes.hidden * sizes.head_dim  # of one head's projection
+        return cls(
+            projections=(2 * (sizes.heads + sizes.kv_heads) * width,) * sizes.layers,
+            outputs=(sizes.heads * width,) * sizes.layers,
+            mlp=(2 * sizes.hidden * 3 * sizes.intermediate,) * sizes.layers,
+            head=2 * sizes.vocab * sizes.hidden,
             heads=sizes.heads,
             head_dim=sizes.head_dim,
             kv_bytes=sizes.kv_bytes,
@@ -115,47 +132,3 @@ def _of_pass(shape: Shape, run: Pass) -> Flops:
         head=run.logits * shape.head,
     )
     return Flops(*(run.rows * count for count in counted))
-
-
-def plain_pass(shape: Shape, tokens: int) -> Pass:
-    """The plain model's reading, with the logits of its last token."""
-    return Pass("read", tokens, 0, shape.layers, logits=1)
-
-
-def with_kept(passes: Iterable[Pass], planned: int, kept: int) -> list[Pass]:
-    """The passes of a plan for a prompt of which `kept` tokens are left, not the `planned` ones, the most there can
-    be."""
-    return [_shortened(run, planned - kept) if run.kind == "read" and run.keys == planned else run for run in passes]
-
-
-def _shortened(run: Pass, tokens: int) -> Pass:
-    return replace(run, cached=run.cached - tokens) if run.cached else replace(run, tokens=run.tokens - tokens)
-
-
-class Cost(NamedTuple):
-    """Of one row: operations, bytes of keys and values at the peak, appendix A's bound on these, the longest chunk."""
-
-    flops: Flops
-    kv_bytes: int
-    bound_bytes: int | None
-    chunk_len: int
-
-
-def cost_of(reader: Reader, shape: Shape, prompt: Asked, kept: int | None = None) -> Cost:
-    """`kept`: tokens that were left of the prompt; a plan knows the most that there can be."""
-    lengths = prompt.prefix.shape[1], prompt.context.shape[1], prompt.suffix.shape[1]
-    if not isinstance(reader, HomerReader):
-        run = plain_pass(shape, sum(lengths))
-        return Cost(flops_of(shape, [run]), run.tokens * shape.layers * shape.kv_bytes, None, run.tokens)
-    plan = reader.homer.plan(*lengths)
-    passes = list(plan.passes)
-    planned = plan.cache_len
-    kept = planned if kept is None else kept
-    carried = max((plan.kv_during(run) for run in passes if run.kind != "read"), default=0)
-    schedule = getattr(plan, "schedule", None)  # of a tree, which appendix A is about
-    return Cost(
-        flops_of(shape, with_kept(passes, planned, kept)),
-        max(carried, kept * shape.layers) * shape.kv_bytes,
-        None if schedule is None else schedule.kv_bound_tokens() * shape.kv_bytes,
-        max(run.keys for run in passes),
-    )
