@@ -26,7 +26,7 @@ from homerlm.lab.corpora import python_documentation
 from homerlm.model.identity import model_name
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
-from homerlm.scale.rates import UNIT_TOKENS, Rates
+from homerlm.scale.rates import Rates
 from homerlm.select.document import Document
 from homerlm.select.links import ROUNDS, SOURCES, Links
 from homerlm.select.words import Words
@@ -34,7 +34,7 @@ from index import QUESTION, asked, repeated
 from serve_process import machine
 
 READ, REPEATS = 60_000, 5  # characters that are read, questions that are timed
-TASKS, RANKED, SEARCHED = 2000, 1 << 20, 2_000_000
+TASKS, RANKED = 2000, 1 << 20
 NEW_TOKENS = 32
 
 

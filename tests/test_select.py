@@ -558,9 +558,22 @@ class TestLinks:
             if tuple(ids[at : at + len(run)].tolist()) == run and units[at] == units[at + len(run) - 1]
         }
         assert len(expected) > 5
-        assert set(chain.from_iterable(document.units_with(runs))) == expected
+        assert set(chain.from_iterable(document.units_with(runs, 90))) == expected
         monkeypatch.setattr("homerlm.select.document.BLOCK", 8)
-        assert set(chain.from_iterable(document.units_with(runs))) == expected
+        assert set(chain.from_iterable(document.units_with(runs, 90))) == expected
+
+    def test_what_is_seen_too_often_is_searched_for_no_further(self, monkeypatch):
+        monkeypatch.setattr("homerlm.select.document.BLOCK", 4)
+        document = written([(1, 5), (1, 6), (1, 7), (1, 8), (1, 9), (1, 5)])
+        assert list(chain.from_iterable(document.units_with([(1,), (5,)], 2))) == [
+            (0, 0),
+            (0, 1),
+            (1, 0),
+            (0, 2),
+            (0, 3),
+            (1, 5),
+        ]
+        assert list(chain.from_iterable(document.units_with([], 2))) == []
 
 
 class TestFollowing:

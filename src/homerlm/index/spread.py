@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,25 +14,20 @@ from homerlm.executor import IN_PROCESS, Executor, LoadedModel, values_of
 from homerlm.index.index import Index, IndexFile
 from homerlm.index.shards import opened
 from homerlm.select.document import Document, Run
-from homerlm.select.links import RARE
 from homerlm.select.method import Select
 
 
 @dataclass(frozen=True)
-class RareRuns:
-    """Work of an executor: where in a file runs of ids stand. Its value: (2, m) numbers of a run and of a unit of the
-    file, of each run as many as show that it is not rare."""
+class RunsOfFile:
+    """Work of an executor: where in a file runs of ids stand, as `Document.units_with`. Its value: (2, m) numbers of a
+    run and of a unit of the file."""
 
     runs: tuple[Run, ...]
+    most: int
 
     def __call__(self, model: LoadedModel, item: IndexFile) -> Tensor:
         index = opened([item], model)
-        seen: Counter[int] = Counter()
-        found = []
-        for run, unit in chain.from_iterable(Document(index.ids, index.units).units_with(self.runs)):
-            seen[run] += 1
-            if seen[run] <= RARE + 1:
-                found.append((run, unit))
+        found = list(chain.from_iterable(Document(index.ids, index.units).units_with(self.runs, self.most)))
         index.forget()
         return torch.tensor(found, dtype=torch.long).view(-1, 2).T
 
@@ -46,12 +40,12 @@ class SpreadDocument(Document):
     executor: Executor = IN_PROCESS
     here: LoadedModel | None = None
 
-    def units_with(self, runs: Sequence[Run]) -> Iterator[list[tuple[int, int]]]:
-        """As `Document.units_with`, but of a run that is not rare some units alone."""
+    def units_with(self, runs: Sequence[Run], most: int) -> Iterator[list[tuple[int, int]]]:
+        """As `Document.units_with`, file by file."""
         assert self.here is not None
         left = iter(self.files)
         count = len(self.files)
-        values = values_of(self.executor, self.here, RareRuns(tuple(runs)), self.files, count, range(count))
+        values = values_of(self.executor, self.here, RunsOfFile(tuple(runs), most), self.files, count, range(count))
         with closing(values):
             for value in values:
                 found = []

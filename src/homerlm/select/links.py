@@ -54,7 +54,7 @@ class Links:
         self._places.update({word: set() for word in new})
         runs = {run: word for word, written in zip(new, self._words.runs(new.values()), strict=True) for run in written}
         of_run = list(runs.values())
-        for places in self._document.units_with(list(runs)):
+        for places in self._document.units_with(list(runs), RARE):
             for number, unit in places:
                 self._places[of_run[number]].add(unit)
             yield
