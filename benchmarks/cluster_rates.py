@@ -26,14 +26,15 @@ from homerlm.lab.corpora import python_documentation
 from homerlm.model.identity import model_name
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
-from homerlm.scale.rates import UNIT_TOKENS, Rates
+from homerlm.scale.rates import Rates
 from homerlm.select.document import Document
 from homerlm.select.links import ROUNDS, SOURCES, Links
+from homerlm.select.words import Words
 from index import QUESTION, asked, repeated
 from serve_process import machine
 
 READ, REPEATS = 60_000, 5  # characters that are read, questions that are timed
-TASKS, RANKED, SEARCHED = 2000, 1 << 20, 2_000_000
+TASKS, RANKED = 2000, 1 << 20
 NEW_TOKENS = 32
 
 
@@ -98,18 +99,16 @@ def new_token_s(homer: Homer, index: Index) -> float:
     return (long - short) / NEW_TOKENS
 
 
-def search_rate() -> float:
-    """Tokens a second that are searched for what the best sentences share, all rounds of it taken together. On ids in
-    which nothing leads on there is one round, so that its time is taken as often as there can be rounds."""
-    ids = torch.randint(1 << 16, (SEARCHED,), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
-    document = Document(ids, torch.arange(0, SEARCHED, UNIT_TOKENS))
-    times = []
-    for first in range(REPEATS):
-        links = Links(document, [])
+def search_rate(homer: Homer, index: Index) -> float:
+    """Tokens a second that are searched for the words of the best sentences, as many times as there can be rounds."""
+    assert homer.tokenizer is not None
+    document, words, times = Document(index.ids, index.units), Words(homer.tokenizer), []
+    for first in range(0, REPEATS * SOURCES, SOURCES):
+        links = Links(document, words, index.ids[:0])
         started = time.perf_counter()
-        run_steps(links.follow(range(first, first + SOURCES), [], 1 << 10))
+        run_steps(links.of(range(first, first + SOURCES)))
         times.append(time.perf_counter() - started)
-    return SEARCHED / min(times) / (ROUNDS + 1)
+    return len(index) / min(times) / ROUNDS
 
 
 def merge_rate() -> float:
@@ -164,7 +163,7 @@ def main() -> None:
     small, read = reading(homer)
     points = [timed(homer, small, int(float(wanted.rstrip("M")) * 10**6)) for wanted in given.tokens]
     question, scan = line(points, "scored_s")
-    rerank, search = min(point["rest_s"] for point in points), search_rate()
+    rerank, search = min(point["rest_s"] for point in points), search_rate(homer, small)
     rates = Rates(
         worker=f"{given.threads} threads of {before['processor']}",
         model="bundled" if given.model is None else model_name(loaded[0]) or given.model,

@@ -28,7 +28,7 @@ from homerlm.score.neighbours import top_tokens, unit_significance
 from homerlm.score.profile import Profile
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
-from homerlm.select.links import Links
+from homerlm.select.links import Following
 from homerlm.select.plan import even_spans
 from homerlm.select.ranking import Ranking
 from tiny import VOCAB, llama
@@ -173,9 +173,9 @@ class TestAsked:
         assert torch.equal(homer.focus(index, suffix, neutral).input_ids, expected.input_ids)
 
     def test_sentences_that_the_best_lead_to_are_read_though_they_are_no_candidates(self, model, words, monkeypatch):
-        sources, follow = [], Links.follow
+        sources, follow = [], Following.follow
         monkeypatch.setattr(
-            Links, "follow", lambda links, first, *rest: sources.extend(first) or follow(links, first, *rest)
+            Following, "follow", lambda this, first, *rest: sources.extend(first) or follow(this, first, *rest)
         )
         (ids,) = ids_of(3, 300)
         for unit in range(30):  # of five tokens: each begins like the one thirty further on

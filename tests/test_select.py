@@ -16,12 +16,13 @@ from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import pool
 from homerlm.score.surprisal import NEIGHBOURS
 from homerlm.select.document import Document
-from homerlm.select.links import Links
+from homerlm.select.links import Following, Links
 from homerlm.select.method import Select
 from homerlm.select.plan import even_spans
 from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
 from homerlm.select.recap import recap
+from homerlm.select.words import Words
 from homerlm.trace import LevelTrace
 from tiny import llama, prompt
 
@@ -487,52 +488,157 @@ def numbered(ids, units):
     return Document(ids, torch.tensor([at for at in range(len(units)) if not at or units[at] != units[at - 1]]))
 
 
-def links(ids, units, known=()):
-    return Links(numbered(torch.tensor(ids), torch.tensor(units)), list(known))
+def written(units):
+    """A document of units of ids."""
+    return numbered(
+        torch.tensor([token for unit in units for token in unit]),
+        torch.tensor([number for number, unit in enumerate(units) for _ in unit]),
+    )
+
+
+class TestWords:
+    def test_are_found_however_they_are_written(self, words):
+        found = Words(words).of(words("w7 w7, (W8) w9.", return_tensors="pt").input_ids[0])
+        assert "w9" in Words(words).of(torch.tensor(words("w9 w10").input_ids))
+        assert {"w7"} <= found.keys()
+
+    def test_keep_their_capitals_and_their_neighbours_where_no_spaces_are(self):
+        class Spelled:
+            def decode(self, _ids):
+                return "The USA's Äpfel, x_1: 張三拿傘"
+
+        found = Words(Spelled()).of(torch.tensor([]))
+        assert found == {word.lower(): word for word in ("The", "USA", "s", "Äpfel", "x_1", "張三", "三拿", "拿傘")}
+
+    def test_runs_are_those_of_every_place_in_a_text(self):
+        """As byte-level tokenizers write them: "Tom" and " Tom" are two ids, a line's end is one."""
+        ids = {"Tom": [1, 2], " Tom": [3], "\nTom": [9, 1, 2], "tom": [4], " tom": [5], "\ntom": [9, 4], "\n": [9]}
+
+        class Cut:
+            unk_token_id = 0
+
+            def __call__(self, texts, add_special_tokens):
+                assert not add_special_tokens
+                return type("Ids", (), {"input_ids": [ids.get(text, [0]) for text in texts]})
+
+        assert Words(Cut()).runs(["Tom", "Ann"]) == [{(1, 2), (3,), (4,), (5,)}, set()]
 
 
 class TestLinks:
     #          0: asked        1: noise  2: leads on   3: end        4: noise
-    TEXT: ClassVar = [(1, 2, 50, 51), (3, 4, 5), (50, 51, 60, 61), (60, 61, 9), (3, 4, 8)]
+    TEXT: ClassVar = [(11, 12, 50, 51), (13, 14, 15), (50, 51, 60, 61), (60, 61, 19), (13, 14, 18)]
 
-    def links(self, known=()):
-        ids = [token for unit in self.TEXT for token in unit]
-        units = [number for number, unit in enumerate(self.TEXT) for _ in unit]
-        return links(ids, units, known)
+    def links(self, words, units=TEXT, known=()):
+        return Links(written(units), Words(words), torch.tensor(known, dtype=torch.long))
 
-    def test_lead_from_sentence_to_sentence(self):
-        assert run_steps(self.links().of([0])) == [2]
-        assert run_steps(self.links().follow([0], [0], 20)) == [2, 3]
+    def test_share_a_rare_word(self, words):
+        assert run_steps(self.links(words).of([0])) == [2]
+        assert run_steps(self.links(words).of([0, 2])) == [3]
 
-    def test_what_the_question_knows_leads_nowhere(self):
-        assert run_steps(self.links(known=[7, 50, 51]).follow([0], [0], 20)) == []
+    def test_what_the_question_knows_leads_nowhere(self, words):
+        assert run_steps(self.links(words, known=[7, 50, 51]).of([0])) == []
 
-    def test_what_is_kept_leads_on_but_is_not_counted_again(self):
-        assert run_steps(self.links().follow([0], [0, 2], 3)) == [3]
+    def test_common_words_are_no_links(self, words):
+        assert run_steps(self.links(words, [(11, 12)] * 21).of([0])) == []
+        assert run_steps(self.links(words, [(11, 12)] * 20 + [(13, 14)] * 2).of([0])) == list(range(1, 20))
 
-    def test_what_does_not_fit_is_left_out(self):
-        assert run_steps(self.links().follow([0], [0], 3)) == [3]
+    def test_those_that_share_more_and_rarer_words_come_first(self, words):
+        units = [(20, 21, 22), (20, 30), (20, 31), (21, 32), (21, 22, 33), (40, 41)]
+        assert run_steps(self.links(words, units).of([0])) == [4, 1, 2, 3]
 
-    def test_common_pairs_are_no_links(self):
-        units = [number for number in range(5) for _ in range(2)]
-        assert run_steps(links([1, 2] * 5, units).of([0])) == []
-        assert run_steps(links([1, 2] * 3 + [3, 4] * 2, units).of([0])) == [1, 2]
-
-    def test_a_long_document_is_searched_block_by_block(self, monkeypatch):
+    @pytest.mark.parametrize("runs", [[(1, 2), (3, 3)], [(2,), (1, 1, 3), (3, 1, 2, 0)]])
+    def test_a_long_document_is_searched_block_by_block(self, runs, monkeypatch):
         ids = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(0))
         units = torch.arange(90) // 7
         document = numbered(ids, units)
-        pairs = [(1, 2), (3, 3)]
         expected = {
             (number, int(units[at]))
-            for number, pair in enumerate(pairs)
-            for at in range(89)
-            if tuple(ids[at : at + 2].tolist()) == pair and units[at] == units[at + 1]
+            for number, run in enumerate(runs)
+            for at in range(91 - len(run))
+            if tuple(ids[at : at + len(run)].tolist()) == run and units[at] == units[at + len(run) - 1]
         }
-        wanted = torch.tensor([(one << 32) | two for one, two in pairs])
-        assert set(chain.from_iterable(document.units_with(wanted))) == expected
+        assert len(expected) > 5
+        assert set(chain.from_iterable(document.units_with(runs, 90))) == expected
         monkeypatch.setattr("homerlm.select.document.BLOCK", 8)
-        assert set(chain.from_iterable(document.units_with(wanted))) == expected
+        assert set(chain.from_iterable(document.units_with(runs, 90))) == expected
+
+    def test_what_is_seen_too_often_is_searched_for_no_further(self, monkeypatch):
+        monkeypatch.setattr("homerlm.select.document.BLOCK", 4)
+        document = written([(1, 5), (1, 6), (1, 7), (1, 8), (1, 9), (1, 5)])
+        assert list(chain.from_iterable(document.units_with([(1,), (5,)], 2))) == [
+            (0, 0),
+            (0, 1),
+            (1, 0),
+            (0, 2),
+            (0, 3),
+            (1, 5),
+        ]
+        assert list(chain.from_iterable(document.units_with([], 2))) == []
+
+
+class TestFollowing:
+    """Which of the linked units the question asks for is given here: those with higher ids."""
+
+    TEXT: ClassVar = [(20, 30), (30, 40, 70), (30, 50), (40, 60), (50, 61), (60, 80), (81, 82)]
+
+    @pytest.fixture
+    def follow(self, words, monkeypatch):
+        asked = []
+
+        def scoring(reading, context_ids, _scoring):
+            asked.append((reading.prompt.suffix[0].tolist(), context_ids[0].tolist()))
+            assert reading.plan.suffix_len == reading.prompt.suffix.shape[1]
+            yield reading.plan.pause
+            return context_ids.float()
+
+        monkeypatch.setattr(Reading, "scoring", scoring)
+        config = HomerConfig(**SIZES)
+        method = Homer(llama(), words, config).method
+
+        def of(units, sources, kept, room, lowest=0.0):
+            asked.clear()
+            document = written(units)
+            prompt = PromptIds(torch.ones(1, P, dtype=torch.long), document.ids[None], torch.full((1, S), 90))
+            reading = Reading(method.decoder, method.plan(*prompt.lengths), prompt, method.ranking)
+            links = Links(document, Words(words), prompt.suffix[0])
+            return run_steps(Following(reading, document, links, lowest).follow(sources, kept, room)), asked
+
+        return of
+
+    def test_leads_from_sentence_to_sentence_and_asks_with_what_it_has_reached(self, follow):
+        found, asked = follow(self.TEXT, [0], [0], 20)
+        assert found == [1, 2, 3, 4, 5]
+        question = [90] * S
+        assert asked[0] == ([20, 30, *question], [30, 40, 70, 30, 50])
+        assert asked[1] == ([20, 30, 30, 40, 70, 30, 50, *question], [40, 60, 50, 61])
+
+    def test_what_the_question_does_not_ask_for_is_left_out(self, follow):
+        units = [(20, 31), (31, 6), (40, 41), (31, 91, 92)]
+        assert follow(units, [0], [0], 20, lowest=100.0)[0] == [3]  # 37 and 214, by the root of their tokens
+
+    def test_is_scored_beside_what_is_kept_and_reads_no_more_than_a_reranking(self, follow):
+        assert follow(self.TEXT, [0], [0, 6], 20)[1][0][1] == [30, 40, 70, 30, 50, 81, 82]
+        many = [(20, 30), *((30, 31 + n) for n in range(15)), *((45 + n, 60 + n) for n in range(15))]
+        read = [len(ids) for _, ids in follow(many, [0], [0], 100)[1]]
+        assert read[0] == 30
+        assert sum(read) <= 60 - P - S
+
+    def test_what_is_kept_leads_on_but_is_not_counted_again(self, follow):
+        assert follow(self.TEXT, [0], [0, 1, 2], 4)[0] == [3, 4]
+
+    def test_what_does_not_fit_is_left_out(self, follow):
+        assert follow(self.TEXT, [0], [0], 2)[0] == [2]
+
+    def test_rounds_end(self, follow):
+        chain_of_units = [(20 + n, 21 + n) for n in range(20)]
+        assert follow(chain_of_units, [0], [0], 100)[0] == [1, 2, 3, 4]
+
+    def test_a_sentence_without_a_word_leads_nowhere(self, follow):
+        assert follow([(0,), (0, 1)], [0], [0], 20)[0] == []
+
+    def test_no_links_no_question(self, follow):
+        found, asked = follow([(20, 21), (22, 23)], [0], [0], 20)
+        assert (found, asked) == ([], [])
 
     def test_the_cache_stays_within_its_target_and_in_order(self, words):
         document = torch.tensor([[token for unit in self.TEXT * 12 for token in (*unit, 11)]])

@@ -14,8 +14,9 @@ from homerlm.index.joined import join
 from homerlm.index.spread import SpreadDocument, document_of
 from homerlm.passes import run_steps
 from homerlm.scale.devices import Devices
-from homerlm.select.document import Document, pairs
+from homerlm.select.document import Document
 from homerlm.select.links import RARE, Links
+from homerlm.select.words import Words
 from tiny import llama
 
 
@@ -91,7 +92,7 @@ def test_a_part_stays_with_the_worker_that_holds_its_file(text_homer, words, fil
 
 
 def test_links_are_those_of_one_index(text_homer, words, files, whole, copies):
-    """Rare pairs of tokens are looked for by the workers; of others it is enough to know that they are not rare."""
+    """Rare words are looked for by the workers; of others it is enough to know that they are not rare."""
     spread = Homer(text_homer.model, words, text_homer.config, copies)
     alone = Document(whole.ids, whole.units)
     found = document_of(spread.method, opened(files, spread))
@@ -100,23 +101,24 @@ def test_links_are_those_of_one_index(text_homer, words, files, whole, copies):
     linked = 0
     for unit in range(0, len(whole.units), 3):
         sources = [unit, (unit + 5) % len(whole.units)]
-        expected = run_steps(Links(alone, []).follow(sources, [unit], 400))
-        assert run_steps(Links(found, []).follow(sources, [unit], 400)) == expected
+        expected = run_steps(Links(alone, Words(words), whole.ids[:0]).of(sources))
+        assert run_steps(Links(found, Words(words), whole.ids[:0]).of(sources)) == expected
         linked += len(expected)
     assert linked > 20
 
 
-def test_a_pair_that_is_not_rare_in_one_file_is_not_rare(text_homer, words, copies, tmp_path):
-    """Five units of the first file hold it, one of the second; another pair stands in one of each."""
-    texts = [*((f"a{n}", f"w1 w2 w{10 + n}") for n in range(5)), ("b", "w3 w4"), ("c", "w3 w4 w1 w2")]
-    for name, part in (("0", texts[:6]), ("1", texts[6:])):
+def test_a_word_that_is_not_rare_in_one_file_is_not_rare(text_homer, words, copies, tmp_path):
+    """More units of the first file than a rare word stands in hold it, one of the second; another word stands in one
+    of each."""
+    texts = [*((f"a{n}", f"w1 w{10 + n}") for n in range(RARE + 4)), ("b", "w3"), ("c", "w3 w1")]
+    for name, part in (("0", texts[:-1]), ("1", texts[-1:])):
         text_homer.read_all(part, path=tmp_path / name)
     spread = Homer(text_homer.model, words, text_homer.config, copies)
     document = document_of(spread.method, opened([tmp_path / "0", tmp_path / "1"], spread))
-    wanted = pairs(torch.tensor(words("w1 w2 w3 w4").input_ids)).sort().values
-    found = [unit for _, unit in sorted(chain.from_iterable(document.units_with(wanted)))]
-    assert len([unit for unit in found if unit < 5 or unit == 6]) > RARE
-    assert run_steps(Links(document, []).of([6])) == [5]
+    run = tuple(words("w1").input_ids)
+    found = list(chain.from_iterable(document.units_with([run], RARE)))
+    assert len(found) > RARE
+    assert run_steps(Links(document, Words(words), document.ids[:0]).of([RARE + 5])) == [RARE + 4]
 
 
 def test_rows_are_gathered_from_every_file(text_homer, whole, files):

@@ -147,8 +147,9 @@ class HomerConfig(_Settings):
     )
     link_len: int = _setting(
         128,
-        "After the reranking, sentences that share a rare name with the best ones are kept too, at most so many "
-        "tokens, out of the target: what a question leads to in two steps. Needs a tokenizer and sentences as units.",
+        "After the reranking, sentences that share a rare word with the best ones, and that a question with those in "
+        "front of it asks for, are kept too, at most so many tokens, out of the target: what a question leads to in "
+        "several steps. Needs a tokenizer and sentences as units.",
         low=0,
     )
     recap_len: int = _setting(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -14,50 +13,45 @@ from torch import Tensor
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel, values_of
 from homerlm.index.index import Index, IndexFile
 from homerlm.index.shards import opened
-from homerlm.select.document import Document
-from homerlm.select.links import RARE
+from homerlm.select.document import Document, Run
 from homerlm.select.method import Select
 
 
 @dataclass(frozen=True)
-class RarePairs:
-    """Work of an executor: where in a file the pairs `wanted` (n,), ascending, stand. Its value: (2, m) numbers of a
-    pair and of a unit of the file, of each pair as many as show that it is not rare."""
+class RunsOfFile:
+    """Work of an executor: where in a file runs of ids stand, as `Document.units_with`. Its value: (2, m) numbers of a
+    run and of a unit of the file."""
 
-    wanted: Tensor
+    runs: tuple[Run, ...]
+    most: int
 
     def __call__(self, model: LoadedModel, item: IndexFile) -> Tensor:
         index = opened([item], model)
-        seen: Counter[int] = Counter()
-        found = []
-        for pair, unit in chain.from_iterable(Document(index.ids, index.units).units_with(self.wanted)):
-            seen[pair] += 1
-            if seen[pair] <= RARE + 1:
-                found.append((pair, unit))
+        found = list(chain.from_iterable(Document(index.ids, index.units).units_with(self.runs, self.most)))
         index.forget()
         return torch.tensor(found, dtype=torch.long).view(-1, 2).T
 
 
 @dataclass(frozen=True)
 class SpreadDocument(Document):
-    """An index's documents, whose pairs workers look for."""
+    """An index's documents, whose words workers look for."""
 
     files: tuple[IndexFile, ...] = ()
     executor: Executor = IN_PROCESS
     here: LoadedModel | None = None
 
-    def units_with(self, wanted: Tensor) -> Iterator[list[tuple[int, int]]]:
-        """As `Document.units_with`, but of a pair that is not rare some units alone."""
+    def units_with(self, runs: Sequence[Run], most: int) -> Iterator[list[tuple[int, int]]]:
+        """As `Document.units_with`, file by file."""
         assert self.here is not None
         left = iter(self.files)
         count = len(self.files)
-        values = values_of(self.executor, self.here, RarePairs(wanted), self.files, count, range(count))
+        values = values_of(self.executor, self.here, RunsOfFile(tuple(runs), most), self.files, count, range(count))
         with closing(values):
             for value in values:
                 found = []
                 if value is not None:
                     first = int(torch.searchsorted(self.starts, next(left).first_token))
-                    found = [(pair, unit + first) for pair, unit in value.T.tolist()]
+                    found = [(run, unit + first) for run, unit in value.T.tolist()]
                 yield found
 
 

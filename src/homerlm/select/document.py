@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 BLOCK = 1 << 14  # tokens that are searched at once
+Run = tuple[int, ...]  # ids that follow each other
 
 
 def _none() -> Tensor:
@@ -48,22 +50,35 @@ class Document:
         """(n,) places of the units' tokens."""
         return torch.cat([_none(), *(torch.arange(*self.span(unit)) for unit in units)])
 
-    def pairs_of(self, unit: int) -> Tensor:
-        """(n,) the unit's pairs of neighbouring tokens, as a number each."""
-        return pairs(self.ids[slice(*self.span(unit))])
+    def units_with(self, runs: Sequence[Run], most: int) -> Iterator[list[tuple[int, int]]]:
+        """Which of the runs of ids stands in which unit: both their numbers, block by block. A run that more than
+        `most` units were found for is looked for no further."""
+        by_first: defaultdict[int, list[int]] = defaultdict(list)
+        for number, run in enumerate(runs):
+            by_first[run[0]].append(number)
+        seen, longest = Counter[int](), max(map(len, runs), default=1)
+        for start in range(0, len(self.ids) if runs else 0, BLOCK):
+            block = self.ids[start : start + BLOCK + longest - 1].long()
+            found = self._units_with(block, start, runs, by_first)
+            yield found
+            seen.update(number for number, _ in found)
+            for number in {number for number, _ in found if seen[number] > most}:
+                by_first[runs[number][0]].remove(number)
 
-    def units_with(self, wanted: Tensor) -> Iterator[list[tuple[int, int]]]:
-        """Which of the pairs `wanted` (n,), ascending, stands in which unit: both their numbers, block by block."""
-        for start in range(0, len(self.ids) - 1, BLOCK):
-            found = pairs(self.ids[start : start + BLOCK + 1])
-            number = torch.searchsorted(wanted, found).clamp(max=len(wanted) - 1)
-            at = (wanted[number] == found).nonzero()[:, 0]
-            unit = self.units_of(at + start)
-            inside = unit == self.units_of(at + start + 1)
-            yield [(pair, unit) for pair, unit in torch.stack([number[at], unit])[:, inside].unique(dim=1).T.tolist()]
-
-
-def pairs(ids: Tensor) -> Tensor:
-    """(C - 1,) the pairs of neighbouring ids (C,), as a number each."""
-    ids = ids.long()
-    return (ids[:-1] << 32) | ids[1:]
+    def _units_with(
+        self, block: Tensor, start: int, runs: Sequence[Run], by_first: Mapping[int, Sequence[int]]
+    ) -> list[tuple[int, int]]:
+        """Numbers of runs, of those by their first id, and of the units that they stand in, of runs that begin among
+        the first `BLOCK` ids of a block."""
+        firsts = torch.tensor([first for first, numbers in by_first.items() if numbers], dtype=torch.long)
+        ids = block.tolist()
+        found = {
+            (number, start + at, start + at + len(runs[number]) - 1)
+            for at in torch.isin(block[:BLOCK], firsts).nonzero()[:, 0].tolist()
+            for number in by_first[ids[at]]
+            if tuple(ids[at : at + len(runs[number])]) == runs[number]
+        }
+        number, first, last = torch.tensor(sorted(found), dtype=torch.long).view(-1, 3).T.contiguous()
+        unit = self.units_of(first)
+        inside = unit == self.units_of(last)
+        return sorted(set(zip(number[inside].tolist(), unit[inside].tolist(), strict=True)))

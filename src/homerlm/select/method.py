@@ -28,11 +28,12 @@ from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
 from homerlm.select.document import Document
-from homerlm.select.links import Links
+from homerlm.select.links import SHARE, Following, Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.prefilter import worth_reading
 from homerlm.select.ranking import Ranking
 from homerlm.select.reading import Reading
+from homerlm.select.words import Words
 from homerlm.suffix import exchange_suffix
 
 LINK_SHARE = 8  # of the room for the document, one part in so many is for what its best sentences lead to
@@ -122,7 +123,7 @@ class Select:
         if plan.reranks:
             reading = Reading(self.decoder, plan, prompt, self.ranking)
             scores = (yield from reading.scoring(prompt.context, plan.reranking))[0]
-            places = yield from self._chosen(document, prompt.suffix[0], scores, places.to(scores.device), plan)
+            places = yield from self._chosen(reading, document, scores, places.to(scores.device))
             yield plan.pause
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
         return (yield from self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan))
@@ -169,22 +170,21 @@ class Select:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
         scores = yield from reading.scoring(reading.context_ids.gather(1, candidates), reading.plan.reranking)
         chosen = []
-        for row in zip(documents, reading.prompt.suffix, scores, candidates, strict=True):
-            chosen.append((yield from self._chosen(*row, reading.plan)))
+        for row, found in enumerate(zip(documents, scores, candidates, strict=True)):
+            chosen.append((yield from self._chosen(reading.of_row(row), *found)))
         return chosen
 
     def _chosen(
-        self, document: Document, suffix_ids: Tensor, scores: Tensor, places: Tensor, plan: SelectPlan
+        self, reading: Reading, document: Document, scores: Tensor, places: Tensor
     ) -> Generator[Event, None, Tensor]:
         """Context indices of what is read of one document, in order: the best of its candidates at `places` (C,), with
-        scores (C,), and what they lead to; then the recap."""
-        room = plan.room
+        scores (C,), and what they lead to; then the recap. reading: of its row."""
+        room = reading.plan.room
         again = min(self.config.recap_len, room // 2)
         apart = document.apart(places)
         ids = document.at(places)
         ranked = self.ranking.reranked(scores, ids, apart)
-        linking = self._linked(document, suffix_ids, ranked, places, room - again)
-        linked = (yield from pausing(linking, plan.pause)).to(places.device)
+        linked = (yield from self._linked(reading, document, ranked, places, room - again)).to(places.device)
         kept, repeated = self._kept(ranked, scores, ids, apart, room - again - len(linked), again)
         return torch.cat([torch.cat([places[kept], linked]).unique(), places[repeated]])
 
@@ -197,19 +197,20 @@ class Select:
         return kept, kept[self.ranking.recap(scores[kept], ids[kept], places[kept], again)]
 
     def _linked(
-        self, document: Document, suffix_ids: Tensor, ranked: Tensor, places: Tensor, room: int
-    ) -> Generator[None, None, Tensor]:
+        self, reading: Reading, document: Document, ranked: Tensor, places: Tensor, room: int
+    ) -> Generator[Event, None, Tensor]:
         """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
-        leave room for. Pauses as `Links.follow`."""
+        leave room for."""
         most = min(self.config.link_len, room // LINK_SHARE)
         known = self.config.unit == "sentence" and len(document.starts)
-        if not most or not len(places) or not known:
+        if not most or not len(places) or not known or self.tokenizer is None:
             return places[:0]
         kept = places[self.ranking.kept(ranked, room - most)]
         first = places[self.ranking.leading(ranked)]
         sources = list(dict.fromkeys(document.units_of(first).tolist()))
-        links = Links(document, suffix_ids.tolist())
-        return document.tokens_of((yield from links.follow(sources, document.units_of(kept).tolist(), most)))
+        links = Links(document, Words(self.tokenizer), reading.prompt.suffix[0])
+        following = Following(reading, document, links, SHARE * float(ranked.amax()))
+        return document.tokens_of((yield from following.follow(sources, document.units_of(kept).tolist(), most)))
 
     def _document(self, ids: Tensor) -> Generator[None, None, Document]:
         """A document of ids (C,), its sentences known where they are kept as a whole. Pauses after each block of it."""

@@ -147,7 +147,8 @@ class SelectPlan:
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """The chunks, the reranking and the reading of what is left, at its largest."""
+        """The chunks, the reranking and the reading of what is left, at its largest. What the best sentences lead to
+        follows from the text: it is read in addition, never more than the candidates."""
         passes: list[Pass] = []
         head = [head_pass(self.shape.layers)]  # is the head alone all that the model does to its logits?
         for group in self.span_groups():
@@ -183,6 +184,8 @@ class SelectPlan:
             yield f"the best {self.candidate_room:,} tokens of what was read stay"
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
+        if self.reranks and self.config.link_len and self.config.unit == "sentence":
+            yield f"at most {self.candidate_room:,} tokens that share a rare word with the best are read in the same way"
         yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"
 
     def _chunk_passes(self, group: list[tuple[int, int]]) -> list[Pass]:

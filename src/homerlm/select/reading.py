@@ -50,6 +50,18 @@ class Reading:
         """The reading of the context tokens at `places` (B, n) alone."""
         return replace(self, prompt=replace(self.prompt, context=self.prompt.context.gather(1, places)))
 
+    def of_row(self, row: int) -> Reading:
+        """The reading of one row."""
+        one, parts = slice(row, row + 1), self.prompt
+        neutral = None if parts.neutral is None else parts.neutral[one]
+        return replace(self, prompt=PromptIds(parts.prefix[one], parts.context[one], parts.suffix[one], neutral))
+
+    def asking(self, before: Tensor) -> Reading:
+        """The reading for a question that ids (n,) stand before, in one row."""
+        before = before[None].to(self.prompt.suffix.device)
+        plan = replace(self.plan, suffix_len=self.plan.suffix_len + before.shape[1])
+        return replace(self, plan=plan, prompt=replace(self.prompt, suffix=torch.cat([before, self.prompt.suffix], 1)))
+
     def chunks(self) -> Iterator[tuple[list[Span], Tensor]]:
         """Groups of neighbouring spans and the scores (B, C') of their context tokens, in the document's order."""
         for group in self.plan.span_groups():
