@@ -595,13 +595,13 @@ class TestFollowing:
         config = HomerConfig(**SIZES)
         method = Homer(llama(), words, config).method
 
-        def of(units, sources, kept, room, lowest=0.0):
+        def of(units, sources, kept, room, best=0.0):
             asked.clear()
             document = written(units)
             prompt = PromptIds(torch.ones(1, P, dtype=torch.long), document.ids[None], torch.full((1, S), 90))
             reading = Reading(method.decoder, method.plan(*prompt.lengths), prompt, method.ranking)
             links = Links(document, Words(words), prompt.suffix[0])
-            return run_steps(Following(reading, document, links, lowest).follow(sources, kept, room)), asked
+            return run_steps(Following(reading, document, links, best).follow(sources, kept, room)), asked
 
         return of
 
@@ -614,7 +614,7 @@ class TestFollowing:
 
     def test_what_the_question_does_not_ask_for_is_left_out(self, follow):
         units = [(20, 31), (31, 6), (40, 41), (31, 91, 92)]
-        assert follow(units, [0], [0], 20, lowest=100.0)[0] == [3]  # 37 and 214, by the root of their tokens
+        assert follow(units, [0], [0], 20, best=100.0)[0] == [3]  # 26 and 124, of which 0.3 is between
 
     def test_is_scored_beside_what_is_kept_and_reads_no_more_than_a_reranking(self, follow):
         assert follow(self.TEXT, [0], [0, 6], 20)[1][0][1] == [30, 40, 70, 30, 50, 81, 82]

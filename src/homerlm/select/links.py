@@ -19,7 +19,7 @@ RARE = 20  # units of a document that a rare word stands in, at most
 ROUNDS = 4  # what is linked leads on
 EACH_ROUND = 6  # units, at most
 SOURCES = 4  # of the chosen units, the first ones
-SHARE = 0.3  # of the document's most significant token, what a unit needs
+SHARE = 0.3  # of the best unit's significance, what one that it leads to needs
 ASKING = 128  # tokens of chosen units that become a part of the question, at most
 
 
@@ -65,13 +65,13 @@ class Following:
     """What a document's best units lead to, round by round: in each, those that are reached are put before the
     question, and the units that they are linked to are read and scored by it, beside what is kept anyway.
 
-    reading: of one row; to be used inside the decoder's session. lowest: the significance that a unit needs.
+    reading: of one row; to be used inside the decoder's session. best: the significance of the best unit.
     """
 
     reading: Reading
     document: Document
     links: Links
-    lowest: float
+    best: float
 
     def follow(self, sources: Sequence[int], kept: Iterable[int], room: int) -> Generator[Event, None, list[int]]:
         """Units that lead on from the sources, none of the `kept` ones, of at most `room` tokens, ascending. All rounds
@@ -104,7 +104,7 @@ class Following:
         scores = yield from reading.scoring(ids[None].to(reading.decoder.device), reading.plan.reranking)
         ranked = reading.ranking.reranked(scores[0].cpu(), ids, self.document.apart(places))
         of_unit = dict(zip(self.document.units_of(places).tolist(), ranked.tolist(), strict=True))
-        asked_for = [unit for unit in linked if of_unit[unit] > self.lowest]
+        asked_for = [unit for unit in linked if of_unit[unit] > SHARE * self.best]
         return sorted(asked_for, key=lambda unit: (-of_unit[unit], unit))[:EACH_ROUND]
 
     def _fitting(self, units: Iterable[int], room: int) -> list[int]:

@@ -28,7 +28,7 @@ from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
 from homerlm.select.document import Document
-from homerlm.select.links import SHARE, Following, Links
+from homerlm.select.links import Following, Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.prefilter import worth_reading
 from homerlm.select.ranking import Ranking
@@ -209,7 +209,7 @@ class Select:
         first = places[self.ranking.leading(ranked)]
         sources = list(dict.fromkeys(document.units_of(first).tolist()))
         links = Links(document, Words(self.tokenizer), reading.prompt.suffix[0])
-        following = Following(reading, document, links, SHARE * float(ranked.amax()))
+        following = Following(reading, document, links, float(ranked.amax()))
         return document.tokens_of((yield from following.follow(sources, document.units_of(kept).tolist(), most)))
 
     def _document(self, ids: Tensor) -> Generator[None, None, Document]:
