@@ -185,7 +185,7 @@ class SelectPlan:
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
         if self.reranks and self.config.link_len and self.config.unit == "sentence":
-            yield f"at most {self.candidate_room:,} tokens that share a rare word with the best are read in the same way"
+            yield f"at most {self.candidate_room:,} tokens that share a rare word with the best are read likewise"
         yield f"at most {self.cache_len:,} tokens read as one prompt through all layers, contiguous positions"
 
     def _chunk_passes(self, group: list[tuple[int, int]]) -> list[Pass]:

@@ -41,8 +41,8 @@ KINDS = {
 
 
 def needle(variant: str, prose: str, text: str, ask: str = "now") -> Task:
-    """Facts hidden in `prose`, in filler of the filler kind. variant: one of `KINDS`. Asked later, each document has five
-    keys and a question for each."""
+    """Facts hidden in `prose`, in filler of the filler kind. variant: one of `KINDS`. Asked later, each document has
+    five keys and a question for each."""
     kind, questions = KINDS[variant], 1 if ask == "now" else QUESTIONS_LATER
     filler = kind.haystack == "filler"
 
