@@ -427,7 +427,7 @@ def test_broken_requests_get_errors_in_openais_shape(http, method, path, body, s
     [
         (b"", None, "Content-Type: application/json"),
         (b'{"messages": ', None, "no JSON: Expecting value at character 13"),
-        (b"\xff\xfe", None, "JSON in UTF-8"),
+        (b'{"model": "\xff"}', None, "JSON in UTF-8"),
         (b"[" * 100_000, None, "nesting"),
         (b'{"seed": %s}' % (b"9" * 5000), None, "numbers"),
         (json.dumps(said("\ud800")).encode(), "messages.0.content", "content: the text holds"),

@@ -148,11 +148,11 @@ def _param(error: Mapping[str, Any], body: Any) -> str | None:
     if source != "body" or not isinstance(body, dict):
         return ".".join(map(str, place)) or None
     names, value = [], body
-    for name in place:
+    for number, name in enumerate(place, 1):
         held = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
         if name in held:
             value = value[name]
-        elif error["type"] != "missing" or name != place[-1]:
+        elif error["type"] != "missing" or number < len(place):
             continue
         names.append(str(name))
     return ".".join(names) or None
