@@ -283,7 +283,7 @@ def test_how_a_file_is_to_be_cut_is_repeated_and_checked(api, server):
         {"type": "x"},
     ):
         with pytest.raises(openai.BadRequestError, match="chunking_strategy"):
-            api.vector_stores.files.create(file.id, vector_store_id=store.id, chunking_strategy=wrong)
+            api.vector_stores.files.create(store.id, file_id=file.id, chunking_strategy=wrong)
 
 
 def test_taking_a_file_out_leaves_the_file(api):
