@@ -178,9 +178,11 @@ def test_parts_of_a_message_are_a_document_and_a_question(api):
     )
 
 
-def test_models(api):
+def test_models(api, server):
     assert [model.id for model in api.models.list()] == ["tiny"]
     assert api.models.retrieve("tiny").id == "tiny"
+    with client(server) as http:
+        assert http.get("/v1/models/").json() == http.get("/v1/models").json()
     with pytest.raises(openai.NotFoundError, match="gpt-4o"):
         ask(api, said("w1")) and api.chat.completions.create(model="gpt-4o", messages=said("w1"))
 

@@ -254,6 +254,8 @@ def test_files_are_added_together_and_what_is_not_read_yet_is_cancelled(api, ser
     assert (batch.status, batch.file_counts.completed, batch.object) == ("completed", 3, "vector_store.files_batch")
     listed = api.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id)
     assert {file.id for file in listed} == set(files)
+    late = api.vector_stores.file_batches.cancel(batch.id, vector_store_id=store.id)
+    assert late.status == "completed", "nothing of it was left to cancel"
     long = _upload(api, "long.txt", text).id
     batch = api.vector_stores.file_batches.create(
         store.id, files=[{"file_id": long, "attributes": {"a": 1}}, {"file_id": files[0]}]
@@ -265,6 +267,23 @@ def test_files_are_added_together_and_what_is_not_read_yet_is_cancelled(api, ser
     assert text_hash not in {one.sha256 for one in server.documents.store.documents()}
     with pytest.raises(openai.BadRequestError, match="either file_ids or files"):
         api.vector_stores.file_batches.create(store.id)
+
+
+def test_how_a_file_is_to_be_cut_is_repeated_and_checked(api, server):
+    file = _upload(api, "cut.txt", "w1 w2")
+    store = api.vector_stores.create(file_ids=None, chunking_strategy={"type": "auto"})
+    sizes = {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50}
+    strategy = {"type": "static", "static": sizes}
+    added = api.vector_stores.files.create_and_poll(file.id, vector_store_id=store.id, chunking_strategy=strategy)
+    assert added.chunking_strategy.static.max_chunk_size_tokens == 200
+    assert api.vector_stores.search(store.id, query="w1", max_num_results=None).data
+    for wrong in (
+        {"type": "static"},
+        {"type": "static", "static": {**sizes, "chunk_overlap_tokens": -1}},
+        {"type": "x"},
+    ):
+        with pytest.raises(openai.BadRequestError, match="chunking_strategy"):
+            api.vector_stores.files.create(store.id, file_id=file.id, chunking_strategy=wrong)
 
 
 def test_taking_a_file_out_leaves_the_file(api):
@@ -285,6 +304,33 @@ def test_a_deleted_file_leaves_nothing_of_its_text(api, server):
     api.files.delete(file.id)
     assert api.vector_stores.retrieve(store.id).file_counts.total == 0
     assert sha256_of(text) not in {one.sha256 for one in server.documents.store.documents()}
+
+
+@pytest.mark.parametrize("way", ["removed with its vector store", "taken out", "in a message"])
+def test_a_file_that_is_in_no_vector_store_any_more_leaves_nothing_either(api, server, way):
+    text = " ".join([*way.split(), *(f"w{n % 60}" for n in range(300))])
+    file, again = _upload(api, "secret.txt", text), _upload(api, "same.txt", text)
+    if way == "in a message":
+        parts = [{"type": "input_file", "file_id": file.id}, {"type": "input_text", "text": "w3 ?"}]
+        api.responses.create(model="tiny", input=[{"role": "user", "content": parts}], max_output_tokens=1)
+    else:
+        store = api.vector_stores.create(file_ids=[file.id])
+        until(lambda: api.vector_stores.retrieve(store.id).file_counts.completed == 1)
+        if way == "taken out":
+            api.vector_stores.files.delete(file.id, vector_store_id=store.id)
+        else:
+            api.vector_stores.delete(store.id)
+    other = api.vector_stores.create(file_ids=[again.id])
+    until(lambda: api.vector_stores.retrieve(other.id).file_counts.completed == 1)
+    api.vector_stores.delete(other.id)
+
+    def there():
+        return sha256_of(text) in {one.sha256 for one in server.documents.store.documents()}
+
+    api.files.delete(file.id)
+    assert there(), "another file has the same text"
+    api.files.delete(again.id)
+    assert not there()
 
 
 def test_what_was_left_undone_is_read_after_the_next_start(tmp_path):
@@ -339,7 +385,8 @@ def test_passages_are_ranked(server):
         assert (body["model"], body["object"]) == ("tiny", "rerank")
         assert body["usage"]["total_tokens"] == 2 + 10 * 20
         given = {"query": "w5 w6", "passages": [{"text": text} for text in texts[:3]]}
-        results = http.post("/v1/rerank", json=given).json()["results"]
+        nothing = {"top_n": None, "return_documents": None}
+        results = http.post("/v1/rerank", json={**given, **nothing}).json()["results"]
         assert {one["index"] for one in results} == {0, 1, 2}
         assert "document" not in results[0]
         for wrong in (

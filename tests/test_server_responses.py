@@ -156,6 +156,13 @@ def test_files_are_searched_and_cited(api, server, vector_store):
         "response.output_item.done",
         "response.output_item.added",
     ]
+    assert kinds[-5:] == [
+        "response.output_text.annotation.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +363,7 @@ def test_input_items_come_in_pages(api):
     ("change", "param"),
     [
         ({"background": True}, "background"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": [1]}, "tool_choice"),
@@ -364,10 +372,10 @@ def test_input_items_come_in_pages(api):
         ({"input": []}, "input"),
         ({"truncation": "some"}, "truncation"),
         ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_none"]}]}, "vector_store_ids"),
-        ({"tools": [{"type": "file_search", "max_num_results": 51}]}, "tools.0.file_search.max_num_results"),
+        ({"tools": [{"type": "file_search", "max_num_results": 51}]}, "tools.0.max_num_results"),
         (
             {"tools": [{"type": "file_search", "ranking_options": {"score_threshold": 2}}]},
-            "tools.0.file_search.ranking_options.score_threshold",
+            "tools.0.ranking_options.score_threshold",
         ),
         ({"tools": [{"type": "file_search", "vector_store_ids": ["vs"], "filters": NESTED}]}, "tools"),
     ],
@@ -377,6 +385,13 @@ def test_what_is_not_done_is_refused(server, change, param):
         answer = http.post("/v1/responses", json={"input": "w1", **change})
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["param"] == param
+
+
+def test_a_stream_of_what_was_written_before_is_refused(api):
+    made = respond(api, "w3")
+    with pytest.raises(openai.BadRequestError, match="stream is not supported"):
+        api.responses.retrieve(made.id, stream=True)
+    assert api.responses.retrieve(made.id, include=["file_search_call.results"]).id == made.id
 
 
 def test_other_tools_are_passed_over(api):

@@ -1,11 +1,14 @@
 """Who may ask, how much, and what happens when somebody leaves, breaks or overloads something."""
 
 import asyncio
+import gzip
 import json
 import logging
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -80,6 +83,24 @@ def test_wrong_settings_are_named_and_keys_never_shown(tmp_path):
     assert "hidden" not in repr(Settings.of(api_key=("hidden",)))
     with pytest.raises(ConfigError, match="cannot be read"):
         Settings.of(key_file=tmp_path / "none")
+
+
+def test_the_documentation_has_every_setting():
+    page = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        default, description = rows.pop(name).split(" | ")
+        assert description == field.description
+        assert _value(default) == (None if field.default == () else field.default), name
+    assert not rows
+
+
+def _value(written):
+    """A default as the documentation writes it: `20 GiB`, `4,096`, `False`, or nothing."""
+    number, _, unit = written.replace(",", "").partition(" ")
+    if number.isdecimal():
+        return int(number) * {"": 1, "MiB": 1 << 20, "GiB": 1 << 30}[unit]
+    return {"": None, "False": False}.get(written, written)
 
 
 # --- keys
@@ -354,10 +375,18 @@ def test_pages_of_others_are_kept_out(http, tmp_path):
     assert "Access-Control-Allow-Origin" not in http.get("/health").headers
     own = str(http.base_url).rstrip("/")
     assert http.post(CHAT, json=said("w1"), headers={"Origin": own}).status_code == 200
-    with serving(tmp_path, cors_origin=("http://page.example",)) as running, client(running) as other:
+    limits = {"cors_origin": ("http://page.example",), "max_body_bytes": 1000}
+    with serving(tmp_path, **limits) as running, client(running) as other:
         allowed = other.get("/health", headers={"Origin": "http://page.example"})
         assert allowed.headers["Access-Control-Allow-Origin"] == "http://page.example"
-        assert other.get("/health", headers={"Origin": "http://evil.example"}).status_code == 403
+        evil = other.get("/health", headers={"Origin": "http://evil.example"})
+        assert evil.status_code == 403
+        assert "Access-Control-Allow-Origin" not in evil.headers
+        long = said("w1 " * 1000)
+        refused = other.post(CHAT, json=long, headers={"Origin": "http://page.example"})
+        assert refused.status_code == 413
+        assert refused.headers["Access-Control-Allow-Origin"] == "http://page.example", "the page sees what is wrong"
+        assert "Retry-After" in refused.headers["Access-Control-Expose-Headers"]
 
 
 def test_numbers_for_prometheus_and_a_description(http):
@@ -391,6 +420,44 @@ def test_broken_requests_get_errors_in_openais_shape(http, method, path, body, s
     answer = http.request(method, path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        (b"", None, "Content-Type: application/json"),
+        (b'{"messages": ', None, "no JSON: Expecting value at character 13"),
+        (b'{"model": "\xff"}', None, "JSON in UTF-8"),
+        (b"[" * 100_000, None, "nesting"),
+        (b'{"seed": %s}' % (b"9" * 5000), None, "numbers"),
+        (json.dumps(said("\ud800")).encode(), "messages.0.content", "content: the text holds"),
+        (json.dumps(said([{"text": "w1"}])).encode(), "messages.0.content.0.type", "type: Field required"),
+        (json.dumps(said([{"type": "text", "text": 5}])).encode(), "messages.0.content.0.text", "valid string"),
+        (json.dumps({"messages": [{"content": "w1"}]}).encode(), "messages.0.role", "role: Field required"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_told_why_and_where(http, body, param, message):
+    """The place as the client wrote it, without the names that our own types have."""
+    error = http.post(CHAT, content=body, headers={"Content-Type": "application/json"}).json()["error"]
+    assert error["param"] == param
+    assert message in error["message"]
+    assert error["code"]
+
+
+def test_a_compressed_body_is_refused_by_name(http):
+    body = gzip.compress(json.dumps(said("w1")).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = http.post(CHAT, content=body, headers=headers)
+    assert answer.status_code == 415
+    assert "without Content-Encoding" in answer.json()["error"]["message"]
+    assert http.post(CHAT, json=said("w1"), headers={"Content-Encoding": "identity"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/v1/models", "/metrics", "/nothing"])
+def test_head_tells_what_get_would(http, path):
+    whole, head = http.get(path), http.head(path)
+    assert (head.status_code, head.headers["content-type"]) == (whole.status_code, whole.headers["content-type"])
+    assert not head.content
 
 
 ANY = st.recursive(

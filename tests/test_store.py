@@ -305,11 +305,27 @@ def test_what_was_read_of_a_file_goes_with_it_unless_another_has_the_same_text(s
     for file in files:
         member = store.vector_stores.member(made.id, file.id)
         store.vector_stores.finish(member, "completed", sha256=document.sha256, bytes=1)
+    store.vector_stores.remove("ann", made.id)
     store.remove_file("ann", files[0].id)
     assert store.document("ann", document.id)
     store.remove_file("ann", files[1].id)
     assert store.document("ann", document.id) is None
     assert _there(store, "documents") == set()
+
+
+def test_a_store_of_before_knows_what_its_files_say(store):
+    document, file, made = _document(store), _file(store), store.vector_stores.create("ann")
+    store.vector_stores.add(made.id, [file.id])
+    member = store.vector_stores.member(made.id, file.id)
+    store.vector_stores.finish(member, "completed", sha256=document.sha256, bytes=1)
+    with sqlite3.connect(store.folder / "store.sqlite") as connection:
+        connection.execute("DROP TABLE texts")
+    connection.close()
+    again = _again(store)
+    again.vector_stores.remove("ann", made.id)
+    again.remove_file("ann", file.id)
+    assert again.document("ann", document.id) is None
+    again.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

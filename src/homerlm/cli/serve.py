@@ -124,6 +124,7 @@ def serve(
     )
     check_device(device)
     _check_free(settings)
+    settings.open_store().close()  # one that cannot be used ends this before a model is loaded
     cluster: dict[str, Any] = {"ray": ray, "cpus_per_replica": cpus_per_replica, "gpus_per_replica": gpus_per_replica}
     if replicas is not None:
         load = partial(open_homer, model, rope, None, HomerConfig(), device=device, dtype=dtype, quiet=True)
@@ -147,11 +148,15 @@ def check_installed() -> None:
 
 
 def _check_free(settings: Settings) -> None:
-    """Raise `UsageError` where the port cannot be had, before a model is loaded for it."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    """Raise `UsageError` where the address or the port cannot be had, before a model is loaded for it."""
     try:
-        socket.create_server((settings.host, settings.port), family=family).close()
+        family, *_, address = socket.getaddrinfo(settings.host or None, settings.port, flags=socket.AI_PASSIVE)[0]
+        socket.create_server(address[:2], family=family).close()
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(
+                f"{settings.host} is no address of this machine ({error.strerror}): give one with --host"
+            ) from error
         if error.errno in (errno.EADDRINUSE, errno.EACCES):  # what else there may be, the server itself will meet
             raise UsageError(
                 f"port {settings.port} of {settings.host} is taken, or not for you ({os.strerror(error.errno)}): give "

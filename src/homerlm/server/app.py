@@ -62,11 +62,15 @@ def create_app(settings: Settings, engine: Engine, documents: Documents) -> Fast
     for part in (page, models, chat, completions, responses, compaction, files, vector_stores, rerank, kept, answers):
         app.include_router(part.router)
     app.include_router(metrics.router, dependencies=[Depends(owner)])
-    if settings.cors_origin:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.cors_origin), allow_methods=["*"], allow_headers=["*"]
-        )
     app.add_middleware(Door, settings=settings, keys=app.state.keys, metrics=app.state.server.metrics)
+    if settings.cors_origin:  # outside of the door, whose refusals the pages read, too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origin),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
     return app
 
 

@@ -24,9 +24,9 @@ _log = logging.getLogger("homerlm.server")
 
 
 class Door:
-    """The outermost part of the server. Who is let in is served to the end: requests that need the model are refused
-    here, where `streams` and `waiting` are taken, and never in their middle. Nothing that a request holds is written to
-    the log."""
+    """The outermost part of the server, but for what lets web pages read its answers. Who is let in is served to the
+    end: requests that need the model are refused here, where `streams` and `waiting` are taken, and never in their
+    middle. Nothing that a request holds is written to the log."""
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
@@ -37,6 +37,8 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the protocol drops what is not to be sent
+            scope = {**scope, "method": "GET"}
         visit, counts = _Visit(scope, send), _needs_model(scope)
         self._inside += counts
         self.metrics.running.inc()
@@ -55,7 +57,12 @@ class Door:
             visit.note(self.metrics)
 
     def _check(self, headers: Headers) -> None:
-        """Raise `ApiError` for a request that a web page of somebody else has made, which no key would stop."""
+        """Raise `ApiError` for a request that a web page of somebody else has made, which no key would stop, and for a
+        compressed one."""
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(
+                415, "Bodies are read as they come here: send yours without Content-Encoding.", code="encoding"
+            )
         if self._local_only and not is_loopback(_host(headers.get("host", ""))):
             raise ApiError(403, "This server answers at this machine's own addresses only.", code="wrong_host")
         origin = headers.get("origin")

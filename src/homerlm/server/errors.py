@@ -130,13 +130,32 @@ async def _failed(_request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    places = [str(place) for place in first["loc"] if place not in ("body", "query", "path", "header")]
-    param = ".".join(places) or None
-    message = f"{param}: {first['msg']}" if param else str(first["msg"])
-    if param is None and first["type"] == "model_attributes_type":
+    deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of a union, the branch that fits best
+    kind, param = str(deepest["type"]), _param(deepest, error.body)
+    message = str(deepest["msg"]).removeprefix("Value error, ")
+    if kind == "json_invalid":
+        param, message = None, f"The body is no JSON: {deepest['ctx']['error']} at character {deepest['loc'][-1]}."
+    elif param is not None:
+        message = f"{param}: {message}"
+    elif kind in ("missing", "model_attributes_type"):
         message = "The body is no JSON object. Send one, with the header Content-Type: application/json."
-    return response(ApiError(400, message, code=str(first["type"]), param=param))
+    return response(ApiError(400, message, code=kind, param=param))
+
+
+def _param(error: Mapping[str, Any], body: Any) -> str | None:
+    """The part of a request that is at fault, as the client named it: a place holds names of our types, too."""
+    source, *place = error["loc"]
+    if source != "body" or not isinstance(body, dict):
+        return ".".join(map(str, place)) or None
+    names, value = [], body
+    for number, name in enumerate(place, 1):
+        held = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+        if name in held:
+            value = value[name]
+        elif error["type"] != "missing" or number < len(place):
+            continue
+        names.append(str(name))
+    return ".".join(names) or None
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -146,6 +165,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         return response(ApiError(404, message, code="unknown_url"))
     if isinstance(error.__cause__, OSError):  # where the parts of a body are written to while they come
         return response(ApiError(507, "The server's disk cannot take this request.", code="disk_full"))
+    if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
+        message = "The body cannot be read: send JSON in UTF-8, without deep nesting or numbers of thousands of digits."
+        return response(ApiError(400, message, code="json_invalid"))
     code = "not_found" if error.status_code == 404 else _CODES.get(error.status_code)
     headers = error.headers or {}
     return response(ApiError(error.status_code, str(error.detail), code=code, headers=headers))

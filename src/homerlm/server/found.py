@@ -7,6 +7,7 @@ import asyncio
 from homerlm.index.index import Index
 from homerlm.server.errors import ApiError
 from homerlm.server.state import Server
+from homerlm.store.documents import sha256_of
 from homerlm.store.records import Member, StoredFile, VectorStore
 
 
@@ -39,7 +40,10 @@ def missing_store(id: str, param: str = "vector_store_id") -> ApiError:
 async def text_of(server: Server, owner: str, id: str) -> tuple[str, str]:
     """Name and text of an owner's file. Raises `ApiError` 404, and `DocumentError` for one that cannot be read."""
     file = await asyncio.to_thread(found_file, server, owner, id)
-    return file.name, await server.parser.text(server.documents.store.file_path(id), file.name)
+    store = server.documents.store
+    text = await server.parser.text(store.file_path(id), file.name)
+    await asyncio.to_thread(lambda: store.note_text(id, sha256_of(text)))
+    return file.name, text
 
 
 async def known_index(server: Server, member: Member) -> Index | None:

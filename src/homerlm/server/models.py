@@ -12,6 +12,7 @@ router = APIRouter(tags=["Models"])
 
 
 @router.get("/v1/models")
+@router.get("/v1/models/", include_in_schema=False)
 def models(_owner: Owner, server: Shared) -> dict[str, Any]:
     """The one model of this server."""
     return {"object": "list", "data": [_model(server)]}

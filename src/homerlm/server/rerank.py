@@ -34,7 +34,7 @@ class Rerank(BaseModel):
     documents: Passages | None = None
     passages: Passages | None = None
     top_n: int | None = Field(None, ge=1)
-    return_documents: bool = False
+    return_documents: bool | None = None
 
     @property
     def texts(self) -> list[str]:

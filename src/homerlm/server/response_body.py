@@ -15,7 +15,7 @@ from homerlm.server.parameters import Body, Sampling, Words, refuse_format, refu
 from homerlm.server.writing_out import homer_json
 from homerlm.writing import Writing
 
-RESULTS = "file_search_call.results"
+RESULTS, LOGPROBS = "file_search_call.results", "message.output_text.logprobs"
 MOST_METADATA = 16
 
 
@@ -67,6 +67,8 @@ class ResponseBody(Conversed, Sampling):
         for name in ("conversation", "prompt"):
             if getattr(self, name) is not None:
                 raise unsupported(name, "what the request itself holds: use previous_response_id, or send the text")
+        if LOGPROBS in (self.include or ()):
+            raise unsupported("include", "no probabilities in responses: chat completions have them")
         if self.top_logprobs:
             raise unsupported("top_logprobs", "no probabilities in responses: chat completions have them")
         return self.writing(self.max_output_tokens)

@@ -117,10 +117,10 @@ class Making:
         text = "".join(self._text)
         citations = [] if self._searched is None else self._searched.citations(self._passages, len(text))
         part = self._part(text, citations)
-        yield self._part_event("response.output_text.done", text=text, logprobs=[])
         for number, citation in enumerate(citations):
             name = "response.output_text.annotation.added"
             yield self._part_event(name, annotation=citation, annotation_index=number)
+        yield self._part_event("response.output_text.done", text=text, logprobs=[])
         yield self._part_event("response.content_part.done", part=part)
         whole = self._finish == "stop"
         status = "completed" if whole else "incomplete"

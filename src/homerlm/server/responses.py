@@ -17,6 +17,7 @@ from homerlm.server.errors import ApiError
 from homerlm.server.file_search import Searched
 from homerlm.server.input_items import conversation, known, unknown
 from homerlm.server.objects import Order
+from homerlm.server.parameters import unsupported
 from homerlm.server.remembered import Remembered
 from homerlm.server.response_body import ResponseBody, response_json
 from homerlm.server.response_events import Making
@@ -59,7 +60,9 @@ async def respond(request: Request, body: ResponseBody, owner: Owner, server: Sh
 
 
 @router.get("/responses/{id}")
-def response(id: str, owner: Owner, server: Shared) -> dict[str, Any]:
+def response(id: str, owner: Owner, server: Shared, stream: bool = False) -> dict[str, Any]:
+    if stream:
+        raise unsupported("stream", "a response that was written as one object: leave it out")
     return known(server, owner, id).response
 
 

@@ -39,12 +39,35 @@ class Listing:
 Asked = Annotated[Listing, Depends()]
 
 
+class Sizes(BaseModel):
+    """Of the parts that a file is cut into, in tokens."""
+
+    max_chunk_size_tokens: int = Field(ge=100, le=4096)
+    chunk_overlap_tokens: int = Field(ge=0, le=2048)
+
+
+class Auto(BaseModel):
+    """Files are cut as the server does it."""
+
+    type: Literal["auto"]
+
+
+class Static(BaseModel):
+    """Files are cut into parts of one size."""
+
+    type: Literal["static"]
+    static: Sizes
+
+
+Chunking = Annotated[Auto | Static, Field(discriminator="type")]
+
+
 class NewFile(BaseModel):
     """A file to add."""
 
     file_id: str
     attributes: Attributes | None = None
-    chunking_strategy: dict[str, Any] | None = None
+    chunking_strategy: Chunking | None = None
 
 
 class NewBatch(BaseModel):
@@ -53,7 +76,7 @@ class NewBatch(BaseModel):
     file_ids: FileIds | None = None
     files: Annotated[list[NewFile], Field(max_length=500)] | None = None
     attributes: Attributes | None = None
-    chunking_strategy: dict[str, Any] | None = None
+    chunking_strategy: Chunking | None = None
 
 
 class NewAttributes(BaseModel):
@@ -70,7 +93,9 @@ async def create(
     await asyncio.to_thread(found_store, server, owner, vector_store_id)
     await check_files(server, owner, [new.file_id])
     await add_files(
-        *(server, indexing, vector_store_id, [new.file_id]), attributes=new.attributes, chunking=new.chunking_strategy
+        *(server, indexing, vector_store_id, [new.file_id]),
+        attributes=new.attributes,
+        chunking=as_asked(new.chunking_strategy),
     )
     return VectorStoreFile.of(await asyncio.to_thread(_member, server, owner, vector_store_id, new.file_id))
 
@@ -133,10 +158,10 @@ async def create_batch(
     if batch is None:
         raise missing_store(vector_store_id)
     if new.files is None:
-        alike = {"attributes": new.attributes, "chunking": new.chunking_strategy, "batch": batch.id}
+        alike = {"attributes": new.attributes, "chunking": as_asked(new.chunking_strategy), "batch": batch.id}
         await add_files(server, indexing, vector_store_id, ids, **alike)
     for one in new.files or []:
-        own = {"attributes": one.attributes, "chunking": one.chunking_strategy, "batch": batch.id}
+        own = {"attributes": one.attributes, "chunking": as_asked(one.chunking_strategy), "batch": batch.id}
         await add_files(server, indexing, vector_store_id, [one.file_id], **own)
     return await asyncio.to_thread(_batch, server, owner, vector_store_id, batch.id)
 
@@ -166,6 +191,11 @@ def batch_files(
     """The files that were added together."""
     _batch(server, owner, vector_store_id, batch_id)
     return _page(server, vector_store_id, asked, batch_id)
+
+
+def as_asked(chunking: Chunking | None) -> dict[str, Any] | None:
+    """How a file is to be cut, to be repeated; every file is read in the model's own way."""
+    return None if chunking is None else chunking.model_dump()
 
 
 async def check_files(server: Server, owner: str, ids: Sequence[str]) -> None:

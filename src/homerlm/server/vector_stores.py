@@ -19,7 +19,7 @@ from homerlm.server.objects import Deleted, ExpiresAfter, Order, Page, Results, 
 from homerlm.server.searching import RankingOptions, search
 from homerlm.server.sse import until_gone
 from homerlm.server.state import Owner, Shared
-from homerlm.server.vector_store_files import FileIds, add_files, check_files
+from homerlm.server.vector_store_files import Chunking, FileIds, add_files, as_asked, check_files
 from homerlm.store.vector_stores import VectorStores
 
 router = APIRouter(tags=["Vector stores"], lifespan=lifespan)
@@ -28,6 +28,7 @@ Metadata = Annotated[
     Field(max_length=16),
 ]
 Name = Annotated[str, Field(max_length=512)]
+USUAL_RESULTS = 10  # as OpenAI has it
 
 
 class NewVectorStore(BaseModel):
@@ -35,9 +36,9 @@ class NewVectorStore(BaseModel):
 
     name: Name | None = None
     description: Name | None = None
-    file_ids: FileIds = Field(default_factory=list)
+    file_ids: FileIds | None = None
     expires_after: ExpiresAfter | None = None
-    chunking_strategy: dict[str, Any] | None = None
+    chunking_strategy: Chunking | None = None
     metadata: Metadata | None = None
 
 
@@ -53,7 +54,7 @@ class Search(BaseModel):
     """A query, or several that are one."""
 
     query: str | Annotated[list[str], Field(min_length=1, max_length=100)]
-    max_num_results: int = Field(10, ge=1, le=50)
+    max_num_results: int | None = Field(None, ge=1, le=50)
     filters: Filter | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = None
@@ -63,7 +64,8 @@ class Search(BaseModel):
 async def create(new: NewVectorStore, owner: Owner, server: Shared, indexing: Indexed) -> VectorStoreObject:
     """Make a vector store, and read the files that it is given."""
     stores = server.documents.store.vector_stores
-    await check_files(server, owner, new.file_ids)
+    files = new.file_ids or []
+    await check_files(server, owner, files)
     made = await asyncio.to_thread(
         stores.create,
         owner,
@@ -72,7 +74,7 @@ async def create(new: NewVectorStore, owner: Owner, server: Shared, indexing: In
         metadata=new.metadata,
         days=None if new.expires_after is None else new.expires_after.days,
     )
-    await add_files(server, indexing, made.id, new.file_ids, chunking=new.chunking_strategy)
+    await add_files(server, indexing, made.id, files, chunking=as_asked(new.chunking_strategy))
     return await _shown(stores, owner, made.id)
 
 
@@ -141,7 +143,9 @@ async def search_store(
     members, _ = await asyncio.to_thread(stores.members, vector_store_id, status="completed")
     asked = [one for one in members if given.filters is None or given.filters.matches(one.attributes)]
     least = 0.0 if given.ranking_options is None else given.ranking_options.least
-    results = await until_gone(request, in_time(server, search(server, asked, query, given.max_num_results, least)))
+    results = await until_gone(
+        request, in_time(server, search(server, asked, query, given.max_num_results or USUAL_RESULTS, least))
+    )
     if isinstance(results, Response):
         return results
     await asyncio.to_thread(stores.update, owner, vector_store_id, {})

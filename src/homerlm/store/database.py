@@ -90,6 +90,16 @@ CREATE TABLE IF NOT EXISTS claims (
 """
 
 
+TEXTS = """
+CREATE TABLE IF NOT EXISTS texts (
+    file TEXT NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (file, sha256)
+)
+"""
+TEXTS_OF_MEMBERS = "INSERT OR IGNORE INTO texts SELECT id, sha256 FROM members WHERE sha256 IS NOT NULL"
+
+
 class Database:
     """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
     one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full.
@@ -163,7 +173,9 @@ class Database:
         if version > VERSION:
             raise MismatchError(f"{self._path} has version {version}, this homerlm knows {VERSION}: upgrade homerlm")
         connection.execute(CLAIMS)
+        connection.execute(TEXTS)
         if version == VERSION:
+            connection.execute(TEXTS_OF_MEMBERS)  # a store may be older than the table
             return
         self._check_new()
         for statement in TABLES.split(";"):

@@ -61,16 +61,20 @@ def delete_documents(connection: Connection, where: str, *values: Any) -> list[s
     return [row[0] for row in connection.execute(f"DELETE FROM documents WHERE {where} RETURNING id", values)]
 
 
+def note_text(connection: Connection, file: str, sha256: str) -> None:
+    """Remember what a file says, in whichever vector stores it is, so that what is read of it goes with it."""
+    connection.execute("INSERT OR IGNORE INTO texts SELECT id, ? FROM files WHERE id = ?", (sha256, file))
+
+
 def delete_files(connection: Connection, where: str, *values: Any) -> tuple[list[str], list[str]]:
     """Ids of the files that are taken off the list, and of the documents that were read of them alone."""
     found = [tuple(row) for row in connection.execute(f"SELECT id, owner FROM files WHERE {where}", values)]
     documents: list[str] = []
     for id, owner in found:
-        texts = connection.execute("SELECT DISTINCT sha256 FROM members WHERE id = ? AND sha256 IS NOT NULL", (id,))
-        read = [row[0] for row in texts.fetchall()]
+        read = [row[0] for row in connection.execute("SELECT sha256 FROM texts WHERE file = ?", (id,)).fetchall()]
         connection.execute("DELETE FROM files WHERE id = ?", (id,))
         for sha256 in read:
-            others = "NOT EXISTS (SELECT 1 FROM members JOIN files USING (id) WHERE sha256 = ? AND files.owner = ?)"
+            others = "NOT EXISTS (SELECT 1 FROM texts JOIN files ON id = file WHERE sha256 = ? AND files.owner = ?)"
             documents += delete_documents(
                 connection, f"owner = ? AND sha256 = ? AND {others}", owner, sha256, sha256, owner
             )

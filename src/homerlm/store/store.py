@@ -161,6 +161,11 @@ class Store:
     def file_path(self, id: str) -> Path:
         return self._files.of("files", id)
 
+    def note_text(self, file: str, sha256: str) -> None:
+        """Remember what a file says, so that what is read of it goes with it."""
+        with self._database.write() as connection:
+            space.note_text(connection, file, sha256)
+
     def remove_file(self, owner: str | None, id: str) -> bool:
         """Take a file, and what was read of it, out of the store and out of every vector store. Whether there was one
         of the owner, or, for None, of anybody."""

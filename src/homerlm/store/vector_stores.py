@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from homerlm.store import space
 from homerlm.store.database import Database, page
 from homerlm.store.records import DAY, STATUSES, Batch, Member, VectorStore
 
@@ -164,6 +165,8 @@ class VectorStores:
         facts: sha256, bytes, error_code, error."""
         values = {"status": status, **facts}
         with self._database.write() as connection:
+            if "sha256" in facts:
+                space.note_text(connection, member.id, facts["sha256"])
             connection.execute(
                 f"UPDATE members SET {', '.join(f'{name} = ?' for name in values)} "
                 "WHERE vector_store = ? AND id = ? AND created = ? AND status = 'in_progress'",
@@ -205,12 +208,13 @@ class VectorStores:
         """Take what is still to be read of a batch off the list of work."""
         with self._database.write() as connection:
             values = (id, batch)
-            connection.execute("UPDATE batches SET cancelled = 1 WHERE vector_store = ? AND id = ?", values)
-            connection.execute(
+            stopped = connection.execute(
                 "UPDATE members SET status = 'cancelled' "
                 "WHERE vector_store = ? AND batch = ? AND status = 'in_progress'",
                 values,
             )
+            if stopped.rowcount:
+                connection.execute("UPDATE batches SET cancelled = 1 WHERE vector_store = ? AND id = ?", values)
         return self.batch(id, batch)
 
     def _counts(self, column: str, value: str) -> tuple[dict[str, int], int]:
