@@ -176,8 +176,9 @@ class Study:
         def recap_of(_: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
             return way.of(scores.tolist(), units_by._units(ids[None], places[None])[0].tolist(), room)
 
-        with mock.patch.object(Ranking, "recap", recap_of):
-            chosen = run_steps(method._chosen(document, found.ids.suffix[0], found.scores, found.places, found.plan))
+        reading = Reading(self.homer.decoder, found.plan, found.ids, method.ranking)
+        with mock.patch.object(Ranking, "recap", recap_of), self.homer.decoder.session():
+            chosen = run_steps(method._chosen(reading, document, found.scores, found.places))
         return torch.cat([found.ids.prefix, found.ids.context[:, chosen], found.ids.suffix], dim=1)
 
     @torch.no_grad()
