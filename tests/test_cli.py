@@ -364,7 +364,7 @@ def test_what_no_answer_can_be_written_with_is_refused_before_the_model_is_loade
 def test_output_that_cannot_be_written_is_said(homer, monkeypatch, more):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "50", *more)
+        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "60", *more)
     assert code == 1
     assert err == "Error: standard output cannot be written: No space left on device\n"
 
@@ -375,7 +375,7 @@ def test_a_reader_that_has_left_ends_the_command_in_silence(homer, monkeypatch, 
     os.close(reader)
     with os.fdopen(writer, "w") as left:
         monkeypatch.setattr(sys, "stdout", left)
-        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "50", *more)
+        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "60", *more)
     assert (code, err) == (1, "")
 
 

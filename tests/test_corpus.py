@@ -147,7 +147,7 @@ def test_records_that_cannot_be_read_are_named_and_leave_the_others(text_homer, 
     rows = pa.table({"text": ["w1 " * 500, "w2 " * 500, "w3"]})
     parquet.write_table(rows, tmp_path / "t.parquet", row_group_size=2, use_dictionary=False)
     content = bytearray((tmp_path / "t.parquet").read_bytes())
-    content[40:100] = bytes(60)
+    content[4:40] = bytes(36)  # the first group's page header
     (tmp_path / "t.parquet").write_bytes(content)
     deep = "[" * 200_000
     (tmp_path / "x.jsonl").write_text(
@@ -159,7 +159,7 @@ def test_records_that_cannot_be_read_are_named_and_leave_the_others(text_homer, 
     reasons = {one.name: one.reason for one in done.failed}
     assert set(reasons) == {"x.jsonl:1", "t.parquet, row group 1", "latin.parquet, row group 1"}
     assert "recursion" in reasons["x.jsonl:1"]
-    assert "row group 1 cannot be read: Corrupt snappy" in reasons["t.parquet, row group 1"]
+    assert "row group 1 cannot be read" in reasons["t.parquet, row group 1"]
     assert "utf-8" in reasons["latin.parquet, row group 1"]
 
 
@@ -233,8 +233,8 @@ class TestCommand:
         (tmp_path / "in").mkdir()
         (tmp_path / "in/a.txt").write_text("w1 w2 w3")
         given = ["index", tmp_path / "in", "-o", tmp_path / "all", "--json", "--password", "secret", *self.INDEX]
-        code, _, err = run(*given)
-        assert (code, "only PDFs take one" in err) == (2, True)
+        code, out, _ = run(*given)
+        assert (code, "only PDFs take one" in json.loads(out)["error"]["message"]) == (2, True)
         (tmp_path / "in/b.pdf").write_bytes(encrypted_pdf("secret"))
         code, out, _ = run(*given)
         record = json.loads(out)
