@@ -359,24 +359,26 @@ def test_what_no_answer_can_be_written_with_is_refused_before_the_model_is_loade
         assert f"{option[2:]} is {value}" in " ".join(err.split())
 
 
+def planned(model_folder, stdout, *more):
+    """Exit code and standard error of a process of its own: the terminal of this one would stay silent afterwards."""
+    command = ["plan", str(model_folder), "8k", "--max-chunk-len", "64", "--target-len", "60", *more]
+    done = subprocess.run([sys.executable, "-m", "homerlm", *command], stdout=stdout, stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is always full")
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_output_that_cannot_be_written_is_said(homer, monkeypatch, more):
+def test_output_that_cannot_be_written_is_said(model_folder, more):
     with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "60", *more)
-    assert code == 1
-    assert err == "Error: standard output cannot be written: No space left on device\n"
+        found = planned(model_folder, full, *more)
+    assert found == (1, "Error: standard output cannot be written: No space left on device\n")
 
 
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_reader_that_has_left_ends_the_command_in_silence(homer, monkeypatch, more):
+def test_a_reader_that_has_left_ends_the_command_in_silence(model_folder):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as left:
-        monkeypatch.setattr(sys, "stdout", left)
-        code, _, err = homer("plan", "MODEL", "8k", "--max-chunk-len", "64", "--target-len", "60", *more)
-    assert (code, err) == (1, "")
+        assert planned(model_folder, left) == (1, "")
 
 
 def test_an_answer_that_breaks_off_ends_its_line(homer, document, monkeypatch):
