@@ -77,7 +77,8 @@ class Executor(Protocol):
         number are done by the same worker as far as possible, for it keeps what they have in common.
 
         Closing the iterator, where it is a generator, stops the work: what runs comes to the end of its item, and no
-        further one begins. Raises what the work raises, at its item's place, and `MismatchError` where the workers' model is another one.
+        further one begins. Raises what the work raises, at its item's place, and `MismatchError` where the workers'
+        model is another one.
         """
         ...
 
