@@ -333,9 +333,14 @@ def test_a_kill_at_any_moment_leaves_nothing_half_visible(tmp_path):
     draw = random.Random(3)
     seen = 0
     for attempt in range(60):
+        opened, telling = os.pipe()
         child = os.fork()
         if child == 0:
-            _work_for_ever(tmp_path, attempt)
+            _work_for_ever(tmp_path, attempt, telling)
+        os.close(telling)
+        if attempt % 3:  # else it may be killed while it opens the store
+            os.read(opened, 1)
+        os.close(opened)
         time.sleep(draw.uniform(0.005, 0.04))
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -355,11 +360,12 @@ def test_a_kill_at_any_moment_leaves_nothing_half_visible(tmp_path):
     assert seen > 60
 
 
-def _work_for_ever(folder, seed):
+def _work_for_ever(folder, seed, telling):
     """Adds, removes and evicts until it is killed; an error ends it early, and is said."""
     try:
         draw = random.Random(seed)
         store = Store(folder, max_bytes=40_000, owner_bytes=30_000)
+        os.write(telling, b".")
         while True:
             content, path = draw.randbytes(draw.randint(1, 9000)), store.temporary()
             path.write_bytes(content)
