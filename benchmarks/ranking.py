@@ -94,7 +94,7 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
             kept = tournament(method, reading, scores, count)
         with homer.decoder.session():
             (chosen,) = run_steps(method._rerank(reading, [run_steps(method._document(ids.context[0]))], kept))
-            context = run_steps(method._read(reading, 0, chosen))
+            context = run_steps(method._read(reading, chosen))
         answer = homer.generate(context, max_new_tokens=task.max_new_tokens, do_sample=False)
         yield {
             "candidates": torch.isin(asked, kept[0]).float().mean().item(),

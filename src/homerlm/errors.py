@@ -1,5 +1,9 @@
 """Every error that a user's mistake can raise. Each message names the field, the value, the allowed range, the fix."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 
 class HomerError(Exception):
     """Base of all errors raised on purpose by homerlm."""
@@ -67,3 +71,10 @@ class Busy(HomerError):
 
 class Stopped(HomerError):
     """The engine was closed before this work was done."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -35,11 +35,21 @@ class PromptIds:
     suffix: Tensor
     neutral: Tensor | None = None
 
+    def row(self, index: int) -> PromptIds:
+        """One row of a batch."""
+        one = slice(index, index + 1)
+        return PromptIds(self.prefix[one], self.context[one], self.suffix[one], row_of(self.neutral, index))
+
     @property
     def lengths(self) -> tuple[int, int, int, int]:
         """Tokens of prefix, context, suffix and neutral suffix."""
         neutral = 0 if self.neutral is None else self.neutral.shape[1]
         return self.prefix.shape[1], self.context.shape[1], self.suffix.shape[1], neutral
+
+
+def row_of(ids: Tensor | None, index: int) -> Tensor | None:
+    """(1, N) one row of ids (B, N), where there are any."""
+    return None if ids is None else ids[index : index + 1]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from homerlm.cli.console import err, out, print_json, status
 from homerlm.cli.devices import DType, check_device, placed
-from homerlm.cli.options import Device, Force, Json, Numbers, Rope
+from homerlm.cli.options import Device, Force, Json, Numbers, Quiet, Rope
 from homerlm.cli.outputs import check_outputs
 
 EXAMPLES = """
@@ -40,7 +40,7 @@ def calibrate(
     device: Device = None,
     dtype: Numbers = DType.auto,
     force: Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure the calibration that the paper's score needs, and save it for this model and RoPE scaling."""

@@ -65,6 +65,7 @@ ProfileFile = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")]
 
 
 def parse_counts(text: str, name: str) -> list[int]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from homerlm.cli.console import err, out, print_json, reading, status
 from homerlm.cli.devices import DType, check_device, placed
-from homerlm.cli.options import Device, Force, Json, Numbers
+from homerlm.cli.options import Device, Force, Json, Numbers, Quiet
 from homerlm.cli.outputs import check_outputs
 
 EXAMPLES = """
@@ -32,7 +32,7 @@ def profile(
     device: Device = None,
     dtype: Numbers = DType.auto,
     force: Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model's heads on planted facts; done by itself where an unknown model reads its first document."""

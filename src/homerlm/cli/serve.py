@@ -20,7 +20,7 @@ from homerlm.cli.ask import open_homer
 from homerlm.cli.console import err, status
 from homerlm.cli.devices import DType, check_device
 from homerlm.cli.errors import UsageError
-from homerlm.cli.options import Device, Numbers, Rope
+from homerlm.cli.options import Device, Numbers, Quiet, Rope
 from homerlm.config import HomerConfig
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def serve(
     rope: Rope = None,
     device: Device = None,
     dtype: Numbers = DType.auto,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors, nothing else.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Serve a model to any program that speaks OpenAI's API; messages, files and histories may have any length.
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from homerlm.errors import HomerError, ModelLoadError
+from homerlm.errors import HomerError, ModelLoadError, causes
 
 _MANIFEST = "homerlm-files.json"
 _ATTEMPTS = 10  # to move a folder into place while other processes do the same
@@ -58,15 +58,13 @@ def derived_folder(source: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def _disk_is_full(error: BaseException) -> bool:
     """Whether it, or what it came from, says so; what is written in Rust says so only in words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT))
+        or "No space left on device" in str(one)
+        for one in causes(error)
+    )
 
 
 def is_intact(folder: Path, *, contents: bool = False) -> bool:

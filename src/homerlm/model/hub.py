@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+from homerlm.errors import causes
+
 PAUSE = 1.0  # seconds before it is tried again
 _UNREACHABLE = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH}
 
@@ -30,10 +32,9 @@ def _connects(name: str, token: Any) -> bool:
     return True
 
 
-def _is_unconnected(error: BaseException | None) -> bool:
-    """Whether the chain of an error ends in a name that is not found or an address that nobody answers at."""
-    while error is not None:
-        if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _UNREACHABLE):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_unconnected(error: BaseException) -> bool:
+    """Whether an error came from a name that is not found or an address that nobody answers at."""
+    return any(
+        isinstance(one, socket.gaierror) or (isinstance(one, OSError) and one.errno in _UNREACHABLE)
+        for one in causes(error)
+    )

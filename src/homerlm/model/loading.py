@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from homerlm.errors import ConfigError, HomerError, ModelLoadError, OutOfMemoryError
+from homerlm.errors import ConfigError, HomerError, ModelLoadError, OutOfMemoryError, causes
 from homerlm.model.filecache import derived_folder, is_intact
 from homerlm.model.hub import is_out_of_reach
 from homerlm.model.rope import RopeScaling, scale_config
@@ -222,12 +222,10 @@ def _explained(label: str, fix: str | None = None) -> Iterator[None]:
 
 def _cause(error: BaseException) -> tuple[str, str]:
     """The cause in plain words and the fix, by the first known exception in the chain of `error`."""
-    link: BaseException | None = error
-    while link is not None:
+    for link in causes(error):
         for kinds, cause_and_fix in _FAILURES.items():
             if isinstance(link, kinds):
                 return cause_and_fix
-        link = link.__cause__ or link.__context__
     return _one_line(error), "Check the arguments, and that this version of transformers can load such a model"
 
 

@@ -23,7 +23,7 @@ from homerlm.method import Compressing
 from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
 from homerlm.passes import Event, Lengths, pausing, run_steps
-from homerlm.prompt import PromptIds
+from homerlm.prompt import PromptIds, row_of
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
@@ -95,7 +95,7 @@ class Select:
                 yield Event(plan.context_len, plan.context_len, 2, in_prompt(plan, chosen[0])[None])
             rows = []
             for row, places in enumerate(chosen):
-                rows.append((yield from self._read(reading, row, places)))
+                rows.append((yield from self._read(reading.of_row(row), places)))
         return CompactContext.stack(rows)
 
     def ask_again(
@@ -110,7 +110,8 @@ class Select:
         if self.config.rerank == "never":
             return exchange_suffix(self.decoder, context, suffix_ids)
         rows = [
-            self._focus(context.row(i), suffix_ids[i : i + 1], _row(neutral_ids, i)) for i in range(context.batch_size)
+            self._focus(context.row(i), suffix_ids[i : i + 1], row_of(neutral_ids, i))
+            for i in range(context.batch_size)
         ]
         return CompactContext.stack(rows)
 
@@ -229,12 +230,10 @@ class Select:
         ranked = self.ranking.reranked(scores, ids, places)
         return torch.cat(self._kept(ranked, scores, ids, places, room - again, again))
 
-    def _read(self, reading: Reading, row: int, places: Tensor) -> Generator[Event, None, CompactContext]:
-        """One row's chosen context tokens, indices (n,), between its affixes, run through all layers as a fresh prompt
-        at contiguous positions: every kept token has seen all others before it."""
-        one = slice(row, row + 1)
-        parts = reading.prompt.prefix[one], reading.context_ids[one, places], reading.prompt.suffix[one]
-        whole = torch.cat(parts, dim=1)
+    def _read(self, reading: Reading, places: Tensor) -> Generator[Event, None, CompactContext]:
+        """The chosen context tokens of one row, indices (n,), between its affixes, run through all layers as a fresh
+        prompt at contiguous positions: every kept token has seen all others before it."""
+        whole = torch.cat([reading.prompt.prefix, reading.context_ids[:, places], reading.prompt.suffix], dim=1)
         return (yield from self._recomputed(whole, in_prompt(reading.plan, places)[None], reading.plan))
 
     def _recomputed(
@@ -305,11 +304,6 @@ class Select:
         for layer, scores in found.items():
             scorer.add(layer, scorer.score.above_neutral(scores, usual[layer]) if usual else scores)
         return asked, scorer.total
-
-
-def _row(ids: Tensor | None, row: int) -> Tensor | None:
-    """(1, N) one row of ids (B, N), where there are any."""
-    return None if ids is None else ids[row : row + 1]
 
 
 def in_prompt(plan: SelectPlan, places: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ class Reading:
 
     def of_row(self, row: int) -> Reading:
         """The reading of one row."""
-        one, parts = slice(row, row + 1), self.prompt
-        neutral = None if parts.neutral is None else parts.neutral[one]
-        return replace(self, prompt=PromptIds(parts.prefix[one], parts.context[one], parts.suffix[one], neutral))
+        return replace(self, prompt=self.prompt.row(row))
 
     def asking(self, before: Tensor) -> Reading:
         """The reading for a question that ids (n,) stand before, in one row."""
