@@ -47,6 +47,8 @@ PAPER = "homer-paper:max_chunk_len=120,target_len=90,warmup_layers=2"
         ("homer-paper:chunk_share=0.5+pi:8", "homer-paper", {"chunk_share": 0.5}, "pi:8"),
         ("truncate:budget=100+pi:2", "truncate", {"budget": 100}, "pi:2"),
         ("streaming", "streaming", {}, None),
+        ("homer:target_len=2k,prefilter=1M", "homer", {"target_len": 2048, "prefilter": 1 << 20}, None),
+        ("bm25:budget=1k", "bm25", {"budget": 1024}, None),
     ],
 )
 def test_a_method_is_read_from_its_name(text, base, settings, rope):

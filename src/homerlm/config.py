@@ -12,6 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from homerlm.errors import ConfigError
+from homerlm.formatting import count_of
 
 if TYPE_CHECKING:
     from homerlm.score.calibration import Calibration
@@ -278,8 +279,9 @@ def parse_values(texts: Mapping[str, str], kinds: Mapping[str, type]) -> dict[st
     """Texts by name as values of these kinds, those of no known name as they are. Raises `ConfigError`."""
     values: dict[str, Any] = {}
     for name, text in texts.items():
+        kind = kinds.get(name, str)
         try:
-            values[name] = kinds.get(name, str)(text)
+            values[name] = count_of(text) if kind is int else kind(text)
         except ValueError:
             raise ConfigError(f"{name} is {text!r}; it must be a number") from None
     return values

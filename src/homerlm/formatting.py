@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+_UNITS = {"": 0, "k": 10, "m": 20}
+
+
+def count_of(text: str) -> int:
+    """A whole number as people write it: `8192`, `8k` (of 1,024) or `1M`. Raises `ValueError`."""
+    found = re.fullmatch(r"([+-]?\d[\d_]*)([kKmM]?)", text.strip(), re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r} is not a whole number such as 8192 or 8k")
+    return int(found[1]) * (1 << _UNITS[found[2].lower()])
+
 
 def counted(count: int, noun: str) -> str:
     """1 document, 2 documents."""

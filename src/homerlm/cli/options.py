@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from dataclasses import Field
 from enum import StrEnum
 from functools import wraps
@@ -17,6 +17,7 @@ import typer
 from homerlm.cli.devices import DType
 from homerlm.cli.errors import UsageError
 from homerlm.config import PRESETS, HomerConfig, flag, kind_of, public_fields
+from homerlm.formatting import count_of
 
 PRESET_HELP = "default answers best; paper is the published method exactly."
 PANEL = "HOMER"
@@ -75,11 +76,10 @@ def parse_counts(text: str, name: str) -> list[int]:
 
 def parse_tokens(text: str, name: str, least: int = 1) -> int:
     """`8192`, `8k` or `1M` as a number of tokens; raises `UsageError` naming the argument."""
-    found = re.fullmatch(r"(\d[\d_]*)([kKmM]?)", text.strip(), re.ASCII)
-    count = int(found[1]) << {"": 0, "k": 10, "m": 20}[found[2].lower()] if found else 0
-    if count < least:
-        raise UsageError(f"{name} is {text!r}; it must be a count such as 8192 or 8k, of at least {least:,}")
-    return count
+    with suppress(ValueError):
+        if (count := count_of(text)) >= least:
+            return count
+    raise UsageError(f"{name} is {text!r}; it must be a count such as 8192 or 8k, of at least {least:,}")
 
 
 def template_options(given: Iterable[str], chat: bool | None) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def with_config(command: Callable[..., None], without: Container[str] = ()) -> C
     parameters["profile"] = option("profile", ProfileFile, None)
     parameters["preset"] = option("preset", Annotated[_choice("Preset", PRESETS), chosen], HomerConfig.preset)
     for name, found in settings.items():
-        one = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False)
+        parser = _count if kind_of(found[0]) is int else None
+        one = typer.Option(flag(name), help=_help(found), rich_help_panel=PANEL, show_default=False, parser=parser)
         parameters[name] = option(name, Annotated[_type(found) | None, one], None)
     return with_parameters(wrapper, parameters.values())
 
@@ -162,6 +163,13 @@ def _type(found: list[Field[Any]]) -> Any:
     """The option's type; the choices are those of all presets, and the chosen one refuses what is not its own."""
     choices = [name for field in found for name in field.metadata.get("choices") or ()]
     return _choice(found[0].name, choices) if choices else kind_of(found[0])
+
+
+def _count(text: str) -> int:
+    try:
+        return count_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _choice(name: str, choices: Iterable[str]) -> Any:
