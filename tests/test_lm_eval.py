@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from homerlm import Homer, HomerConfig
 from homerlm.errors import ConfigError, InputError, ScheduleError
+from homerlm.evaluation import lm_eval as former
 from homerlm.lab.lm_eval import HomerLM, main
 from tiny import LIMIT, llama
 
@@ -231,12 +232,15 @@ def test_wrong_model_args_are_named(args, message):
         HomerLM.create_from_arg_string(f"pretrained=nowhere,{args}")
 
 
-@pytest.mark.parametrize("home", ["lab", "evaluation"])
-def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder, home):
+def test_the_former_command_is_the_present_one():
+    assert former.main is main
+
+
+def test_the_command_finds_the_model_in_a_process_of_its_own(tmp_path, model_folder):
     write_task(tmp_path, [{"prompt": LONG, "target": "w1"}], generation())
     args = f"pretrained={model_folder},max_chunk_len=48,target_len=40"
     options = ["--include_path", str(tmp_path), "--tasks", "local"]
-    command = [sys.executable, "-m", f"homerlm.{home}.lm_eval", "--model", "homer", *options, "--model_args"]
+    command = [sys.executable, "-m", "homerlm.lab.lm_eval", "--model", "homer", *options, "--model_args"]
     done = subprocess.run([*command, args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "homer ({'pretrained'" in done.stdout

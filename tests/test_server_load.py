@@ -42,7 +42,7 @@ def start(tmp_path, model, launcher):
 
 def test_many_clients_get_what_one_gets_alone_and_leave_nothing_behind(model, launcher):
     found = serve_load.run(
-        model, clients=12, requests=30, seed=3, characters=4_000, long=20_000, launcher=launcher, dtype="float32"
+        model, clients=10, requests=20, seed=3, characters=4_000, long=20_000, launcher=launcher, dtype="float32"
     )
     found["ok"]["memory within 5%"] = (
         found["grown"]["rss"] <= 0.05
@@ -50,8 +50,8 @@ def test_many_clients_get_what_one_gets_alone_and_leave_nothing_behind(model, la
     assert all(found["ok"].values()), {
         name: found[name] for name in ("ok", "errors", "different", "grown", "before", "after")
     }
-    assert found["requests"] == 30
-    assert found["answered"] >= 18
+    assert found["requests"] == 20
+    assert found["answered"] >= 12
     assert sum(found["left"].values()) > 2
 
 

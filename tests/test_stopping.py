@@ -36,9 +36,16 @@ def _signal_after(process, module, number):
     return process.wait(timeout=60), err
 
 
-@pytest.mark.parametrize("module", ["typer.core", "torch._tensor", "homerlm.trace"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_importing_is_one_line(tmp_path, model_folder, module, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "module"),
+    [
+        (signal.SIGINT, 130, "typer.core"),
+        (signal.SIGINT, 130, "torch._tensor"),
+        (signal.SIGINT, 130, "homerlm.trace"),
+        (signal.SIGTERM, 143, "torch._tensor"),
+    ],
+)
+def test_a_signal_while_importing_is_one_line(tmp_path, model_folder, number, code, module):
     document = tmp_path / "document.txt"
     document.write_text(WORDS)
     process = _start("ask", document, "w1", "-m", model_folder)
