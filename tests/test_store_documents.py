@@ -137,6 +137,28 @@ def test_who_stops_waiting_leaves_the_others_alone_and_the_last_one_stops_the_re
     with_documents(work)
 
 
+def test_what_is_being_read_of_a_file_that_is_deleted_is_not_kept(with_documents):
+    async def work(documents):
+        store, text = documents.store, TEXTS["c.txt"] * 20
+        path = store.temporary()
+        path.write_text(text)
+        file = store.add_file(path, owner="ann", name="c.txt", purpose="assistants")
+        store.note_text(file.id, sha256_of(text))
+        await documents.maker()
+        started = asyncio.Event()
+        reading = asyncio.create_task(documents.index("ann", "c.txt", text, lambda _: started.set()))
+        await started.wait()
+        assert not await documents.remove_file("bob", file.id)
+        assert await documents.remove_file("ann", file.id)
+        assert len((await reading)[0]) > 0
+        assert not store.documents()
+        assert not list(store.folder.glob("documents/*"))
+        assert not (await documents.index("ann", "c.txt", text))[1]  # given again, it is a document as any other
+        assert len(store.documents()) == 1
+
+    with_documents(work)
+
+
 def test_an_error_reaches_everybody_and_is_not_kept(with_documents, monkeypatch):
     async def work(documents):
         with monkeypatch.context() as patched:

@@ -94,7 +94,7 @@ def content(file_id: str, owner: Owner, server: Shared) -> StreamingResponse:
 @router.delete("/v1/files/{file_id}")
 async def delete(file_id: str, owner: Owner, server: Shared, indexing: Indexed) -> Deleted:
     """Remove a file, and what was read of it, from here and from every vector store."""
-    if not await asyncio.to_thread(server.documents.store.remove_file, owner, file_id):
+    if not await server.documents.remove_file(owner, file_id):
         raise missing_file(file_id)
     indexing.stop(file=file_id)
     return Deleted(id=file_id, object="file")

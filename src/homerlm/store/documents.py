@@ -42,6 +42,7 @@ class Documents:
         self.homer, self.engine, self.store, self.lifetime = homer, engine, store, lifetime
         self._open = OpenIndexes(OPEN_INDEXES)
         self._reading: dict[tuple[str, str], Shared[tuple[Index, bool]]] = {}
+        self._unwanted: set[tuple[str, str]] = set()  # of what is being read: texts of files that are gone
         self._maker: str | None = None
         self._abandoned: list[Path] = []
 
@@ -65,6 +66,7 @@ class Documents:
             def forget() -> None:
                 if self._reading.get(key) is shared:
                     del self._reading[key]
+                    self._unwanted.discard(key)
 
             shared = self._reading[key] = Shared(lambda tell: self._find_or_read(key, name, text, tell), forget)
         index, known = await shared.wait(on_event)
@@ -99,6 +101,16 @@ class Documents:
                 "runs here: give its text again, or run the model that read it"
             )
         return await self._opened(stored)
+
+    async def remove_file(self, owner: str, id: str) -> bool:
+        """As `Store.remove_file`; what is being read of the file at the moment is not kept either."""
+        texts = await asyncio.to_thread(self.store.texts_of, id)
+        read_now = {(owner, sha256) for sha256 in texts} & self._reading.keys()
+        self._unwanted |= read_now
+        removed = await asyncio.to_thread(self.store.remove_file, owner, id)
+        if not removed:
+            self._unwanted -= read_now
+        return removed
 
     async def search(
         self, indexes: Sequence[Index], query: str, tokens: int, on_event: OnEvent | None = None
@@ -138,7 +150,10 @@ class Documents:
                 path, tokens=len(index), lifetime=self.lifetime, in_use=self.in_use, **facts
             )
         )
-        self._open.put(stored.id, index)
+        if key in self._unwanted:
+            await asyncio.to_thread(self.store.remove_document, owner, stored.id)
+        else:
+            self._open.put(stored.id, index)
         return index, False
 
     async def _read(self, name: str, text: str, path: Path, tell: OnEvent) -> Index:

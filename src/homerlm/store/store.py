@@ -166,6 +166,10 @@ class Store:
         with self._database.write() as connection:
             space.note_text(connection, file, sha256)
 
+    def texts_of(self, file: str) -> list[str]:
+        """The SHA-256 of each text that was read of a file."""
+        return [row["sha256"] for row in self._database.rows("SELECT sha256 FROM texts WHERE file = ?", file)]
+
     def remove_file(self, owner: str | None, id: str) -> bool:
         """Take a file, and what was read of it, out of the store and out of every vector store. Whether there was one
         of the owner, or, for None, of anybody."""
