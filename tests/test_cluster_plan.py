@@ -194,6 +194,8 @@ def test_numbers_for_people_are_written_out():
         (["--cluster", "4x3", "--rates", "RATES", "--utilisation", "0.5"], "without --accelerator"),
         (["--cluster", "4x3", "--rates", "RATES", "--accelerator", "h1"], "must be one of a100"),
         (["--cluster", "4x3", "--rates", "RATES", "--preset", "paper"], "paper"),
+        (["--cluster", "4x3", "--rates", "RATES", "--memory-gb", "0"], "--memory-gb is 0; it must be above 0"),
+        (["--cluster", "4x3", "--rates", "RATES", "--disk-gb-s", "nan"], "--disk-gb-s is nan"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(run, rates, more, message):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -16,6 +17,7 @@ from rich.table import Table
 from homerlm.cli.console import out, print_json
 from homerlm.cli.errors import UsageError
 from homerlm.cli.options import option, with_parameters
+from homerlm.config import flag
 from homerlm.formatting import rounded, size
 
 if TYPE_CHECKING:
@@ -109,9 +111,12 @@ def _machines(options: ClusterOptions) -> Any:
         raise UsageError(f"--cluster is {options.cluster!r}; it must be machines x workers in each, as 64x8")
     scales = {"memory_gb": ("memory", 1e9), "disk_tb": ("disk", 1e12), "disk_gb_s": ("disk_rate", 1e9)}
     scales["network_gbit_s"] = ("network", 1e9 / 8)
-    given = {
-        name: getattr(options, option) * scale for option, (name, scale) in scales.items() if getattr(options, option)
-    }
+    given = {}
+    for given_as, (name, scale) in scales.items():
+        if (value := getattr(options, given_as)) is not None:
+            if not 0 < value < inf:
+                raise UsageError(f"{flag(given_as)} is {value:g}; it must be above 0")
+            given[name] = value * scale
     return Machines(int(found[1]), int(found[2]), **given)
 
 
