@@ -159,6 +159,27 @@ def test_what_is_being_read_of_a_file_that_is_deleted_is_not_kept(with_documents
     with_documents(work)
 
 
+def test_what_another_file_says_too_is_kept(with_documents):
+    async def work(documents):
+        store, text, files = documents.store, TEXTS["c.txt"] * 20, []
+        for name in ("c.txt", "same.txt"):
+            path = store.temporary()
+            path.write_text(text)
+            files.append(store.add_file(path, owner="ann", name=name, purpose="assistants").id)
+            store.note_text(files[-1], sha256_of(text))
+        await documents.maker()
+        started = asyncio.Event()
+        reading = asyncio.create_task(documents.index("ann", "c.txt", text, lambda _: started.set()))
+        await started.wait()
+        assert await documents.remove_file("ann", files[0])
+        await reading
+        assert len(store.documents()) == 1
+        assert await documents.remove_file("ann", files[1])
+        assert not store.documents()
+
+    with_documents(work)
+
+
 def test_an_error_reaches_everybody_and_is_not_kept(with_documents, monkeypatch):
     async def work(documents):
         with monkeypatch.context() as patched:

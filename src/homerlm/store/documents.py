@@ -104,7 +104,7 @@ class Documents:
 
     async def remove_file(self, owner: str, id: str) -> bool:
         """As `Store.remove_file`; what is being read of the file at the moment is not kept either."""
-        texts = await asyncio.to_thread(self.store.texts_of, id)
+        texts = await asyncio.to_thread(self.store.own_texts, owner, id)
         read_now = {(owner, sha256) for sha256 in texts} & self._reading.keys()
         self._unwanted |= read_now
         removed = await asyncio.to_thread(self.store.remove_file, owner, id)

@@ -66,16 +66,22 @@ def note_text(connection: Connection, file: str, sha256: str) -> None:
     connection.execute("INSERT OR IGNORE INTO texts SELECT id, ? FROM files WHERE id = ?", (sha256, file))
 
 
+def own_texts(connection: Connection, file: str, owner: str) -> list[str]:
+    """The SHA-256 of each text that was read of a file and of none else of its owner's."""
+    others = (
+        "SELECT 1 FROM texts AS t JOIN files ON id = t.file WHERE t.sha256 = texts.sha256 AND owner = ? AND id <> ?"
+    )
+    sql = f"SELECT sha256 FROM texts WHERE file = ? AND NOT EXISTS ({others})"
+    return [row[0] for row in connection.execute(sql, (file, owner, file)).fetchall()]
+
+
 def delete_files(connection: Connection, where: str, *values: Any) -> tuple[list[str], list[str]]:
     """Ids of the files that are taken off the list, and of the documents that were read of them alone."""
     found = [tuple(row) for row in connection.execute(f"SELECT id, owner FROM files WHERE {where}", values)]
     documents: list[str] = []
     for id, owner in found:
-        read = [row[0] for row in connection.execute("SELECT sha256 FROM texts WHERE file = ?", (id,)).fetchall()]
+        texts = own_texts(connection, id, owner)
         connection.execute("DELETE FROM files WHERE id = ?", (id,))
-        for sha256 in read:
-            others = "NOT EXISTS (SELECT 1 FROM texts JOIN files ON id = file WHERE sha256 = ? AND files.owner = ?)"
-            documents += delete_documents(
-                connection, f"owner = ? AND sha256 = ? AND {others}", owner, sha256, sha256, owner
-            )
+        for sha256 in texts:
+            documents += delete_documents(connection, "owner = ? AND sha256 = ?", owner, sha256)
     return [id for id, _ in found], documents

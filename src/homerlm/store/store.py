@@ -166,9 +166,10 @@ class Store:
         with self._database.write() as connection:
             space.note_text(connection, file, sha256)
 
-    def texts_of(self, file: str) -> list[str]:
-        """The SHA-256 of each text that was read of a file."""
-        return [row["sha256"] for row in self._database.rows("SELECT sha256 FROM texts WHERE file = ?", file)]
+    def own_texts(self, owner: str, file: str) -> list[str]:
+        """The SHA-256 of each text that was read of a file and of none else of its owner's: what goes with it."""
+        with self._database.write() as connection:
+            return space.own_texts(connection, file, owner)
 
     def remove_file(self, owner: str | None, id: str) -> bool:
         """Take a file, and what was read of it, out of the store and out of every vector store. Whether there was one
