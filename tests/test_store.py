@@ -247,8 +247,7 @@ def test_a_disk_that_is_full_leaves_everything_as_it_was(store, monkeypatch, cal
 
 
 def test_a_database_that_is_full_says_so_without_its_place(store):
-    with store._database.write() as connection:
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    pages = store._database.row("PRAGMA page_count")["page_count"]
     store._database.row(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(QuotaError, match="full") as error:  # noqa: PT012
         for number in range(1000):

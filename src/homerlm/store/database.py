@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from homerlm.errors import CorruptFileError, InputError, MismatchError, QuotaError
 
+T = TypeVar("T")
 VERSION = 1
 WAIT_SECONDS = 30.0  # for another process that writes
 TABLES = """
@@ -129,18 +130,19 @@ class Database:
             self._connection.close()
             raise
 
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that no other process writes beside; all of it is kept, or on an error nothing."""
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What work returns: a transaction that no other process writes beside; all of it is kept, or on an error
+        nothing."""
         with self._lock, self._explained():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
+                value = work(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            return value
 
     def rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         """The rows of a query, by column."""
@@ -165,8 +167,7 @@ class Database:
             damage = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
             if damage != ["ok"]:
                 raise self._damaged(damage[0])
-            with self.write() as connection:
-                self._make_tables(connection)
+            self.write(self._make_tables)
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any
@@ -51,12 +51,12 @@ def evict(connection: Connection, owner: str | None, room: int, in_use: InUse) -
         sql = f"SELECT id, bytes FROM documents WHERE {_WHOSE} ORDER BY used, number"
         for id, number in connection.execute(sql, (owner, owner)).fetchall():
             if used > room and not in_use(id):
-                gone += delete_documents(connection, "id = ?", id)
+                gone += delete_documents(connection, "id = ?", (id,))
                 used -= number
     return gone
 
 
-def delete_documents(connection: Connection, where: str, *values: Any) -> list[str]:
+def delete_documents(connection: Connection, where: str, values: Sequence[Any]) -> list[str]:
     """Ids of the documents that are taken off the list."""
     return [row[0] for row in connection.execute(f"DELETE FROM documents WHERE {where} RETURNING id", values)]
 
@@ -75,7 +75,7 @@ def own_texts(connection: Connection, file: str, owner: str) -> list[str]:
     return [row[0] for row in connection.execute(sql, (file, owner, file)).fetchall()]
 
 
-def delete_files(connection: Connection, where: str, *values: Any) -> tuple[list[str], list[str]]:
+def delete_files(connection: Connection, where: str, values: Sequence[Any]) -> tuple[list[str], list[str]]:
     """Ids of the files that are taken off the list, and of the documents that were read of them alone."""
     found = [tuple(row) for row in connection.execute(f"SELECT id, owner FROM files WHERE {where}", values)]
     documents: list[str] = []
@@ -83,5 +83,5 @@ def delete_files(connection: Connection, where: str, *values: Any) -> tuple[list
         texts = own_texts(connection, id, owner)
         connection.execute("DELETE FROM files WHERE id = ?", (id,))
         for sha256 in texts:
-            documents += delete_documents(connection, "owner = ? AND sha256 = ?", owner, sha256)
+            documents += delete_documents(connection, "owner = ? AND sha256 = ?", (owner, sha256))
     return [id for id, _ in found], documents

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -22,6 +23,7 @@ from homerlm.store.space import InUse, Space
 from homerlm.store.vector_stores import VectorStores
 
 _ALIVE = "(expires IS NULL OR expires > ?)"
+_THEIRS = "id = ? AND (? IS NULL OR owner = ?)"  # one of an owner's, or, for None, of anybody's
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,20 @@ class Store:
         new = StoredDocument(
             _id("doc"), owner, name, sha256, model, maker, number, tokens, now, now, _end(now, lifetime)
         )
-        replaced = "owner = ? AND sha256 = ? AND maker = ?", owner, sha256, maker
+        replaced = "owner = ? AND sha256 = ? AND maker = ?", (owner, sha256, maker)
         self._add("documents", temporary, new, in_use, replaced)
         return new
 
     def touch(self, id: str, lifetime: float | None = None) -> None:
         """Note that a document is used now; it lives for so many seconds from now on."""
         now = time.time()
-        with self._database.write() as connection:
-            values = now, _end(now, lifetime), id
-            connection.execute("UPDATE documents SET used = ?, expires = ? WHERE id = ?", values)
+        values = now, _end(now, lifetime), id
+        sql = "UPDATE documents SET used = ?, expires = ? WHERE id = ?"
+        self._database.write(lambda connection: connection.execute(sql, values))
 
     def remove_document(self, owner: str | None, id: str) -> bool:
         """Whether there was such a document of the owner, or, for None, of anybody."""
-        with self._database.write() as connection:
-            gone = space.delete_documents(connection, "id = ? AND (? IS NULL OR owner = ?)", id, owner, owner)
+        gone = self._database.write(partial(space.delete_documents, where=_THEIRS, values=(id, owner, owner)))
         self._remove("documents", gone)
         return bool(gone)
 
@@ -163,36 +164,35 @@ class Store:
 
     def note_text(self, file: str, sha256: str) -> None:
         """Remember what a file says, so that what is read of it goes with it."""
-        with self._database.write() as connection:
-            space.note_text(connection, file, sha256)
+        self._database.write(partial(space.note_text, file=file, sha256=sha256))
 
     def own_texts(self, owner: str, file: str) -> list[str]:
         """The SHA-256 of each text that was read of a file and of none else of its owner's: what goes with it."""
-        with self._database.write() as connection:
-            return space.own_texts(connection, file, owner)
+        return self._database.write(partial(space.own_texts, file=file, owner=owner))
 
     def remove_file(self, owner: str | None, id: str) -> bool:
         """Take a file, and what was read of it, out of the store and out of every vector store. Whether there was one
         of the owner, or, for None, of anybody."""
-        with self._database.write() as connection:
-            where = "id = ? AND (? IS NULL OR owner = ?)"
-            gone, documents = space.delete_files(connection, where, id, owner, owner)
+        taken = partial(space.delete_files, where=_THEIRS, values=(id, owner, owner))
+        gone, documents = self._database.write(taken)
         self._remove("files", gone)
         self._remove("documents", documents)
         return bool(gone)
 
     def usage(self, owner: str | None = None) -> int:
         """Bytes of an owner's files and documents, or of everybody's."""
-        with self._database.write() as connection:
-            return space.usage(connection, owner)
+        return self._database.write(partial(space.usage, owner=owner))
 
     def gc(self, in_use: InUse = lambda _: False) -> Cleared:
         """Remove what has expired, what is above the byte limit, and files that nobody knows."""
         before, now = self.usage(), time.time()
-        with self._database.write() as connection:
-            files, documents = space.delete_files(connection, "expires <= ?", now)
-            documents += space.delete_documents(connection, "expires <= ?", now)
-            documents += space.evict(connection, None, self._space.max_bytes, in_use)
+
+        def clear(connection: Connection) -> tuple[list[str], list[str]]:
+            files, documents = space.delete_files(connection, "expires <= ?", (now,))
+            documents += space.delete_documents(connection, "expires <= ?", (now,))
+            return files, documents + space.evict(connection, None, self._space.max_bytes, in_use)
+
+        files, documents = self._database.write(clear)
         self._remove("files", files)
         self._remove("documents", documents)
         self.vector_stores.remove_expired()
@@ -203,12 +203,15 @@ class Store:
         """Remove files that are not listed, and take files that are not there off the list: what is left of processes
         that were killed."""
         self._files.clear_incoming()
-        with self._database.write() as connection:  # nothing is put in place meanwhile
+
+        def clear(connection: Connection) -> None:  # nothing is put in place meanwhile
             for kind in KINDS:
                 listed = {row["id"] for row in connection.execute(f"SELECT id FROM {kind}")}
                 there = self._files.ids(kind)
                 connection.executemany(f"DELETE FROM {kind} WHERE id = ?", [(id,) for id in listed - there])
                 self._remove(kind, list(there - listed))
+
+        self._database.write(clear)
 
     def _check_new(self) -> None:
         """Refuse files that a lost database has listed: they would be cleared away as nobody's."""
@@ -224,16 +227,20 @@ class Store:
         temporary: Path,
         new: StoredDocument | StoredFile,
         in_use: InUse,
-        replaced: tuple[str, ...] | None = None,
+        replaced: tuple[str, tuple[str, ...]] | None = None,
     ) -> None:
         """Put a file in its place and its row into the table of its kind, instead of the `replaced` documents, if any
         (a condition and its values)."""
+
+        def add(connection: Connection) -> list[str]:
+            gone = [] if replaced is None else space.delete_documents(connection, *replaced)
+            gone += self._space.make_room(connection, new.owner, new.bytes, in_use)
+            self._files.place(temporary, kind, new.id)
+            _insert(connection, kind, asdict(new))
+            return gone
+
         try:
-            with self._database.write() as connection:
-                gone = [] if replaced is None else space.delete_documents(connection, *replaced)
-                gone += self._space.make_room(connection, new.owner, new.bytes, in_use)
-                self._files.place(temporary, kind, new.id)
-                _insert(connection, kind, asdict(new))
+            gone = self._database.write(add)
         finally:
             temporary.unlink(missing_ok=True)
         self._remove("documents", gone)

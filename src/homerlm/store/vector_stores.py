@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from sqlite3 import Connection
 from typing import Any
 
 from homerlm.store import space
@@ -33,12 +34,11 @@ class VectorStores:
     ) -> VectorStore:
         """A new one, without files."""
         id, now = f"vs_{secrets.token_hex(12)}", time.time()
-        with self._database.write() as connection:
-            connection.execute(
-                "INSERT INTO vector_stores (id, owner, name, description, metadata, created, active, days) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (id, owner, name, description, json.dumps(dict(metadata or {})), now, now, days),
-            )
+        self._change(
+            "INSERT INTO vector_stores (id, owner, name, description, metadata, created, active, days) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (id, owner, name, description, json.dumps(dict(metadata or {})), now, now, days),
+        )
         made = self.get(owner, id)
         assert made is not None
         return made
@@ -73,23 +73,20 @@ class VectorStores:
         values = {name: json.dumps(value) if name == "metadata" else value for name, value in changes.items()}
         values["active"] = time.time()
         assert values.keys() <= {"name", "metadata", "days", "active"}
-        with self._database.write() as connection:
-            connection.execute(
-                f"UPDATE vector_stores SET {', '.join(f'{name} = ?' for name in values)} WHERE owner = ? AND id = ?",
-                [*values.values(), owner, id],
-            )
+        self._change(
+            f"UPDATE vector_stores SET {', '.join(f'{name} = ?' for name in values)} WHERE owner = ? AND id = ?",
+            [*values.values(), owner, id],
+        )
         return self.get(owner, id)
 
     def remove(self, owner: str | None, id: str) -> bool:
         """Whether there was one of the owner, or, for None, of anybody. Its files stay."""
-        with self._database.write() as connection:
-            values = id, owner, owner
-            done = connection.execute("DELETE FROM vector_stores WHERE id = ? AND (? IS NULL OR owner = ?)", values)
-            return done.rowcount > 0
+        return (
+            self._change("DELETE FROM vector_stores WHERE id = ? AND (? IS NULL OR owner = ?)", (id, owner, owner)) > 0
+        )
 
     def remove_expired(self) -> None:
-        with self._database.write() as connection:
-            connection.execute(f"DELETE FROM vector_stores WHERE {_EXPIRED}", (DAY, time.time()))
+        self._change(f"DELETE FROM vector_stores WHERE {_EXPIRED}", (DAY, time.time()))
 
     def add(
         self,
@@ -103,8 +100,10 @@ class VectorStores:
         """Files that are to be read for a vector store; those that it has already are read anew. Nothing is added of or
         to what was removed meanwhile."""
         values = json.dumps(dict(attributes or {})), json.dumps(dict(chunking or {})), batch, time.time()
-        with self._database.write() as connection:
-            for file in files:
+        added = list(files)
+
+        def add_all(connection: Connection) -> None:
+            for file in added:
                 connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
                 connection.execute(
                     "INSERT INTO members (vector_store, id, attributes, chunking, batch, created, status) "
@@ -112,6 +111,8 @@ class VectorStores:
                     "WHERE vector_stores.id = ? AND files.id = ?",
                     (*values, id, file),
                 )
+
+        self._database.write(add_all)
 
     def member(self, id: str, file: str) -> Member | None:
         row = self._database.row(f"SELECT * FROM {_MEMBERS} WHERE vector_store = ? AND id = ?", id, file)
@@ -146,7 +147,8 @@ class VectorStores:
         """Whether a file that is to be read is this holder's to read, for so many seconds from now: nobody else holds
         it who still runs and has not let it lie for too long."""
         key, now = (member.vector_store, member.id), time.time()
-        with self._database.write() as connection:
+
+        def take(connection: Connection) -> bool:
             sql = "SELECT holder FROM claims WHERE vector_store = ? AND id = ? AND until > ?"
             held = connection.execute(sql, (*key, now)).fetchone()
             if held is not None and held["holder"] != holder and runs(held["holder"]):
@@ -154,17 +156,19 @@ class VectorStores:
             connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", (*key, holder, now + seconds))
             return True
 
+        return self._database.write(take)
+
     def release(self, member: Member, holder: str) -> None:
         """Let others read a file."""
-        with self._database.write() as connection:
-            values = member.vector_store, member.id, holder
-            connection.execute("DELETE FROM claims WHERE vector_store = ? AND id = ? AND holder = ?", values)
+        values = member.vector_store, member.id, holder
+        self._change("DELETE FROM claims WHERE vector_store = ? AND id = ? AND holder = ?", values)
 
     def finish(self, member: Member, status: str, **facts: Any) -> None:
         """Note what became of a file that was to be read, unless it was cancelled, removed or added anew meanwhile.
         facts: sha256, bytes, error_code, error."""
         values = {"status": status, **facts}
-        with self._database.write() as connection:
+
+        def note(connection: Connection) -> None:
             if "sha256" in facts:
                 space.note_text(connection, member.id, facts["sha256"])
             connection.execute(
@@ -173,28 +177,22 @@ class VectorStores:
                 [*values.values(), member.vector_store, member.id, member.created],
             )
 
+        self._database.write(note)
+
     def set_attributes(self, id: str, file: str, attributes: Mapping[str, Any]) -> Member | None:
-        with self._database.write() as connection:
-            connection.execute(
-                "UPDATE members SET attributes = ? WHERE vector_store = ? AND id = ?",
-                (json.dumps(dict(attributes)), id, file),
-            )
+        values = json.dumps(dict(attributes)), id, file
+        self._change("UPDATE members SET attributes = ? WHERE vector_store = ? AND id = ?", values)
         return self.member(id, file)
 
     def remove_member(self, id: str, file: str) -> bool:
         """Whether the vector store had such a file. The file itself stays."""
-        with self._database.write() as connection:
-            done = connection.execute("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file))
-            return done.rowcount > 0
+        return self._change("DELETE FROM members WHERE vector_store = ? AND id = ?", (id, file)) > 0
 
     def add_batch(self, id: str) -> Batch | None:
         """A new batch, for files to be added with (`add`); None where the vector store was removed meanwhile."""
         name = f"vsfb_{secrets.token_hex(12)}"
-        with self._database.write() as connection:
-            connection.execute(
-                "INSERT INTO batches (id, vector_store, created) SELECT ?, id, ? FROM vector_stores WHERE id = ?",
-                (name, time.time(), id),
-            )
+        sql = "INSERT INTO batches (id, vector_store, created) SELECT ?, id, ? FROM vector_stores WHERE id = ?"
+        self._change(sql, (name, time.time(), id))
         return self.batch(id, name)
 
     def batch(self, id: str, batch: str) -> Batch | None:
@@ -206,8 +204,9 @@ class VectorStores:
 
     def cancel_batch(self, id: str, batch: str) -> Batch | None:
         """Take what is still to be read of a batch off the list of work."""
-        with self._database.write() as connection:
-            values = (id, batch)
+        values = id, batch
+
+        def cancel(connection: Connection) -> None:
             stopped = connection.execute(
                 "UPDATE members SET status = 'cancelled' "
                 "WHERE vector_store = ? AND batch = ? AND status = 'in_progress'",
@@ -215,7 +214,13 @@ class VectorStores:
             )
             if stopped.rowcount:
                 connection.execute("UPDATE batches SET cancelled = 1 WHERE vector_store = ? AND id = ?", values)
+
+        self._database.write(cancel)
         return self.batch(id, batch)
+
+    def _change(self, sql: str, values: Sequence[Any]) -> int:
+        """Number of the rows that one statement changed."""
+        return self._database.write(lambda connection: connection.execute(sql, values).rowcount)
 
     def _counts(self, column: str, value: str) -> tuple[dict[str, int], int]:
         """Files by status, and the bytes of what was read of them."""
