@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import threading
+import uuid
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tiny models on several processes
@@ -74,3 +76,39 @@ def api(server):
     from serving import openai_client
 
     return openai_client(server)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A server of S3's protocol, for this process and those that it starts."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed (extra `s3`)")
+    moto = pytest.importorskip("moto.server", reason="moto is not installed (extra `s3-tests`)")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    answer, one = running._server.app, threading.Lock()
+
+    def in_turns(*request):  # S3 looks whether a file is there and makes it in one step; moto does not
+        with one:
+            return answer(*request)
+
+    running._server.app = in_turns
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(name, "any")
+        patched.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield running
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, tmp_path, monkeypatch):
+    """The address of an empty bucket, with a cache that nobody else uses."""
+    import s3fs
+
+    monkeypatch.setenv("HOMERLM_CACHE", str(tmp_path / "cache"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
+    return f"s3://{name}"

@@ -36,34 +36,6 @@ ASKED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A server for this process and those that it starts."""
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    given = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "any")
-    given |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    yield running
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server, tmp_path, monkeypatch):
-    import s3fs
-
-    monkeypatch.setenv("HOMERLM_CACHE", str(tmp_path / "cache"))
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem(use_listings_cache=False)
-    name = f"bucket-{abs(hash(str(tmp_path))) % 10**9}"
-    files.mkdir(name)
-    return f"s3://{name}"
-
-
 @pytest.fixture
 def corpus(bucket, tmp_path):
     """The same documents in a bucket and in a folder."""

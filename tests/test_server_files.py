@@ -363,9 +363,8 @@ def test_a_file_or_vector_store_that_goes_while_it_is_added_is_missing(server, a
 
 def test_an_expired_vector_store_says_so(api, server):
     made = api.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
-    database = server.documents.store._database
-    with database.write() as connection:
-        connection.execute("UPDATE vector_stores SET active = ? WHERE id = ?", (time.time() - 90_000, made.id))
+    sql, values = "UPDATE vector_stores SET active = ? WHERE id = ?", (time.time() - 90_000, made.id)
+    server.documents.store._database.write(lambda connection: connection.execute(sql, values))
     assert api.vector_stores.retrieve(made.id).status == "expired"
     with pytest.raises(openai.BadRequestError, match="expired"):
         api.vector_stores.search(made.id, query="w1")

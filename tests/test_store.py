@@ -18,9 +18,13 @@ from homerlm.store.store import Store
 LARGE = 1 << 30
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "store", max_bytes=LARGE, owner_bytes=LARGE)
+folder_only = pytest.mark.parametrize("store", ["folder"], indirect=True)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request, tmp_path):
+    place = tmp_path / "store" if request.param == "folder" else f"{request.getfixturevalue('bucket')}/store"
+    store = Store(place, max_bytes=LARGE, owner_bytes=LARGE)
     yield store
     store.close()
 
@@ -46,7 +50,7 @@ def _file(store, content=b"file", owner="ann", **more):
 
 
 def _there(store, kind):
-    return {path.name for path in (store.folder / kind).iterdir()}
+    return store._files.ids(kind)
 
 
 def test_a_document_is_found_by_its_text_owner_and_maker(store):
@@ -75,7 +79,8 @@ def test_the_same_text_is_kept_once(store):
     assert _there(store, "documents") == {second.id} != {first.id}
 
 
-def test_the_documents_used_longest_ago_give_way(store):
+def test_the_documents_used_longest_ago_give_way(store, monkeypatch):
+    monkeypatch.setattr("homerlm.store.store.USED_SECONDS", 0)
     small = _again(store, max_bytes=30)
     first, second, third = (_document(small, letter * 10) for letter in "abc")
     small.touch(first.id)
@@ -94,7 +99,7 @@ def test_one_in_use_never_gives_way(store):
     with pytest.raises(QuotaError, match="of the store is 30"):
         _document(small, "e" * 10, in_use=lambda _: True)
     assert len(small.documents()) == len(_there(small, "documents")) == 3
-    assert not list((small.folder / "incoming").glob("*/*"))
+    assert not list(small.temporary().parent.glob("*"))
     small.close()
 
 
@@ -123,10 +128,10 @@ def test_uploaded_files_never_give_way(store):
 
 
 def test_what_has_expired_is_not_found_and_goes(store):
-    document, file = _document(store, lifetime=0.05), _file(store, lifetime=0.05)
+    document, file = _document(store, lifetime=0.5), _file(store, lifetime=0.5)
     lasting = _document(store, "lasting", lifetime=100)
     assert store.document("ann", document.id)
-    time.sleep(0.06)
+    time.sleep(0.51)
     assert store.document("ann", document.id) is None
     assert store.file("ann", file.id) is None
     assert store.files("ann") == ([], False)
@@ -148,6 +153,7 @@ def test_files_come_in_pages(store):
     assert store.files("ann", purpose="vision") == ([], False)
 
 
+@folder_only
 def test_files_nobody_lists_and_rows_without_a_file_are_cleared_at_the_start(store):
     kept, lost = _document(store, "kept"), _document(store, "lost")
     file = _file(store)
@@ -170,6 +176,7 @@ def test_files_nobody_lists_and_rows_without_a_file_are_cleared_at_the_start(sto
     again.close()
 
 
+@folder_only
 def test_a_number_that_another_process_has_now_is_no_reason_to_keep_its_files(store):
     reused = store.folder / "incoming" / f"{os.getppid()}-1"
     reused.mkdir()
@@ -185,6 +192,7 @@ def test_a_damaged_database_is_refused_by_name(tmp_path):
         Store(tmp_path, max_bytes=LARGE, owner_bytes=LARGE)
 
 
+@folder_only
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
 def test_files_whose_database_is_lost_are_refused_and_stay(store, damage):
     file = _file(store)
@@ -198,6 +206,7 @@ def test_files_whose_database_is_lost_are_refused_and_stay(store, damage):
     _again(store).close()
 
 
+@folder_only
 def test_a_database_with_a_damaged_page_is_refused(store):
     for number in range(200):
         _document(store, f"document {number}")
@@ -210,6 +219,7 @@ def test_a_database_with_a_damaged_page_is_refused(store):
         _again(store)
 
 
+@folder_only
 def test_a_database_of_a_newer_homerlm_is_refused(store):
     connection = sqlite3.connect(store.folder / "store.sqlite")
     connection.execute("PRAGMA user_version = 7")
@@ -224,6 +234,7 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
         Store(tmp_path / "file", max_bytes=LARGE, owner_bytes=LARGE)
 
 
+@folder_only
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_disk_that_is_full_leaves_everything_as_it_was(store, monkeypatch, call):
     kept = _document(store)
@@ -246,6 +257,7 @@ def test_a_disk_that_is_full_leaves_everything_as_it_was(store, monkeypatch, cal
     assert _document(store, "another")
 
 
+@folder_only
 def test_a_database_that_is_full_says_so_without_its_place(store):
     pages = store._database.row("PRAGMA page_count")["page_count"]
     store._database.row(f"PRAGMA max_page_count = {pages}")
@@ -312,6 +324,7 @@ def test_what_was_read_of_a_file_goes_with_it_unless_another_has_the_same_text(s
     assert _there(store, "documents") == set()
 
 
+@folder_only
 def test_a_store_of_before_knows_what_its_files_say(store):
     document, file, made = _document(store), _file(store), store.vector_stores.create("ann")
     store.vector_stores.add(made.id, [file.id])
@@ -385,6 +398,7 @@ def _work_for_ever(folder, seed, telling):
         os._exit(1)
 
 
+@folder_only
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_what_it_keeps_is_its_owners_alone(store):
     _document(store)
@@ -418,6 +432,7 @@ def test_a_file_is_read_by_one_server_until_that_ends_or_falls_silent(store, tmp
     assert claim(member, "d", 30, runs)
 
 
+@folder_only
 def test_what_another_machine_writes_is_not_cleared_away(store):
     incoming = store.folder / "incoming"
     others = {incoming / "999999999-1-elsewhere": True, incoming / "999999999-1": False}

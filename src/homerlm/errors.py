@@ -69,6 +69,10 @@ class Busy(HomerError):
     """More work waits already than is accepted: try again later."""
 
 
+class Unreachable(HomerError):
+    """What is needed is on another machine, and that does not answer as it should: try again later."""
+
+
 class Stopped(HomerError):
     """The engine was closed before this work was done."""
 

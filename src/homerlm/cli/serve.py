@@ -68,7 +68,8 @@ def serve(
     ] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model; default its own name.")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Folder for documents that were read; default the user's own.")
+        str | None,
+        typer.Option(help="Folder, or s3://bucket/name, for documents that were read; default the user's own folder."),
     ] = None,
     config: Annotated[
         Path | None,

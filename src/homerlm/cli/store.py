@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 WIDE = 1000  # columns of what is no terminal, so that no id is folded
 app = typer.Typer(help="What the server keeps: documents that were read, uploaded files, vector stores.")
 Folder = Annotated[
-    Path | None, typer.Option("--store", help="The folder; default the one that homer serve uses.", show_default=False)
+    str | None,
+    typer.Option("--store", help="The folder or s3://bucket/name; default what homer serve uses.", show_default=False),
 ]
 EXAMPLES = """
 Examples:
@@ -97,15 +97,17 @@ def gc(
 
 
 @contextmanager
-def _opened(folder: Path | None, max_bytes: int | None = None) -> Iterator[Store]:
-    """The store in a folder, or the server's own. A running server goes on with it. Raises `UsageError` where there is
-    none."""
+def _opened(folder: str | None, max_bytes: int | None = None) -> Iterator[Store]:
+    """The store in a folder or bucket, or the server's own. A running server goes on with it. Raises `UsageError` where
+    there is none."""
     check_installed()
     from homerlm.server.settings import Settings
 
     settings = Settings.of(store=folder)
-    if not (settings.folder / "store.sqlite").is_file():
-        raise UsageError(f"{settings.folder} holds no store: homer serve makes one, or give its folder with --store")
+    from homerlm.store.store import is_store
+
+    if not is_store(settings.folder):
+        raise UsageError(f"{settings.folder} holds no store: homer serve makes one, or give its place with --store")
     store = settings.open_store(max_bytes)
     try:
         yield store

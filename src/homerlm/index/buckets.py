@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,9 +60,7 @@ def written(place: Place) -> Iterator[Path]:
         path = Path(folder) / os.path.basename(str(place))
         yield path
         if path.exists():
-            with _explained(place):
-                files, there = _opened(place)
-                files.put_file(str(path), there)
+            put(path, str(place))
 
 
 def state_of(place: Place) -> str | None:
@@ -99,13 +98,70 @@ def write_bytes(place: Place, content: bytes) -> None:
         files.pipe_file(path, content)
 
 
+def create(place: str, content: bytes) -> bool:
+    """Put a whole file where there is none, as one step of which no other machine is a part; whether there was none.
+    Of a store that tries it again by itself False can also mean that this very file is there. Raises `InputError`."""
+    with _explained(place):
+        files, path = _opened(place)
+        try:
+            files.pipe_file(path, content, mode="create")
+        except Exception:  # each library has its own for a file that is there
+            if not files.exists(path):
+                raise
+            return False
+        return True
+
+
+def read_if_there(place: str) -> bytes | None:
+    """All of a file; None where there is none. Raises `InputError`."""
+    with _explained(place):
+        files, path = _opened(place)
+        try:
+            content: bytes = files.cat_file(path)
+        except FileNotFoundError:
+            return None
+        return content
+
+
+def fetch(place: str, path: Path) -> bool:
+    """Copy a file to a path of this machine; whether there is one. Raises `InputError`."""
+    with _explained(place):
+        files, there = _opened(place)
+        try:
+            files.get_file(there, str(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def put(path: Path, place: str) -> None:
+    """Put a file of this machine in place. Raises `InputError`."""
+    with _explained(place):
+        files, there = _opened(place)
+        files.put_file(str(path), there)
+
+
+def age_of(place: str) -> float:
+    """Seconds since a file was put in place; 0 where there is none. Raises `InputError`."""
+    with _explained(place):
+        files, path = _opened(place)
+        try:
+            return max(0.0, time.time() - files.modified(path).timestamp())
+        except FileNotFoundError:
+            return 0.0
+
+
 def names_in(folder: Place, pattern: str) -> list[str]:
     """Names of a folder's files that match."""
     if not is_url(folder):
         return [path.name for path in Path(folder).glob(pattern)]
     with _explained(folder):
         files, path = _opened(folder)
-        return [os.path.basename(match) for match in files.glob(f"{path.rstrip('/')}/{pattern}")]
+        try:
+            matches = files.glob(f"{path.rstrip('/')}/{pattern}")
+        except FileNotFoundError:  # while others put the first file there
+            return []
+        return [os.path.basename(match) for match in matches]
 
 
 def remove(place: Place) -> None:

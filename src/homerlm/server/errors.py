@@ -49,6 +49,7 @@ _CODES = {405: "method_not_allowed", 413: "request_too_large"}
 _STATUS: dict[type[Exception], tuple[int, str]] = {  # the first that fits
     errors.Busy: (429, "server_busy"),
     errors.Stopped: (503, "server_stopping"),
+    errors.Unreachable: (503, "store_unreachable"),
     errors.Cancelled: (503, "cancelled"),
     errors.OutOfMemoryError: (503, "out_of_memory"),
     errors.NumericalError: (500, "numerical_error"),

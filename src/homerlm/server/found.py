@@ -41,7 +41,7 @@ async def text_of(server: Server, owner: str, id: str) -> tuple[str, str]:
     """Name and text of an owner's file. Raises `ApiError` 404, and `DocumentError` for one that cannot be read."""
     file = await asyncio.to_thread(found_file, server, owner, id)
     store = server.documents.store
-    text = await server.parser.text(store.file_path(id), file.name)
+    text = await server.parser.text(await asyncio.to_thread(store.file_path, id), file.name)
     await asyncio.to_thread(lambda: store.note_text(id, sha256_of(text)))
     return file.name, text
 

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
-from homerlm.errors import Busy, DocumentError, HomerError, Stopped
+from homerlm.errors import Busy, DocumentError, HomerError, Stopped, Unreachable
 from homerlm.server.errors import logged
 from homerlm.server.found import text_of
 from homerlm.server.state import Server
@@ -60,7 +60,8 @@ class Indexing:
         while True:
             await asyncio.sleep(CLEARING_SECONDS)
             documents = self._server.documents
-            await asyncio.to_thread(documents.store.gc, documents.in_use)
+            with suppress(Unreachable):
+                await asyncio.to_thread(documents.store.gc, documents.in_use)
 
     async def close(self) -> None:
         """End all of it; files that were not read stay as they are."""
@@ -69,6 +70,13 @@ class Indexing:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, member: Member) -> None:
+        while True:
+            try:
+                return await self._try_to_read(member)
+            except Unreachable:
+                await asyncio.sleep(BUSY_SECONDS)
+
+    async def _try_to_read(self, member: Member) -> None:
         documents = self._server.documents
         try:
             async with self._claimed(member) as wanted, self._places:
@@ -78,7 +86,7 @@ class Indexing:
                 index = await self._index(member, name, text)
             facts: dict[str, Any] = {"sha256": sha256_of(text), "bytes": index.nbytes}
             await asyncio.to_thread(documents.store.vector_stores.finish, member, "completed", **facts)
-        except (Stopped, asyncio.CancelledError):
+        except (Stopped, Unreachable, asyncio.CancelledError):
             raise
         except Exception as error:
             known = isinstance(error, HomerError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
 from homerlm.errors import ConfigError
+from homerlm.index.buckets import Place, is_url
 from homerlm.server.keys import Keys, hash_of
 from homerlm.store.store import Store
 
@@ -33,7 +35,9 @@ class Settings(BaseSettings):
     without_key: bool = Field(False, description="Listen at an address that others reach, and ask for no key.")
     cors_origin: Listed = Field((), description="A web page's origin that may call the server. May be repeated.")
 
-    store: Path | None = Field(None, description="Folder for documents that were read; default the user's own.")
+    store: str | None = Field(
+        None, description="Folder, or s3://bucket/name, for documents that were read; default the user's own folder."
+    )
     store_on_network: bool = Field(False, description="It is on a network file system, for several machines.")
     store_bytes: int = Field(20 << 30, ge=1, description="Most bytes in it; what was used longest ago goes.")
     owner_bytes: int = Field(10 << 30, ge=1, description="Most bytes in it of one key.")
@@ -75,6 +79,11 @@ class Settings(BaseSettings):
         """The environment's commas."""
         return [one.strip() for one in given.split(",") if one.strip()] if isinstance(given, str) else given
 
+    @field_validator("store", mode="before")
+    @classmethod
+    def _place(cls, given: Any) -> Any:
+        return os.fspath(given) if isinstance(given, os.PathLike) else given
+
     @field_validator("api_key", mode="after")
     @classmethod
     def _hashed(cls, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,9 +100,10 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def folder(self) -> Path:
-        """Where documents are kept."""
-        return self.store or platformdirs.user_data_path("homerlm") / "store"
+    def folder(self) -> Place:
+        """Where documents are kept: a folder, or the URL of a bucket's."""
+        own = platformdirs.user_data_path("homerlm") / "store"
+        return own if self.store is None else self.store if is_url(self.store) else Path(self.store)
 
     @property
     def lifetime(self) -> float | None:

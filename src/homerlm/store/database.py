@@ -14,6 +14,7 @@ from homerlm.errors import CorruptFileError, InputError, MismatchError, QuotaErr
 
 T = TypeVar("T")
 VERSION = 1
+IN_MEMORY = ":memory:"
 WAIT_SECONDS = 30.0  # for another process that writes
 TABLES = """
 CREATE TABLE documents (
@@ -102,22 +103,32 @@ TEXTS_OF_MEMBERS = "INSERT OR IGNORE INTO texts SELECT id, sha256 FROM members W
 
 
 class Database:
-    """One connection, which threads take in turns. Raises `CorruptFileError` for a damaged file, `MismatchError` for
-    one of a newer homerlm, `InputError` for one that cannot be opened; later `QuotaError` where the disk is full.
+    """A file that any number of processes use, by one connection, which threads take in turns. Raises
+    `CorruptFileError` for a damaged file, `MismatchError` for one of a newer homerlm, `InputError` for one that cannot
+    be opened; later `QuotaError` where the disk is full.
 
     check_new: is called before the tables of a new one are made, while nobody else writes; what it raises prevents
     that; on_network: the folder is a network file system's, which has no memory that machines share: no write-ahead
     log then, and all who use the folder have to say so.
     """
 
-    def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None, *, on_network: bool = False) -> None:
+    connection_type: type[sqlite3.Connection] = sqlite3.Connection
+
+    def __init__(
+        self, path: Path | str, check_new: Callable[[], None] = lambda: None, *, on_network: bool = False
+    ) -> None:
         self._path, self._check_new, self._journal = path, check_new, "DELETE" if on_network else "WAL"
         self._lock = threading.RLock()
-        with suppress(OSError):  # SQLite says it better
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its own files beside it take this mode
+        if path != IN_MEMORY:
+            with suppress(OSError):  # SQLite says it better
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its own files beside it take this mode
         try:
             self._connection = sqlite3.connect(
-                path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+                path,
+                timeout=WAIT_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=self.connection_type,
             )
         except sqlite3.Error as error:
             raise InputError(f"{path} cannot be opened: {error}; check the folder and its permissions") from error
@@ -132,17 +143,9 @@ class Database:
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What work returns: a transaction that no other process writes beside; all of it is kept, or on an error
-        nothing."""
-        with self._lock, self._explained():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                value = work(self._connection)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-            return value
+        nothing. Work may be run again where another machine was first, so nothing but its last run may count."""
+        with self._lock, self._explained(), self._transaction():
+            return work(self._connection)
 
     def rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         """The rows of a query, by column."""
@@ -158,6 +161,17 @@ class Database:
         with self._lock:
             self._connection.close()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
     def _prepare(self) -> None:
         with self._explained():
             self._connection.row_factory = sqlite3.Row
@@ -167,12 +181,11 @@ class Database:
             damage = [row[0] for row in self._connection.execute("PRAGMA quick_check(1)")]
             if damage != ["ok"]:
                 raise self._damaged(damage[0])
-            self.write(self._make_tables)
+            with self._transaction():
+                self._make_tables(self._connection)
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise MismatchError(f"{self._path} has version {version}, this homerlm knows {VERSION}: upgrade homerlm")
+        version = self._check_version(connection)
         connection.execute(CLAIMS)
         connection.execute(TEXTS)
         if version == VERSION:
@@ -182,6 +195,12 @@ class Database:
         for statement in TABLES.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _check_version(self, connection: sqlite3.Connection) -> int:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise MismatchError(f"{self._path} has version {version}, this homerlm knows {VERSION}: upgrade homerlm")
+        return version
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

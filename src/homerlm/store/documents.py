@@ -177,7 +177,7 @@ class Documents:
         """Its index; None, and it is forgotten, where its file is damaged or has just gone."""
         index = self._open.get(stored.id)
         if index is None:
-            path = self.store.document_path(stored.id)
+            path = await asyncio.to_thread(self.store.document_path, stored.id)
             try:
                 index = await asyncio.to_thread(Index.load, path, self.homer.model, self.homer.tokenizer)
             except (CorruptFileError, InputError) as error:

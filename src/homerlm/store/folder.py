@@ -7,8 +7,8 @@ import platform
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -38,10 +38,19 @@ class Folder:
     def ids(self, kind: str) -> set[str]:
         return {entry.name for entry in os.scandir(self.path / kind)}
 
+    def left_over(self, kind: str, unlisted: Iterable[str]) -> list[str]:  # noqa: ARG002 (a bucket asks for it)
+        """All of them: a file is put in place in the transaction that lists it."""
+        return list(unlisted)
+
     def temporary(self) -> Path:
         """A new name for a file that is being written."""
         self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)  # another store of this process may have ended
         return self._incoming / secrets.token_hex(12)
+
+    @contextmanager
+    def placing(self, temporary: Path, kind: str, id: str) -> Iterator[Callable[[], None]]:
+        """What puts a complete file in its place, for the transaction that lists it."""
+        yield lambda: self.place(temporary, kind, id)
 
     def place(self, temporary: Path, kind: str, id: str) -> None:
         """Put a complete file in its place; it is on the disk, and its name too, when this returns. Raises `QuotaError`

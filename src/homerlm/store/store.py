@@ -1,11 +1,12 @@
-"""A folder of documents, uploaded files and vector stores.
+"""A folder or bucket of documents, uploaded files and vector stores.
 
-What is listed is complete: a file is written aside and put in place in the transaction that lists it, and what a killed
-process leaves is cleared at the next start.
+What is listed is complete: a file is written aside and put in place in the transaction that lists it, or, in a bucket,
+before it; what a killed process leaves is cleared at a later start.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -15,13 +16,17 @@ from sqlite3 import Connection
 from typing import Any
 
 from homerlm.errors import CorruptFileError
+from homerlm.index.buckets import Place, is_url
 from homerlm.store import space
+from homerlm.store.bucket import BucketFiles
 from homerlm.store.database import Database, page
 from homerlm.store.folder import KINDS, Folder
+from homerlm.store.log import Log, LoggedDatabase
 from homerlm.store.records import StoredDocument, StoredFile
 from homerlm.store.space import InUse, Space
 from homerlm.store.vector_stores import VectorStores
 
+USED_SECONDS = 60.0  # what a document's last use is known to, where to know it better would be a request for each
 _ALIVE = "(expires IS NULL OR expires > ?)"
 _THEIRS = "id = ? AND (? IS NULL OR owner = ?)"  # one of an owner's, or, for None, of anybody's
 
@@ -36,19 +41,26 @@ class Cleared:
 
 
 class Store:
-    """A folder with a database and the files that it knows. Any number of threads and processes may use it. Owners
-    find what is theirs, and nothing else.
+    """A folder with a database and the files that it knows, or a bucket (s3://bucket/name) with a log instead. Any
+    number of threads, processes and, of a bucket, machines may use it. Owners find what is theirs, and nothing else.
 
     max_bytes: of all files and documents; owner_bytes: of one owner's. Above them the documents that were used longest
     ago go, since they can be read again; uploaded files stay. on_network: as of `Database`. Raises `InputError` for a
-    folder that cannot be used, `CorruptFileError` for a database that is damaged, or lost where there are files.
+    folder or bucket that cannot be used, `ConfigError` for a bucket that cannot keep a log, `CorruptFileError` for a
+    database that is damaged, or lost where there are files; later, of a bucket, `Unreachable`.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int, owner_bytes: int, on_network: bool = False) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Place, *, max_bytes: int, owner_bytes: int, on_network: bool = False) -> None:
+        self.folder = folder if is_url(folder) else Path(folder)
         self._space = Space(max_bytes, owner_bytes)
-        self._files = Folder(self.folder)
-        self._database = Database(self.folder / "store.sqlite", self._check_new, on_network=on_network)
+        self._files: Folder | BucketFiles
+        self._database: Database
+        if is_url(folder):
+            self._files = BucketFiles(str(folder))
+            self._database = LoggedDatabase(str(folder), self._check_new)
+        else:
+            self._files = Folder(Path(folder))
+            self._database = Database(Path(folder) / "store.sqlite", self._check_new, on_network=on_network)
         self.vector_stores = VectorStores(self._database)
         self.clear_orphans()
 
@@ -58,7 +70,7 @@ class Store:
         self._files.close()
 
     def temporary(self) -> Path:
-        """A new name in the store's folder, for a file that is being written."""
+        """A new name on this machine, for a file that is being written."""
         return self._files.temporary()
 
     def find_document(self, owner: str, sha256: str, maker: str) -> StoredDocument | None:
@@ -76,6 +88,7 @@ class Store:
         return [StoredDocument.of(row) for row in self._database.rows(sql, owner, owner, time.time())]
 
     def document_path(self, id: str) -> Path:
+        """A document's index on this machine; nothing is there where it has just gone."""
         return self._files.of("documents", id)
 
     def add_document(
@@ -103,10 +116,12 @@ class Store:
         return new
 
     def touch(self, id: str, lifetime: float | None = None) -> None:
-        """Note that a document is used now; it lives for so many seconds from now on."""
+        """Note that a document is used now; it lives for so many seconds from now on. In a bucket the last minute is
+        near enough."""
         now = time.time()
-        values = now, _end(now, lifetime), id
-        sql = "UPDATE documents SET used = ?, expires = ? WHERE id = ?"
+        before = now - min(USED_SECONDS, (lifetime or math.inf) / 10) if is_url(self.folder) else math.inf
+        values = now, _end(now, lifetime), id, before
+        sql = "UPDATE documents SET used = ?, expires = ? WHERE id = ? AND used <= ?"
         self._database.write(lambda connection: connection.execute(sql, values))
 
     def remove_document(self, owner: str | None, id: str) -> bool:
@@ -160,6 +175,7 @@ class Store:
         return [StoredFile.of(row) for row in self._database.rows(sql, time.time())]
 
     def file_path(self, id: str) -> Path:
+        """As `document_path`, of a file."""
         return self._files.of("files", id)
 
     def note_text(self, file: str, sha256: str) -> None:
@@ -209,16 +225,17 @@ class Store:
                 listed = {row["id"] for row in connection.execute(f"SELECT id FROM {kind}")}
                 there = self._files.ids(kind)
                 connection.executemany(f"DELETE FROM {kind} WHERE id = ?", [(id,) for id in listed - there])
-                self._remove(kind, list(there - listed))
+                self._remove(kind, self._files.left_over(kind, there - listed))
 
         self._database.write(clear)
 
     def _check_new(self) -> None:
         """Refuse files that a lost database has listed: they would be cleared away as nobody's."""
         if any(self._files):
+            what = "log and snapshots in it are" if is_url(self.folder) else "store.sqlite in it is"
             raise CorruptFileError(
-                f"{self.folder} holds files, but store.sqlite in it is empty or gone: restore a copy of it, or move "
-                "the folder away to begin anew"
+                f"{self.folder} holds files, but {what} empty or gone: restore a copy of it, or move the rest away to "
+                "begin anew"
             )
 
     def _add(
@@ -235,12 +252,13 @@ class Store:
         def add(connection: Connection) -> list[str]:
             gone = [] if replaced is None else space.delete_documents(connection, *replaced)
             gone += self._space.make_room(connection, new.owner, new.bytes, in_use)
-            self._files.place(temporary, kind, new.id)
+            place()
             _insert(connection, kind, asdict(new))
             return gone
 
         try:
-            gone = self._database.write(add)
+            with self._files.placing(temporary, kind, new.id) as place:
+                gone = self._database.write(add)
         finally:
             temporary.unlink(missing_ok=True)
         self._remove("documents", gone)
@@ -252,6 +270,11 @@ class Store:
     def _remove(self, kind: str, ids: list[str]) -> None:
         for id in ids:
             self._files.remove(kind, id)
+
+
+def is_store(place: Place) -> bool:
+    """Whether a folder or bucket has a store. Raises `ConfigError` and `Unreachable`."""
+    return Log(str(place)).exists() if is_url(place) else (Path(place) / "store.sqlite").is_file()
 
 
 def _id(kind: str) -> str:

@@ -84,11 +84,14 @@ def chat(
     if isinstance(settings, MergeConfig):
         raise UsageError("--preset paper: the paper's preset keeps no keys to find tokens by: leave it out")
     from homerlm.conversation.transcript import Transcripts
+    from homerlm.index.buckets import is_url
     from homerlm.server.settings import Settings
     from homerlm.writing import Writing
 
     kept = Settings.of(store=store)
-    transcripts = Transcripts(kept.folder / FOLDER)
+    if is_url(kept.folder):
+        raise UsageError(f"{kept.folder}: homer chat keeps what is said on this machine: give a folder with --store")
+    transcripts = Transcripts(Path(kept.folder) / FOLDER)
     earlier = _earlier(transcripts, resume)
     if "-" in (given or []):
         raise UsageError("- is standard input, which the questions come from: name the documents' files")
