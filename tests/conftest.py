@@ -82,7 +82,7 @@ def api(server):
 def s3_server():
     """A server of S3's protocol, for this process and those that it starts."""
     pytest.importorskip("s3fs", reason="s3fs is not installed (extra `s3`)")
-    moto = pytest.importorskip("moto.server", reason="moto is not installed (extra `s3-tests`)")
+    moto = pytest.importorskip("moto.server", reason="moto is not installed (extra `dev`)")
     running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     answer, one = running._server.app, threading.Lock()

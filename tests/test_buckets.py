@@ -19,7 +19,6 @@ from ray_nodes import PATHS
 from test_shards import texts_of
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra `s3`)")
-moto = pytest.importorskip("moto.server", reason="moto is not installed (extra `s3-tests`)")
 SIZES = ["--max-chunk-len", "64", "--shard-tokens", "300", "-m", "MODEL"]
 ASKED = [
     "ask",

@@ -83,7 +83,7 @@ def test_the_documents_used_longest_ago_give_way(store, monkeypatch):
     monkeypatch.setattr("homerlm.store.store.USED_SECONDS", 0)
     small = _again(store, max_bytes=30)
     first, second, third = (_document(small, letter * 10) for letter in "abc")
-    small.touch(first.id)
+    small.touch(first)
     fourth = _document(small, "d" * 10, owner="bob")
     assert {one.id for one in small.documents()} == {first.id, third.id, fourth.id} == _there(small, "documents")
     assert second.id not in {one.id for one in small.documents()}

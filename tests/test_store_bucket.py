@@ -143,7 +143,7 @@ def test_what_changes_nothing_is_not_in_the_log(machine, place):
     before = entries(place)
     store.usage()
     store.gc()
-    store.touch(made.id)
+    store.touch(made)
     assert not store.remove_document("bob", made.id)
     assert entries(place) == before
 
@@ -153,7 +153,7 @@ def test_a_document_that_was_used_long_ago_is_noted(machine, monkeypatch):
     made = document(store)
     later = time.time() + 100
     monkeypatch.setattr(time, "time", lambda: later)
-    store.touch(made.id)
+    store.touch(made)
     assert store.documents()[0].used == later
 
 

@@ -185,7 +185,7 @@ class Documents:
                 await asyncio.to_thread(self.store.remove_document, stored.owner, stored.id)
                 return None
             self._open.put(stored.id, index)
-        await asyncio.to_thread(self.store.touch, stored.id, self.lifetime)
+        await asyncio.to_thread(self.store.touch, stored, self.lifetime)
         return index
 
     def _temporary(self) -> Path:

@@ -115,13 +115,14 @@ class Store:
         self._add("documents", temporary, new, in_use, replaced)
         return new
 
-    def touch(self, id: str, lifetime: float | None = None) -> None:
+    def touch(self, document: StoredDocument, lifetime: float | None = None) -> None:
         """Note that a document is used now; it lives for so many seconds from now on. In a bucket the last minute is
         near enough."""
         now = time.time()
-        before = now - min(USED_SECONDS, (lifetime or math.inf) / 10) if is_url(self.folder) else math.inf
-        values = now, _end(now, lifetime), id, before
-        sql = "UPDATE documents SET used = ?, expires = ? WHERE id = ? AND used <= ?"
+        if is_url(self.folder) and 0 <= now - document.used < min(USED_SECONDS, (lifetime or math.inf) / 10):
+            return
+        values = now, _end(now, lifetime), document.id
+        sql = "UPDATE documents SET used = ?, expires = ? WHERE id = ?"
         self._database.write(lambda connection: connection.execute(sql, values))
 
     def remove_document(self, owner: str | None, id: str) -> bool:
