@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from homerlm.errors import ConfigError, CorruptFileError, MismatchError, QuotaError, Unreachable
+from homerlm.errors import ConfigError, CorruptFileError, InputError, MismatchError, QuotaError, Unreachable
 from homerlm.index import buckets
 from homerlm.store import bucket as bucket_files
 from homerlm.store import log
@@ -255,6 +255,11 @@ def test_a_bucket_that_writes_over_what_is_there_is_refused(bucket, monkeypatch)
 def test_a_store_of_a_kind_that_nobody_tried_is_refused(place):
     with pytest.raises(ConfigError, match="s3://bucket/name"):
         Store(place, max_bytes=LARGE, owner_bytes=LARGE)
+
+
+def test_a_bucket_that_is_not_there_is_told_by_name(bucket):
+    with pytest.raises(InputError, match=rf"^{bucket}-of-nobody/store cannot be used as a store: (?!.*checks)"):
+        Store(f"{bucket}-of-nobody/store", max_bytes=LARGE, owner_bytes=LARGE)
 
 
 def test_files_whose_log_is_lost_are_refused_and_stay(machine, place):

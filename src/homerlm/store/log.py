@@ -47,8 +47,12 @@ class Log:
                 f"{self.folder}"
             )
         place = buckets.inside(self.folder, f"checks/{secrets.token_hex(12)}")
-        made = [buckets.create(place, b"") for _ in range(2)]
-        buckets.remove(place)
+        try:
+            made = [buckets.create(place, b"") for _ in range(2)]
+            buckets.remove(place)
+        except InputError as error:
+            reason = str(error).replace(place, self.folder)
+            raise InputError(f"{self.folder} cannot be used as a store: {reason}") from error
         if made != [True, False]:
             raise ConfigError(
                 f"{self.folder} writes over what is there (it does not know If-None-Match), so that servers would lose "
