@@ -136,6 +136,24 @@ def test_tasks_beside_rivals_of_the_same_budget(homer, tmp_path, task, options, 
     assert (sum(kept["oracle"]) > sum(kept["random"])) != everywhere
 
 
+@pytest.mark.parametrize("task", ["associations", "stories", "variables", "common-words", "headings"])
+def test_every_task_is_asked_later_too(homer, tmp_path, task):
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{i % 90} word{i % 400}. " for i in range(2000)))
+    source = () if task == "headings" else ("--text", text)
+    given = (*source, "--methods", f"oracle:budget=150 {HOMER}", "--lengths", 1000, "--samples", 1, "-o", tmp_path)
+    homer(task, *given, "--ask", "later")
+    homer(task, *given)
+    later, now = ([r for r in records(tmp_path) if r["ask"] == ask] for ask in ("later", "now"))
+    assert len(later) == len(now) >= 2
+    assert {r["error"] for r in later} == {None}
+    told = [
+        [(r["needle_kept"], r.get("answer")) for r in found if r["method"].startswith("oracle")]
+        for found in (now, later)
+    ]
+    assert told[0] == told[1]  # it keeps the text
+
+
 def test_questions_of_ones_own(homer, tmp_path):
     text, data = tmp_path / "text.txt", tmp_path / "questions.jsonl"
     text.write_text(" ".join(f"w{i % 90} stands by v{i}. " for i in range(900)))

@@ -58,6 +58,7 @@ class EvalOptions(MeasuringOptions):
 
     samples: Annotated[int, typer.Option(min=1, help="Samples of each field of a table (the paper: 500).")] = 20
     seed: Annotated[int, typer.Option(help="What the samples are drawn from.")] = 0
+    ask: Ask = "now"
     calibration: Annotated[
         list[Path] | None,
         typer.Option(help="Calibration file for homer-paper, one for each RoPE scaling; may be repeated."),
@@ -76,6 +77,7 @@ class EvalOptions(MeasuringOptions):
         """Samples of every task at every length, as many as asked for."""
         from homerlm.lab.evaluate import drawn
 
+        tasks = [replace(task, ask=self.ask) for task in tasks]
         return drawn(tasks, parse_counts(self.lengths, "length"), self.samples, self.seed)
 
     def run(self, plan: Plan) -> None:
@@ -125,11 +127,10 @@ def needle(
     options: EvalOptions,
     *,
     kind: Annotated[list[Kind] | None, typer.Option(help="Kinds of facts; may be repeated.")] = None,
-    ask: Ask = "now",
     text: Text = "python",
 ) -> Works:
     """Facts hidden in a text: one, one of four keys, four values of one key, four keys asked at once."""
-    return options.draw(_needles(kind or [Kind("single"), Kind("keys")], text, ask))
+    return options.draw(_needles(kind or [Kind("single"), Kind("keys")], text, options.ask))
 
 
 def _planted(name: str, purpose: str) -> None:
@@ -226,19 +227,21 @@ def questions(
         Path, typer.Option(help="JSON lines: question, evidence (words of the text that answer it), answer (optional).")
     ],
     text: Annotated[str, typer.Option(help="The text: a file; `python` is Python's own documentation.")],
-    ask: Ask = "now",
 ) -> Works:
     """Questions of your own about a text of yours: whether what answers them is kept, and read right."""
     from homerlm.lab.tasks import own
 
     source, name = _text(text)
     items = own.load_questions(data, source)
-    task = own.questions(items, source, name, ask)
+    task = own.questions(items, source, name)
     return replace(options, samples=min(options.samples, len(items))).draw([task])
 
 
 @_task(
-    "qa", "truncate truncate+pi:2 truncate+ntk:2 truncate+yarn:2 homer-paper homer", without=("lengths",), samples=100
+    "qa",
+    "truncate truncate+pi:2 truncate+ntk:2 truncate+yarn:2 homer-paper homer",
+    without=("lengths", "ask"),
+    samples=100,
 )
 def qa(
     options: EvalOptions,
@@ -256,7 +259,7 @@ def qa(
     return drawn([task], [0], min(options.samples, len(items)), options.seed)
 
 
-@_task("perplexity", "plain pi:2 ntk:2 yarn:2 homer-paper homer", without=("lengths", "samples", "seed", "chat"))
+@_task("perplexity", "plain pi:2 ntk:2 yarn:2 homer-paper homer", without=("lengths", "samples", "seed", "chat", "ask"))
 def perplexity(
     options: EvalOptions,
     *,
@@ -279,7 +282,7 @@ def perplexity(
     return [WindowsWork(document, k, tokens, limit, name) for k, document in enumerate(texts)]
 
 
-@_task("passkey-perplexity", "homer-paper homer", lengths="2k,4k,8k,16k,32k,64k")
+@_task("passkey-perplexity", "homer-paper homer", without=("ask",), lengths="2k,4k,8k,16k,32k,64k")
 def passkey_perplexity(options: EvalOptions) -> Works:
     """Table 9 and figure 6: how likely the right passkey is after the prompt."""
     from homerlm.lab.tasks import passkey
@@ -287,7 +290,7 @@ def passkey_perplexity(options: EvalOptions) -> Works:
     return options.draw([passkey.passkey_perplexity()])
 
 
-@_command("ablation", without=("methods",), lengths="16k")
+@_command("ablation", without=("methods", "ask"), lengths="16k")
 def ablation(
     options: EvalOptions,
     *,
@@ -304,7 +307,7 @@ def ablation(
     _run_variants("ablation", options, ablation_rows(row or []), _retrieval(task, kind, text))
 
 
-@_command("sensitivity", without=("methods",), lengths="16k")
+@_command("sensitivity", without=("methods", "ask"), lengths="16k")
 def sensitivity(
     options: EvalOptions,
     *,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import prompt
 from homerlm.lab.facts import Outcome, measured
-from homerlm.lab.readers import IndexReading, PlainReading, Reader, Reading
+from homerlm.lab.readers import IndexReading, PlainReading, Reader, Reading, RivalReader
 from homerlm.lab.samples import Asked, Question, Sample, token_offsets, token_span
 
 
@@ -55,7 +55,11 @@ def ask_now(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[O
 
 
 def ask_later(setup: Setup, sample: Sample, room: int, judge: Judge) -> Iterator[Outcome]:
-    """The document read once with a neutral question, then asked each of the sample's."""
+    """The document read once with a neutral question, then asked each of the sample's. For who keeps the whole text
+    later is now."""
+    if isinstance(setup.reader, RivalReader):
+        yield from ask_now(setup, sample, room, judge)
+        return
     needed = tuple(text for question in sample.questions for text in question.needed)
     neutral = setup.ids(sample, Question(prompt.NEUTRAL_QUESTION, "", (), "share_held", evidence=needed))
     kept: list[IndexReading | PlainReading] = []

@@ -60,7 +60,7 @@ def reader_for(
     if method.base in RIVALS:
         if tokenizer is None:
             raise ConfigError(f"{method} chooses by the words of a text: random ids have none")
-        return PlainReader(model, chosen_by(RIVALS[method.base].make(model, tokenizer, **settings), budget or BUDGET))
+        return RivalReader(model, chosen_by(RIVALS[method.base].make(model, tokenizer, **settings), budget or BUDGET))
     limit = model.config.get_text_config(decoder=True).max_position_embeddings
     share = CLIPPED_SHARE.get(method.rope.method, 1.0) if method.rope else 1.0
     return PlainReader(model, ends(budget or int(limit * share), SINKS if method.base == "streaming" else None))
@@ -185,6 +185,10 @@ class PlainReader:
         return PlainReading(self.model, ids[:, kept].to(self.model.device), kept, suffix_len, ids.shape[1])
 
     read_for_later = read
+
+
+class RivalReader(PlainReader):
+    """The model on what a rival chooses. Such a one keeps the whole text, and chooses when it is asked."""
 
 
 @dataclass(frozen=True)

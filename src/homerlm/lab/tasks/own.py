@@ -31,7 +31,7 @@ class Item(NamedTuple):
     answer: str
 
 
-def questions(items: Sequence[Item], source: str, text: str, ask: str = "now") -> Task:
+def questions(items: Sequence[Item], source: str, text: str) -> Task:
     """Of each question as much of the text around its evidence as the prompt has room for; the evidence stands at a
     stratified depth of it, as far as the text goes on."""
 
@@ -44,7 +44,7 @@ def questions(items: Sequence[Item], source: str, text: str, ask: str = "now") -
         asked = Question(item.question, "", (item.answer,), "share_held", evidence=(evidence,))
         return Sample(INSTRUCTION, source[start:stop], (asked,), (item.start - start) / max(stop - start, 1))
 
-    return Task("questions", "", text, sample, max_new_tokens=32, ask=ask)
+    return Task("questions", "", text, sample, max_new_tokens=32)
 
 
 def load_questions(path: Path, text: str) -> tuple[Item, ...]:
