@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homerlm.errors import ScheduleError
+from homerlm.merge import schedule as schedules
 from homerlm.merge.schedule import plan
 
 LENGTHS = {"max_chunk_len": 16, "target_len": 16, "warmup_layers": 2, "layers": 12}
@@ -144,6 +145,15 @@ def test_peak_stays_under_appendix_a(leaves):
     assert len(schedule.leaves) == leaves
     assert schedule.peak_kv_tokens <= schedule.kv_bound_tokens() * 1.2  # merging holds both children for a moment
     assert leaves < 16 or schedule.peak_kv_tokens < schedule.prompt_len * 32 / 4
+
+
+def test_the_peak_of_a_tree_is_found_by_one_walk(monkeypatch):
+    """It is asked for once for each of a plan's passes."""
+    schedule = plan(100, 64 * 1848, 100, max_chunk_len=2048, target_len=2048, warmup_layers=12, layers=32)
+    walked, peak_kv = [], schedules._peak_kv
+    monkeypatch.setattr(schedules, "_peak_kv", lambda node, *more: walked.append(node) or peak_kv(node, *more))
+    assert len({schedule.peak_kv_tokens for _ in range(5)}) == 1
+    assert walked.count(schedule.root) == 1
 
 
 def test_needs_no_torch():

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from homerlm.config import flag
 from homerlm.errors import ScheduleError
@@ -79,7 +80,7 @@ class Schedule:
     def next_position(self) -> int:
         return self.suffix_start + self.suffix_len
 
-    @property
+    @cached_property
     def peak_kv_tokens(self) -> int:
         """Largest number of (token, layer) pairs alive at once in the depth-first walk that keeps every layer's KV."""
         return _peak_kv(self.root)
