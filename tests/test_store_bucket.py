@@ -12,10 +12,11 @@ import pytest
 
 from homerlm.errors import ConfigError, CorruptFileError, InputError, MismatchError, QuotaError, Unreachable
 from homerlm.index import buckets
+from homerlm.server.indexing import indexing_of
 from homerlm.store import bucket as bucket_files
 from homerlm.store import log
 from homerlm.store.store import Store
-from serving import QUESTION, WORDS, client, openai_client, serving
+from serving import QUESTION, WORDS, client, openai_client, serving, until
 
 LARGE = 1 << 30
 WRITER = Path(__file__).parent / "bucket_writer.py"
@@ -378,6 +379,33 @@ def test_two_servers_are_one_to_their_clients(place, tmp_path, monkeypatch):
                 assert "secret-name" not in refused.text
             assert second.files.delete(file.id).deleted
             assert client(here).get(f"/v1/files/{file.id}").status_code == 404
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_what_is_read_of_a_file_that_another_server_removes_meanwhile_does_not_stay(place, machine, monkeypatch, also):
+    """Unless another file says the same."""
+    other, reading, removed = machine("there"), threading.Event(), threading.Event()
+    add = Store.add_document
+
+    def held(self, *given, **named):
+        reading.set()
+        assert removed.wait(20)
+        return add(self, *given, **named)
+
+    monkeypatch.setattr(Store, "add_document", held)
+    with serving(place) as server:
+        api = openai_client(server)
+        made, files = api.vector_stores.create(), [api.files.create(file=("a.txt", b"w1 w2 w3"), purpose="assistants")]
+        if also:
+            files.append(api.files.create(file=("b.txt", b"w1 w2 w3"), purpose="assistants"))
+        for file in files:
+            api.vector_stores.files.create(file_id=file.id, vector_store_id=made.id)
+        assert reading.wait(20)
+        until(lambda: len(other._database.rows("SELECT * FROM texts")) == len(files))
+        assert other.remove_file(None, files[0].id)
+        removed.set()
+        until(lambda: not indexing_of(server.config.app)._tasks)
+        assert len(other.documents()) == also
 
 
 def test_a_file_is_read_once_the_bucket_answers_again(place, monkeypatch):

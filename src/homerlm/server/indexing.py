@@ -84,6 +84,8 @@ class Indexing:
                     return
                 name, text = await text_of(self._server, member.owner, member.id)
                 index = await self._index(member, name, text)
+            if await asyncio.to_thread(documents.store.file, member.owner, member.id) is None:
+                await asyncio.to_thread(documents.store.forget_text, member.owner, sha256_of(text))
             facts: dict[str, Any] = {"sha256": sha256_of(text), "bytes": index.nbytes}
             await asyncio.to_thread(documents.store.vector_stores.finish, member, "completed", **facts)
         except (Stopped, Unreachable, asyncio.CancelledError):

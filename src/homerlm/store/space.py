@@ -66,6 +66,12 @@ def note_text(connection: Connection, file: str, sha256: str) -> None:
     connection.execute("INSERT OR IGNORE INTO texts SELECT id, ? FROM files WHERE id = ?", (sha256, file))
 
 
+def forget_text(connection: Connection, owner: str, sha256: str) -> list[str]:
+    """Ids of the documents of a text that are taken off the list, unless one of its owner's files says it."""
+    said = "SELECT 1 FROM texts JOIN files ON id = file WHERE texts.sha256 = documents.sha256 AND owner = ?"
+    return delete_documents(connection, f"owner = ? AND sha256 = ? AND NOT EXISTS ({said})", (owner, sha256, owner))
+
+
 def own_texts(connection: Connection, file: str, owner: str) -> list[str]:
     """The SHA-256 of each text that was read of a file and of none else of its owner's."""
     others = (

@@ -183,6 +183,10 @@ class Store:
         """Remember what a file says, so that what is read of it goes with it."""
         self._database.write(partial(space.note_text, file=file, sha256=sha256))
 
+    def forget_text(self, owner: str, sha256: str) -> None:
+        """Remove what was read of a text that no file of its owner's says: its file went meanwhile."""
+        self._remove("documents", self._database.write(partial(space.forget_text, owner=owner, sha256=sha256)))
+
     def own_texts(self, owner: str, file: str) -> list[str]:
         """The SHA-256 of each text that was read of a file and of none else of its owner's: what goes with it."""
         return self._database.write(partial(space.own_texts, file=file, owner=owner))
