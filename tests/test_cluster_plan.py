@@ -116,8 +116,13 @@ def test_more_machines_meet_the_driver_and_the_gather():
 def test_a_plan_of_nothing_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong)) if "rates" not in wrong else "scan"):
         plan(**wrong)
-    with pytest.raises(ConfigError, match="workers"):
-        Machines(1, 0)
+
+
+@pytest.mark.parametrize("field", ["count", "workers", "memory", "disk", "disk_rate", "network"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_machines_without_a_number_for_something_are_refused(field, value):
+    with pytest.raises(ConfigError, match=rf"^{field} of the machines is {value}; it must be above 0"):
+        Machines(**({"count": 1, "workers": 1} | {field: value}))
 
 
 def test_the_bytes_of_a_token_are_those_of_the_index_itself():

@@ -6,6 +6,7 @@ workers, each gives its best candidates, one ranks them and answers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from homerlm.errors import ConfigError
@@ -34,8 +35,8 @@ class Machines:
 
     def __post_init__(self) -> None:
         for name in ("count", "workers", "memory", "disk", "disk_rate", "network"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} of the machines is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} of the machines is {getattr(self, name)}; it must be above 0, and finite")
 
     @property
     def all_workers(self) -> int:
