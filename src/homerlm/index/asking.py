@@ -17,12 +17,15 @@ from homerlm.index.spread import document_of
 from homerlm.passes import Event
 from homerlm.prompt import PromptIds
 from homerlm.select.method import Select, in_prompt
+from homerlm.select.plan import SelectPlan
+
+WIDER = 4  # times the candidates: of associations as many are among the candidates as where the question is known
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a question needs of an index. tokens_read: of the prompt, those the model read for it: the question and the
-    candidates."""
+    """What a question needs of an index. tokens_read: of the prompt, those the model read for it: the question and what
+    was read to find the candidates in."""
 
     context: CompactContext
     tokens_read: int
@@ -38,8 +41,9 @@ def asking(
     """Events of a question, suffix ids (1, S), that is asked of an index; the value is what it needs. neutral_ids:
     (1, N), as a prompt's `neutral`; prefix_ids: (1, P), what the answer's prompt opens with, default the index's own.
 
-    Chunks, candidates, reranking and reading are as in `Select.compress`, but that the chunks were read without the
-    question, which runs behind a stand-in for them.
+    Candidates, reranking and reading are as in `Select.compress`, but that the chunks were read without the question,
+    which runs behind a stand-in for them. So what it finds there is `WIDER` times what becomes candidates, and these
+    are found in that, read in chunks with the question.
     """
     frame, decoder = index.frame, select.decoder
     own = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
@@ -48,21 +52,33 @@ def asking(
     plan = select.plan(prefix.shape[1], len(index), suffix_ids.shape[1], neutral_len)
     neutral = neutral_ids if plan.neutral_len else None
     with decoder.session():
-        if plan.spans:
+        room = min(wider(plan), len(index))
+        if plan.spans and room < len(index):
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
             question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
             search = Search.of(select, index, question)
             yield Event(0, len(index))
-            tokens = yield from search.candidates(plan.candidate_room)
+            tokens = yield from search.candidates(room)
         else:
             tokens = torch.arange(len(index))
+        document, read = document_of(select, index), len(tokens)
+
+        def prompt_of(places: Tensor) -> PromptIds:
+            return PromptIds(prefix, document.at(places)[None].to(decoder.device), suffix_ids, neutral)
+
+        if plan.spans and read > plan.candidate_room:
+            tokens = (yield from select.candidates_among(prompt_of(tokens), plan, tokens.to(decoder.device))).cpu()
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
-        document = document_of(select, index)
-        prompt = PromptIds(prefix, document.at(tokens)[None].to(decoder.device), suffix_ids, neutral)
-        context = yield from select.read_candidates(prompt, plan, document, tokens)
+        context = yield from select.read_candidates(prompt_of(tokens), plan, document, tokens)
         if plan.reranks:
             yield Event(len(index), len(index), 2, context.token_indices.sort().values)
-    return Found(context, len(tokens) + suffix_ids.shape[1])
+    return Found(context, read + suffix_ids.shape[1])
+
+
+def wider(plan: SelectPlan) -> int:
+    """Tokens of an index that a question reads to find the candidates in: no more than these where nothing is read
+    twice."""
+    return plan.candidate_room * (WIDER if plan.reranks else 1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -129,6 +129,14 @@ class Select:
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
         return (yield from self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan))
 
+    def candidates_among(self, prompt: PromptIds, plan: SelectPlan, places: Tensor) -> Generator[Event, None, Tensor]:
+        """The candidates (m,) among places (n,) in the document that the plan is about, which were found elsewhere and
+        are the context of a prompt of one row: read in chunks with the question, with pauses. To be run inside the
+        decoder's session."""
+        look = SelectPlan.of(replace(self.config, prefilter=None), self.decoder.shape, *prompt.lengths)
+        reading = Reading(self.decoder, look, prompt, self.ranking)
+        return (yield from self._best_of(reading, places[None], lambda _: plan.pause))[0]
+
     def _worth_reading(self, reading: Reading, documents: Sequence[Document]) -> Tensor:
         """(B, read_len) context indices of what is read: all, or the best passages by the question's words."""
         plan, prompt = reading.plan, reading.prompt
@@ -150,7 +158,15 @@ class Select:
         if not plan.spans:
             yield Event(total, total)
             return read
-        reading = reading.of(read)
+        kept = yield from self._best_of(reading.of(read), read, lambda done: Event(done, total))
+        yield Event(total, total, 1, in_prompt(plan, kept))
+        return kept
+
+    def _best_of(
+        self, reading: Reading, places: Tensor, told: Callable[[int], Event]
+    ) -> Generator[Event, None, Tensor]:
+        """What `told` makes of the number of tokens that have been read, after each chunk and wherever others get their
+        turn; the value is the candidates (B, m) among the places (B, n) in the document of a reading's context."""
         scores: list[Tensor] = []
         done = 0
         with closing(reading.chunks_by(self.executor, self.loaded)) as chunks:
@@ -158,12 +174,10 @@ class Select:
                 if chunk is not None:
                     done = chunk[0][-1][1]
                     scores.append(chunk[1])
-                yield Event(done, total)
+                yield told(done)
         whole = torch.cat(scores, dim=1)
-        best = self.ranking.candidates(whole, reading.context_ids, read, plan.candidate_room)
-        kept = read.gather(1, best)
-        yield Event(total, total, 1, in_prompt(plan, kept))
-        return kept
+        best = self.ranking.candidates(whole, reading.context_ids, places, reading.plan.candidate_room)
+        return places.gather(1, best)
 
     def _rerank(
         self, reading: Reading, documents: Sequence[Document], candidates: Tensor
