@@ -51,7 +51,7 @@ def test_a_long_message_is_read_as_a_document_once(api, server):
 
     later = ask(api, said("w1", "w2", f"{WORDS}\n\nw5 ?"))
     assert later.usage.prompt_tokens_details.cached_tokens > 300
-    assert later.usage.homer["read"] < 100
+    assert later.usage.homer["read"] < 110  # a quarter of the document, and the question
 
 
 def test_what_is_said_before_the_document_is_read_before_it(api, server):

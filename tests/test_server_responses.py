@@ -143,7 +143,7 @@ def test_files_are_searched_and_cited(api, server, vector_store):
         span = citation.homer
         assert texts[citation.filename][span["start"] : span["end"]] == result.text
     assert made.usage.input_tokens > 800
-    assert made.usage.input_tokens_details.cached_tokens > 700
+    assert made.usage.input_tokens_details.cached_tokens > 600  # of both files less than a quarter is read again
     plain = respond(api, "w4 w5 ?", tools=tools)
     assert plain.output[0].results is None
 

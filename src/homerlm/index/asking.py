@@ -19,7 +19,8 @@ from homerlm.prompt import PromptIds
 from homerlm.select.method import Select, in_prompt
 from homerlm.select.plan import SelectPlan
 
-WIDER = 4  # times the candidates: of associations as many are among the candidates as where the question is known
+WIDER = 4  # times the candidates are read with the question, so that it finds nearly what it finds where it is known,
+SHARE = 4  # but one part in so many of the index: more would be to read a short document anew for each question
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def asking(
     (1, N), as a prompt's `neutral`; prefix_ids: (1, P), what the answer's prompt opens with, default the index's own.
 
     Candidates, reranking and reading are as in `Select.compress`, but that the chunks were read without the question,
-    which runs behind a stand-in for them. So what it finds there is `WIDER` times what becomes candidates, and these
-    are found in that, read in chunks with the question.
+    which runs behind a stand-in for them. So what it finds there is more than what becomes candidates
+    (`worth_reading`), and these are found in that, read in chunks with the question.
     """
     frame, decoder = index.frame, select.decoder
     own = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
@@ -52,7 +53,7 @@ def asking(
     plan = select.plan(prefix.shape[1], len(index), suffix_ids.shape[1], neutral_len)
     neutral = neutral_ids if plan.neutral_len else None
     with decoder.session():
-        room = min(wider(plan), len(index))
+        room = min(worth_reading(plan), len(index))
         if plan.spans and room < len(index):
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
             question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
@@ -75,10 +76,11 @@ def asking(
     return Found(context, read + suffix_ids.shape[1])
 
 
-def wider(plan: SelectPlan) -> int:
-    """Tokens of an index that a question reads to find the candidates in: no more than these where nothing is read
-    twice."""
-    return plan.candidate_room * (WIDER if plan.reranks else 1)
+def worth_reading(plan: SelectPlan) -> int:
+    """Tokens of an index that a question reads to find the candidates in: a share of all, but no fewer than these, and
+    at most some times as many; just these where nothing is read twice."""
+    most = WIDER if plan.reranks else 1
+    return max(plan.candidate_room, min(most * plan.candidate_room, plan.context_len // SHARE))
 
 
 @dataclass(frozen=True)
