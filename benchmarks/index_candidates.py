@@ -30,7 +30,7 @@ from homerlm.prompt import PromptIds
 from homerlm.select.method import Select
 from homerlm.select.reading import Reading
 
-WIDER = (1, 2, 4)  # times the candidates
+WIDER = (1, 2, 4)  # times the candidates; the default reads 2 of 8k tokens (a quarter), 4 of 16k and more
 
 
 @torch.no_grad()
