@@ -80,7 +80,7 @@ def test_the_same_text_is_kept_once(store):
 
 
 def test_the_documents_used_longest_ago_give_way(store, monkeypatch):
-    monkeypatch.setattr("homerlm.store.store.USED_SECONDS", 0)
+    monkeypatch.setattr("homerlm.store.log.LoggedDatabase.used_seconds", 0)
     small = _again(store, max_bytes=30)
     first, second, third = (_document(small, letter * 10) for letter in "abc")
     small.touch(first)

@@ -102,10 +102,9 @@ def _opened(folder: str | None, max_bytes: int | None = None) -> Iterator[Store]
     there is none."""
     check_installed()
     from homerlm.server.settings import Settings
-
-    settings = Settings.of(store=folder)
     from homerlm.store.store import is_store
 
+    settings = Settings.of(store=folder)
     if not is_store(settings.folder):
         raise UsageError(f"{settings.folder} holds no store: homer serve makes one, or give its place with --store")
     store = settings.open_store(max_bytes)

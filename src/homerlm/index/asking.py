@@ -53,13 +53,12 @@ def asking(
     plan = select.plan(prefix.shape[1], len(index), suffix_ids.shape[1], neutral_len)
     neutral = neutral_ids if plan.neutral_len else None
     with decoder.session():
-        room = min(worth_reading(plan), len(index))
-        if plan.spans and room < len(index):
+        if plan.spans:
             stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
             question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
             search = Search.of(select, index, question)
             yield Event(0, len(index))
-            tokens = yield from search.candidates(room)
+            tokens = yield from search.candidates(worth_reading(plan))
         else:
             tokens = torch.arange(len(index))
         document, read = document_of(select, index), len(tokens)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from homerlm.errors import CorruptFileError, InputError, MismatchError, QuotaError
 
@@ -112,7 +112,8 @@ class Database:
     log then, and all who use the folder have to say so.
     """
 
-    connection_type: type[sqlite3.Connection] = sqlite3.Connection
+    connection_type: ClassVar[type[sqlite3.Connection]] = sqlite3.Connection
+    used_seconds: ClassVar[float] = 0.0  # to which a document's last use is noted
 
     def __init__(
         self, path: Path | str, check_new: Callable[[], None] = lambda: None, *, on_network: bool = False

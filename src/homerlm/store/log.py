@@ -151,6 +151,7 @@ class LoggedDatabase(Database):
     """
 
     connection_type = _Recording
+    used_seconds = 60.0  # to note it better would be an object for each use
     _connection: _Recording
 
     def __init__(self, folder: str, check_new: Callable[[], None] = lambda: None) -> None:

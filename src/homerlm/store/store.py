@@ -26,7 +26,6 @@ from homerlm.store.records import StoredDocument, StoredFile
 from homerlm.store.space import InUse, Space
 from homerlm.store.vector_stores import VectorStores
 
-USED_SECONDS = 60.0  # what a document's last use is known to, where to know it better would be a request for each
 _ALIVE = "(expires IS NULL OR expires > ?)"
 _THEIRS = "id = ? AND (? IS NULL OR owner = ?)"  # one of an owner's, or, for None, of anybody's
 
@@ -116,10 +115,10 @@ class Store:
         return new
 
     def touch(self, document: StoredDocument, lifetime: float | None = None) -> None:
-        """Note that a document is used now; it lives for so many seconds from now on. In a bucket the last minute is
-        near enough."""
+        """Note that a document is used now, unless that has just been noted; it lives for so many seconds from now
+        on."""
         now = time.time()
-        if is_url(self.folder) and 0 <= now - document.used < min(USED_SECONDS, (lifetime or math.inf) / 10):
+        if 0 <= now - document.used < min(self._database.used_seconds, (lifetime or math.inf) / 10):
             return
         values = now, _end(now, lifetime), document.id
         sql = "UPDATE documents SET used = ?, expires = ? WHERE id = ?"
