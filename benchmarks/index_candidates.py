@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from homerlm import Homer, load_model
+from homerlm import Homer, HomerConfig, load_model
 from homerlm.index.asking import Search
 from homerlm.index.question import Question
 from homerlm.lab.questions import Setup
@@ -28,7 +28,7 @@ from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
 from homerlm.prompt import PromptIds
 from homerlm.select.method import Select
-from homerlm.select.reading import Reading
+from homerlm.select.reading import Reading, Scored
 
 WIDER = (1, 2, 4)  # times the candidates; the default reads 2 of 8k tokens (a quarter), 4 of 16k and more
 
@@ -55,10 +55,10 @@ def row(homer: Homer, sample: Sample) -> dict[str, Any]:
                 part = replace(prompt, context=asked.context[:, best])
                 found[f"of {len(best)}, read"] = _all(gold, run_steps(method.candidates_among(part, plan, best)))
                 found[f"seconds of {len(best)}"] = round(time.perf_counter() - started, 3)
-        reading = Reading(method.decoder, plan, prompt, method.ranking)
-        scores = torch.cat([scored for _, scored in reading.chunks()], dim=1)
-        everywhere = torch.arange(len(index))[None]
-        best = method.ranking.candidates(scores, asked.context, everywhere, plan.candidate_room)[0]
+        reading = Reading.on(method.decoder, plan, prompt, method.ranking)
+        scored = Scored.joined([one for _, one in reading.chunks()])
+        everywhere, room = torch.arange(len(index))[None], plan.candidate_room
+        best = method.ranking.candidates(scored.scores, asked.context, everywhere, room, scored.closeness)[0]
         found["at once"] = _all(gold, best)
     return found
 
@@ -82,9 +82,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=41)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--embeddings", choices=("profile", "never"), default="profile", help="of sentences")
     given = parser.parse_args()
     keep_freed_memory()
-    homer = Homer(*load_model(given.model))
+    homer = Homer(*load_model(given.model), HomerConfig(embeddings=given.embeddings))
     assert homer.tokenizer is not None
     rows = []
     for task in given.task:

@@ -74,7 +74,10 @@ def rows_of(bench: Bench, probe: Probe, chat: bool, behind: dict[str, list[Tenso
             for name, questions in asked.items():
                 found = [question[step.layer].scores(keys, score)[0].float() for question in questions]
                 scores[name].append(torch.stack(found).mean(0))
-    return {name: bench.units_of(probe, ids, *[torch.cat(parts)] * 2) for name, parts in scores.items()}
+    units = bench.units_of(ids)
+    apart = torch.empty(0, int(units.max()) + 1)  # embeddings are not looked at
+    heads = {name: torch.cat(parts) for name, parts in scores.items()}
+    return {name: bench.row_of(probe, units, own, own, apart) for name, own in heads.items()}
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def test_the_bytes_of_a_token_are_those_of_the_index_itself():
 def test_an_accelerator_is_assumed_out_of_its_data_sheet():
     shape = DecoderShape(8192, (None,) * 30, 576, 1536, 9, 3, 64, 49152, 2)
     found = [
-        assumed(RATES, "a model", ACCELERATORS["h100"], share, shape, Scoring((9,)), Scoring((15,)), 1024, 1024)
+        assumed(RATES, "a model", ACCELERATORS["h100"], share, shape, Scoring((9,)), Scoring((15,)), None, 1024, 1024)
         for share in (0.2, 0.4)
     ]
     assert "assumed" in found[0].worker

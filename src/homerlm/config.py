@@ -104,6 +104,12 @@ class HomerConfig(_Settings):
         "profile says, which has measured what that loses, or never.",
         choices=("profile", "never"),
     )
+    embeddings: str = _setting(
+        "profile",
+        "Whether sentences are also found by what they are about, by the mean of the model's own hidden states: where "
+        "the profile has measured that it helps, or never. Needs sentences as the unit.",
+        choices=("profile", "never"),
+    )
     contrast: str = _setting(
         "neutral",
         "What is taken off a token's score: what a neutral question gives it, or nothing. Needs a tokenizer.",

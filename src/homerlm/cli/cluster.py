@@ -124,7 +124,7 @@ def _rates(options: ClusterOptions, model: str, shape: DecoderShape, config: Hom
     """The rates, and candidates that a worker gives."""
     from homerlm.index.keys import indexing
     from homerlm.scale.rates import ACCELERATORS, Rates, assumed
-    from homerlm.select.plan import lengths, scoring
+    from homerlm.select.plan import embedding, lengths, scoring
 
     if options.rates is None:
         raise UsageError("--cluster needs --rates FILE: make it with benchmarks/cluster_rates.py")
@@ -144,7 +144,8 @@ def _rates(options: ClusterOptions, model: str, shape: DecoderShape, config: Hom
         kept, again = indexing(config, shape, chunk_len), scoring(config, shape, target_len, again=True)
         share = 0.3 if options.utilisation is None else options.utilisation
         known = ACCELERATORS[options.accelerator]
-        measured = assumed(measured, Path(model).name, known, share, shape, kept, again, chunk_len, target_len)
+        about = embedding(config, shape)
+        measured = assumed(measured, Path(model).name, known, share, shape, kept, again, about, chunk_len, target_len)
     changes = {"index_bytes": options.index_bytes, "read": options.read_rate, "scan": options.scan_rate}
     return measured.changed(**changes), target_len
 

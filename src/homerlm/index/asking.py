@@ -16,6 +16,7 @@ from homerlm.index.shards import PartScores, candidates
 from homerlm.index.spread import document_of
 from homerlm.passes import Event
 from homerlm.prompt import PromptIds
+from homerlm.score.embedding import own_tokens
 from homerlm.select.method import Select, in_prompt
 from homerlm.select.plan import SelectPlan
 
@@ -89,6 +90,7 @@ class Search:
     select: Select
     index: Index
     asked: list[LayerQuestion]
+    direction: Tensor | None
 
     @classmethod
     def of(cls, select: Select, index: Index, question: Question) -> Search:
@@ -97,7 +99,7 @@ class Search:
         asked = question.ask(select.decoder, scoring.layers)
         if scoring.heads:
             asked = [one.only([head.index for head in scoring.of_layer(one.layer)]) for one in asked]
-        return cls(select, index, asked)
+        return cls(select, index, asked, _direction(select, index, question))
 
     def scores(self, blocks: Sequence[Block]) -> Tensor:
         """(B, C) of the tokens `[start, stop)` of blocks of one length; those of a block compete with each other."""
@@ -108,7 +110,8 @@ class Search:
         index, select = self.index, self.select
         by_unit = select.config.unit == "sentence" and len(index.units) > 0
         share = select.config.neighbour_share
-        work = PartScores(tuple(self.asked), select.config.score, count if by_unit else None, share)
+        wanted = count if by_unit else None
+        work = PartScores(tuple(self.asked), select.config.score, wanted, share, self.direction)
         found = yield from candidates(select.executor, select.loaded, index, work)
         if by_unit:
             return found
@@ -116,3 +119,12 @@ class Search:
         places = torch.arange(len(index), device=whole.device)[None]
         ids = index.ids[:][None].long().to(whole.device)
         return select.ranking.candidates(whole, ids, places, count)[0].cpu()
+
+
+def _direction(select: Select, index: Index, question: Question) -> Tensor | None:
+    """(E,) in which the units lie that a question asks for, where the index embeds them and the settings want it."""
+    embedding = index.frame.embedding
+    if embedding is None or select.config.embeddings == "never":
+        return None
+    neutral = None if question.neutral is None else question.neutral[0].tolist()
+    return embedding.direction(select.decoder, own_tokens(question.suffix[0].tolist(), neutral)).cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +19,12 @@ from homerlm.index.index import Frame, Index, Part, saving
 from homerlm.index.keys import KeyLayout, indexing
 from homerlm.index.pieces import Piece, pieces
 from homerlm.mapped import Rows, Spool
+from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
 from homerlm.passes import TOKEN, Event, tokenising
+from homerlm.score.embedding import Embedding, UnitMeans, run_with_states, unit_sums
 from homerlm.select.method import Select
-from homerlm.select.plan import even_spans, groups_alike, lengths
+from homerlm.select.plan import embedding, even_spans, groups_alike, lengths
 
 QUESTION_SHARE = 32  # of a chunk, one part is left for a question
 BLOCK = 1 << 14  # tokens that are kept at once
@@ -119,63 +121,99 @@ class Builder:
         count = ids.shape[1]
         if not count:
             return
+        found: list[Tensor] = []
         if (sentences := self.model.sentences) is not None:
             for starts in sentences.unit_starts(ids[0].to(self.model.decoder.device)):
+                found.append(starts)
                 self.store.add("units", starts + self.tokens)
                 if count > BLOCK:
                     yield 0
+        units = torch.cat(found) if found else torch.zeros(1, dtype=torch.long)
+        means = UnitMeans(torch.diff(units, append=torch.tensor([count])))
         chunks = even_spans(count, self.frame.chunk_len)
         self.store.add("chunks", torch.tensor([start for start, _ in chunks]) + self.tokens)
         groups = list(groups_alike(chunks, self.batch))
-        items = (torch.cat([ids[:, start:stop] for start, stop in group]) for group in groups)
+        items = (ChunkIds.of(ids, group, units) for group in groups)
         ends = iter(group[-1][1] for group in groups)
         done = 0
-        with closing(values_of(self.executor, self.model, ChunkKeys.of(self.frame), items, len(groups))) as kept:
+        with closing(values_of(self.executor, self.model, ChunkRows.of(self.frame), items, len(groups))) as kept:
             for rows in kept:
                 if rows is not None:
-                    self._keep(*rows)
+                    self._keep(rows, means)
                     done = next(ends)
                 yield done
         self.tokens += count
 
-    def _keep(self, keys: Tensor, scales: Tensor | None) -> None:
-        self.store.add("keys", keys)
-        if scales is not None:
-            self.store.add("scales", scales)
+    def _keep(self, rows: TokenRows, means: UnitMeans) -> None:
+        self.store.add("keys", rows.keys)
+        if rows.scales is not None:
+            self.store.add("scales", rows.scales)
+        if rows.sums is not None:
+            self.store.add("embeddings", means.add(rows.sums, len(rows.keys)).half())
 
 
 @dataclass(frozen=True)
-class ChunkKeys:
-    """Work of an executor: the keys of chunks of ids (B, C) that are read behind the prefix. Its value: rows
-    (B * C, width) of the layout, and their scales (B * C, slots) where they are int8."""
+class ChunkIds:
+    """Neighbouring chunks of ids (B, C). units: (B * C,) of their tokens, counted from that of the first."""
+
+    ids: Tensor
+    units: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor, spans: Sequence[tuple[int, int]], starts: Tensor) -> ChunkIds:
+        """Of spans of a piece of ids (1, T) whose units begin at `starts` (U,)."""
+        tokens = torch.arange(spans[0][0], spans[-1][1])
+        units = torch.searchsorted(starts, tokens, right=True)
+        return cls(torch.cat([ids[:, start:stop] for start, stop in spans]), units - units[0])
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """What is kept of T tokens. keys: (T, width) of the layout; scales: (T, slots) where they are int8; sums: (n, E) of
+    the states of each of their units, where these have embeddings."""
+
+    keys: Tensor
+    scales: Tensor | None
+    sums: Tensor | None
+
+
+@dataclass(frozen=True)
+class ChunkRows:
+    """Work of an executor: what is kept of chunks that are read behind the prefix."""
 
     layout: KeyLayout
     prefix: tuple[int, ...]
     int8: bool
+    embedding: Embedding | None
 
     @classmethod
-    def of(cls, frame: Frame) -> ChunkKeys:
-        return cls(frame.layout, frame.prefix, frame.int8)
+    def of(cls, frame: Frame) -> ChunkRows:
+        return cls(frame.layout, frame.prefix, frame.int8, frame.embedding)
 
-    def __call__(self, model: LoadedModel, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        decoder, layout = model.decoder, self.layout
-        prefix = torch.tensor([self.prefix], dtype=torch.long).expand(len(ids), -1)
-        whole = torch.cat([prefix, ids.cpu()], dim=1).to(decoder.device)
+    def __call__(self, model: LoadedModel, chunks: ChunkIds) -> TokenRows:
+        decoder, layout, before = model.decoder, self.layout, len(self.prefix)
+        prefix = torch.tensor([self.prefix], dtype=torch.long).expand(len(chunks.ids), -1)
+        whole = torch.cat([prefix, chunks.ids.cpu()], dim=1).to(decoder.device)
         positions = torch.arange(whole.shape[1], device=whole.device).expand(len(whole), -1)
-        steps = decoder.steps(decoder.embed(whole), positions, 0, layout.scoring.last + 1, finish=False)
-        seen = [step.attended for step in steps if step.layer in layout.scoring.layers]
-        rows = layout.rows(seen, prefix.shape[1], whole.shape[1]).cpu().flatten(0, 1)
-        return layout.to_int8(rows) if self.int8 else (rows, None)
+        depth = None if self.embedding is None else self.embedding.depth
+        seen: list[Attended] = []
+        states = run_with_states(decoder, whole, positions, layout.scoring, depth, seen.append)
+        rows = layout.rows(seen, before, whole.shape[1]).cpu().flatten(0, 1)
+        keys, scales = layout.to_int8(rows) if self.int8 else (rows, None)
+        sums = None if states is None else unit_sums(states[:, before:].flatten(0, 1), chunks.units).cpu()
+        return TokenRows(keys, scales, sums)
 
 
 def empty(frame: Frame, dtype: torch.dtype) -> Index:
     """An index of nothing yet, whose keys have this dtype."""
+    width = None if frame.embedding is None else len(frame.embedding.usual)
     slots = len(frame.layout.slots)
     return Index(
         frame,
         (),
         keys=torch.empty(0, frame.layout.width, dtype=torch.int8 if frame.int8 else dtype),
         scales=torch.empty(0, slots, dtype=torch.float16) if frame.int8 else None,
+        embeddings=None if width is None else torch.empty(0, width, dtype=torch.float16),
         ids=torch.empty(0, dtype=torch.int32),
         chunks=torch.empty(0, dtype=torch.int64),
         units=torch.empty(0, dtype=torch.int64),
@@ -204,7 +242,8 @@ class Indexer:
         room = max(chunk_len - before - max(neutral_len, chunk_len // QUESTION_SHARE), 1)
         layout = KeyLayout.of(self.decoder, indexing(config, self.decoder.shape, chunk_len))
         prefix, behind = (tuple(part[0].tolist()) for part in (prefix_ids, stand_in))
-        return Frame(self.method.origin(), layout, prefix, behind, room, chat, int8)
+        about = None if self.method.ranking.whole_sentences is None else embedding(config, self.decoder.shape)
+        return Frame(self.method.origin(), layout, prefix, behind, room, chat, int8, about)
 
     def in_memory(self, into: Index, reads: Reads) -> Generator[Event, None, Index]:
         """Events of what `reads` reads, behind what is in `into`; the value is the index of both."""

@@ -22,10 +22,12 @@ from homerlm.index.keys import KeyLayout, Slot
 from homerlm.mapped import Mapped, MappedFiles, Rows
 from homerlm.model.identity import ModelIdentity, check_model
 from homerlm.passes import Aside
+from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Head, Scoring
 
 KIND = "index"
 VERSION = 1
+OPTIONAL = ("scales", "embeddings")
 TENSORS = {"chunks": torch.int64, "units": torch.int64, "spans": torch.int32, "ids": torch.int32, "text": torch.uint8}
 
 
@@ -55,7 +57,8 @@ class Frame:
 
     origin: what made it; layout: which keys are kept; prefix, stand_in: ids that chunks are read after, and that a
     question runs behind; chunk_len: most tokens of a chunk; chat: whether the prefix is a chat template's (None: as the
-    tokenizer has one); int8: whether keys are kept as such.
+    tokenizer has one); int8: whether keys are kept as such; embedding: how units are embedded, None where
+    they are not.
     """
 
     origin: Origin
@@ -65,6 +68,7 @@ class Frame:
     chunk_len: int
     chat: bool | None
     int8: bool
+    embedding: Embedding | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -77,6 +81,7 @@ class Frame:
             "heads": [[head.layer, head.index, head.weight] for head in scoring.heads],
             "slots": [list(astuple(slot)) for slot in self.layout.slots],
             "group": self.layout.group,
+            "embedding": None if self.embedding is None else self.embedding.to_json(),
         } | {name: getattr(self, name) for name in ("prefix", "stand_in", "chunk_len", "chat", "int8")}
 
     @classmethod
@@ -87,7 +92,9 @@ class Frame:
         slots = tuple(Slot(*map(int, slot)) for slot in values["slots"])
         layout = KeyLayout(scoring, slots, int(values["group"]))
         prefix, stand_in = (tuple(map(int, values[name])) for name in ("prefix", "stand_in"))
-        return cls(origin, layout, prefix, stand_in, int(values["chunk_len"]), values["chat"], bool(values["int8"]))
+        chunk_len, chat, int8 = int(values["chunk_len"]), values["chat"], bool(values["int8"])
+        embedding = Embedding.from_json(values["embedding"]) if values.get("embedding") else None
+        return cls(origin, layout, prefix, stand_in, chunk_len, chat, int8, embedding)
 
     def check_same(self, other: Frame) -> None:
         """Raise `MismatchError` where something is to be added that another frame made."""
@@ -112,7 +119,8 @@ class Index:
     keys: (T, width) rows of `KeyLayout`, as they were in their chunk, RoPE applied; scales: (T, slots) where keys are
     int8; ids: (T,); chunks, units: the first token of each chunk, and of each unit (sentence), which is chosen as a
     whole, none without a tokenizer; spans: (T, 2) characters `[start, end)` of each token in its document; text:
-    (bytes,) UTF-8 of all documents, none where ids were given; files: that hold all of it, none where it is in memory.
+    (bytes,) UTF-8 of all documents, none where ids were given; embeddings: (U, E) of the units, where the frame embeds
+    them; files: that hold all of it, none where it is in memory.
     """
 
     frame: Frame
@@ -124,6 +132,7 @@ class Index:
     units: Tensor
     spans: Tensor
     text: Tensor
+    embeddings: Tensor | None = None
     mapped: Mapped | MappedFiles | None = field(default=None)
     files: tuple[IndexFile, ...] = ()
 
@@ -148,7 +157,7 @@ class Index:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {name: getattr(self, name) for name in ("keys", "scales", *TENSORS)}
+        named = {name: getattr(self, name) for name in ("keys", *TENSORS, *OPTIONAL)}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @cached_property
@@ -238,7 +247,8 @@ def rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFileError(f"{path}: its metadata is wrong or lacks something: {error!r}") from error
     tensors, layout = window.tensors, frame.layout
-    storage.check_names(tensors, {"keys", *TENSORS, *(["scales"] if frame.int8 else [])})
+    optional = dict(zip(OPTIONAL, (frame.int8, frame.embedding is not None), strict=True))
+    storage.check_names(tensors, {"keys", *TENSORS, *(name for name in OPTIONAL if optional[name])})
     shapes: dict[str, tuple[int | None, ...]] = dict.fromkeys(TENSORS, (None,))
     tokens = len(storage.check_tensor(tensors, "ids", shape=(None,), dtype=torch.int32))
     shapes |= {"ids": (tokens,), "spans": (tokens, 2)}
@@ -248,6 +258,9 @@ def rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> 
     storage.check_tensor(tensors, "keys", shape=(tokens, layout.width), dtype=keys)
     if frame.int8:
         storage.check_tensor(tensors, "scales", shape=(tokens, len(layout.slots)), dtype=torch.float16)
+    if frame.embedding is not None:
+        shape = len(tensors["units"]), len(frame.embedding.usual)
+        storage.check_tensor(tensors, "embeddings", shape=shape, dtype=torch.float16)
     for name in ("chunks", "units"):
         starts = tensors[name]
         if len(starts) and (int(starts[0]) != 0 or int(starts[-1]) >= tokens or bool((starts.diff() <= 0).any())):
@@ -259,7 +272,7 @@ def rebuilt(path: Any, window: Mapped, metadata: dict[str, Any], vocab: int) -> 
         raise CorruptFileError(f"{path}: {tokens} tokens are in {len(tensors['chunks'])} chunks")
     if _ends(parts) != (tokens, len(tensors["text"])):
         raise CorruptFileError(f"{path}: its documents do not follow each other to the end of its tokens and text")
-    given = {name: tensors.get(name) for name in ("keys", "scales", *TENSORS)}
+    given = {name: tensors.get(name) for name in ("keys", *TENSORS, *OPTIONAL)}
     place = path if is_url(path) else os.path.abspath(path)
     return Index(frame, parts, **given, mapped=window, files=(IndexFile(place, 0, tokens),))
 

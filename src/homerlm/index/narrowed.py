@@ -25,6 +25,9 @@ def narrowed(index: Index, spans: Sequence[tuple[int, int]]) -> Index:
     if not len(tokens):
         raise InputError("no token of the document is in the spans")
     runs = _runs(tokens)
+    embeddings = index.embeddings
+    if embeddings is not None:
+        embeddings = embeddings[torch.searchsorted(index.units, tokens, right=True).unique() - 1]
     scales = None if index.scales is None else _rows(index.scales, runs)
     return replace(
         index,
@@ -35,6 +38,7 @@ def narrowed(index: Index, spans: Sequence[tuple[int, int]]) -> Index:
         chunks=_starts(index.chunks, tokens),
         units=_starts(index.units, tokens),
         spans=index.spans[tokens],
+        embeddings=embeddings,
         files=(),
     )
 

@@ -25,9 +25,11 @@ from homerlm.index.question import LayerQuestion
 from homerlm.index.scoring import Block, scored
 from homerlm.index.units import UnitScores, best_units, significance_of, tokens_of
 from homerlm.passes import Event, run_steps
+from homerlm.score.neighbours import better_of
 
 PART_TOKENS = 1 << 18  # that are one item: the work stops within one
 OPEN_FILES = 512  # that a worker holds
+UNIT_BLOCK = 1 << 10  # units whose embeddings are in memory at once
 ENDS = 2  # units at each end of a part: the first may be cut, the next is its neighbour
 
 
@@ -51,22 +53,25 @@ class Part:
 @dataclass(frozen=True)
 class FoundUnits:
     """numbers: (n,) of units, counted from the part's first file on; sums: (n,) of the scores of their tokens in the
-    part."""
+    part; closeness: (n,) to what the question is about, where units are embedded."""
 
     numbers: Tensor
     sums: Tensor
+    closeness: Tensor | None
 
 
 @dataclass(frozen=True)
 class PartScores:
     """Work of an executor: how much a question asks for each token of a part. asked: in each scoring layer; count:
     tokens that are wanted of the whole index, of the best units, or None where each token's score is; share: of its
-    neighbours' significance that a unit gains."""
+    neighbours' significance that a unit gains; direction: (E,) in which the units lie that it asks for, where their
+    embeddings count too."""
 
     asked: tuple[LayerQuestion, ...]
     score: str
     count: int | None
     share: float
+    direction: Tensor | None = None
 
     def __call__(self, model: LoadedModel, item: Part) -> FoundUnits | Tensor:
         index = opened(item.files, model)
@@ -83,7 +88,7 @@ class PartScores:
         if self.count is None:
             found: FoundUnits | Tensor = yield from _by_token(groups, first, stop)
         else:
-            found = yield from _by_unit(groups, index, (first, stop), self.count, self.share)
+            found = yield from _by_unit(groups, index, (first, stop), self.count, self.share, self.direction)
         index.forget()
         return found
 
@@ -112,10 +117,10 @@ def _by_token(groups: Groups, first: int, stop: int) -> Generator[None, None, Te
 
 
 def _by_unit(
-    groups: Groups, index: Index, part: tuple[int, int], count: int, share: float
+    groups: Groups, index: Index, part: tuple[int, int], count: int, share: float, direction: Tensor | None
 ) -> Generator[None, None, FoundUnits]:
-    """The best units of the tokens `[first, stop)` of an index, those at both ends, some of whose tokens or neighbours
-    are elsewhere, and the neighbours of all these."""
+    """The best units of the tokens `[first, stop)` of an index, by their keys and by their embeddings, those at both
+    ends, some of whose tokens or neighbours are elsewhere, and the neighbours of all these."""
     first, stop = part
     begin, end = torch.searchsorted(index.units, torch.tensor([first + 1, stop])).tolist()
     starts, after = index.units[begin - 1 : end], index.units[end : end + 1].tolist() or [len(index)]
@@ -129,8 +134,14 @@ def _by_unit(
     best = best_units(whole, units.sizes[ENDS:-ENDS], count) + ENDS
     ends = torch.cat([torch.arange(len(starts))[:ENDS], torch.arange(len(starts))[-ENDS:]])
     wanted = torch.cat([best, ends])
+    closeness = None
+    if direction is not None and index.embeddings is not None:
+        blocks = [slice(start, min(start + UNIT_BLOCK, end)) for start in range(begin - 1, end, UNIT_BLOCK)]
+        closeness = torch.cat([index.embeddings[block].float() @ direction for block in blocks])
+        yield
+        wanted = torch.cat([wanted, best_units(closeness, units.sizes, count)])
     near = torch.cat([wanted - 1, wanted, wanted + 1]).clamp(0, len(starts) - 1).unique()
-    return FoundUnits(numbers[near], units.sums[near])
+    return FoundUnits(numbers[near], units.sums[near], None if closeness is None else closeness[near])
 
 
 def joined_units(index: Index, numbers: Tensor) -> Tensor:
@@ -196,7 +207,12 @@ def _best(index: Index, parts: Sequence[Part], found: Sequence[FoundUnits], work
     sums = torch.zeros(len(units), dtype=torch.float64).index_add_(0, places, torch.cat([one.sums for one in found]))
     ends = torch.cat([index.units, torch.tensor([len(index)])])
     starts, sizes = ends[units], ends[units + 1] - ends[units]
-    order = best_units(significance_of(sums, sizes, joined_units(index, units), work.share), sizes, work.count)
+    significance = significance_of(sums, sizes, joined_units(index, units), work.share)
+    if work.direction is not None:
+        closeness = torch.empty(len(units))
+        closeness[places] = torch.cat([one.closeness for one in found if one.closeness is not None])
+        significance = better_of(significance, closeness, sizes)
+    order = best_units(significance, sizes, work.count)
     return tokens_of(starts[order], sizes[order], work.count)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from homerlm.score.heads import Early, Head
+from homerlm.score.neighbours import better_of
 
 CANDIDATES = 32  # heads that are looked at together: those that find most by themselves
 MOST_HEADS = 8
@@ -19,6 +20,7 @@ SHALLOW = 0.08  # of the loss: what a choice may lose for running fewer layers
 EARLY_SHARES = (0.2, 0.3, 0.5)  # of a chunk's tokens that go on above the early heads
 MOST_LOST = 0.015  # share of the facts that may be lost by that: one of 84
 LEAST_SAVED = 0.1  # of a chunk's layers and tokens
+DEPTH_PRICE = 0.02  # of a text: how much fewer tokens must be above the fact if all layers run that would not otherwise
 SMALLEST_SHARE = 0.003  # of a text: a sentence of one in 300 tokens
 
 
@@ -36,6 +38,12 @@ class Found:
     def alone(self) -> Tensor:
         """(H,) loss of each head by itself."""
         return loss(self.share_above(self.scores))
+
+    def scored_by(self, heads: Sequence[Head], per_layer: int) -> Tensor:
+        """(N, 1, U) of the units by some heads."""
+        first = {int(layer): number for number, layer in reversed(list(enumerate(self.layers.tolist())))}
+        parts = [head.weight * self.scores[:, [first[head.layer] + head.index]] for head in heads]
+        return torch.stack(parts).sum(0)
 
     def of(self, texts: Sequence[int]) -> Found:
         chosen = list(texts)
@@ -80,6 +88,17 @@ def choose_early(found: Found, reading: Choice, per_layer: int) -> Early | None:
                 ways.append((run, choice.loss, Early(choice.heads, share, round(lost, 4))))
     fitting = [way for way in ways if way[2].lost <= MOST_LOST and way[0] <= (1 - LEAST_SAVED) * (last + 1)]
     return min(fitting, key=lambda way: way[:2])[2] if fitting else None
+
+
+def choose_depth(about: Found, keys: Tensor, heads: Sequence[Head], layers: int) -> int | None:
+    """After how many layers of so many a sentence's embedding finds most beside an index's heads, which score units
+    (N, 1, U): layers that would not run without it have their price. None where it brings nothing. about: the units'
+    closeness to what is asked for after each number of layers, in the place of heads."""
+    run = max(head.layer for head in heads) + 1
+    shares = about.share_above(better_of(keys, about.scores, about.sizes[:, None])).mean(0)
+    costs = shares + DEPTH_PRICE * (about.layers - run + 1).clamp(min=0) / layers
+    best = int(costs.argmin())
+    return best if float(costs[best]) < float(about.share_above(keys).mean()) else None
 
 
 def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:

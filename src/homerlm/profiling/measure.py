@@ -16,10 +16,11 @@ from homerlm.index.question import Question, stand_in
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
 from homerlm.passes import run_steps
-from homerlm.profiling.choice import Choice, Found, choose, choose_early
+from homerlm.profiling.choice import Choice, Found, choose, choose_depth, choose_early
 from homerlm.profiling.probes import Probe, kinds, probes, sources
+from homerlm.score.embedding import Embedding, mean_states, normed, own_tokens, usual_questions
 from homerlm.score.heads import Scoring
-from homerlm.score.neighbours import unit_scores
+from homerlm.score.neighbours import unit_means, unit_scores
 from homerlm.score.profile import Profile
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
@@ -68,7 +69,10 @@ def measuring(
     heads = decoder.shape.heads
     found = together(rows, bench.layers_of_heads)
     reading, reranking = choose(found, heads)
-    indexing, _ = choose(together([row.alone for row in rows], bench.layers_of_heads), heads)
+    by_keys = together([row.alone for row in rows], bench.layers_of_heads)
+    indexing, _ = choose(by_keys, heads)
+    about = together([row.about for row in rows], torch.tensor(bench.depths))
+    depth = choose_depth(about, by_keys.scored_by(indexing.heads, heads), indexing.heads, decoder.shape.layers)
     choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
     notes = _notes(texts, choices) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
@@ -79,6 +83,7 @@ def measuring(
         round(share, 4),
         ModelIdentity.of(model),
         early=choose_early(found, reading, heads),
+        embedding=None if depth is None else bench.embedding(depth),
         notes=notes,
     )
 
@@ -86,16 +91,22 @@ def measuring(
 @dataclass(frozen=True)
 class Row:
     """One text: scores (H, U) of its units by all heads, sizes (U,), asked (U,); other: the scores by a question that
-    ran alone, without the text."""
+    ran alone, without the text; closeness: (D, U) of the units to what that question is about, after each number of
+    layers."""
 
     scores: Tensor
     sizes: Tensor
     asked: Tensor
     other: Tensor
+    closeness: Tensor
 
     @property
     def alone(self) -> Row:
         return replace(self, scores=self.other)
+
+    @property
+    def about(self) -> Row:
+        return replace(self, scores=self.closeness)
 
 
 class Bench:
@@ -108,6 +119,15 @@ class Bench:
         longest = CHARACTERS  # a token is a character or more
         self.layers = decoder.shape.layers_seeing(min(longest, decoder.shape.sight))
         self.stand_in = stand_in(tokenizer)
+        self.first = int(self.stand_in[0, 0])
+        self.depths = range(self.layers[-1] + 1)
+        with decoder.session(), torch.no_grad():
+            usual = [mean_states(decoder, self.first, ids, self.depths) for ids in usual_questions(tokenizer)]
+        self.usual = torch.stack(usual).mean(0)
+
+    def embedding(self, depth: int) -> Embedding:
+        """After so many layers."""
+        return Embedding(depth, self.first, tuple(self.usual[depth].half().tolist()))
 
     @property
     def layers_of_heads(self) -> Tensor:
@@ -117,20 +137,25 @@ class Bench:
         """To be called inside the decoder's session."""
         before, after = prompt.affixes(self.tokenizer, probe.question, chat=chat)
         ids = prompt.encode(self.tokenizer, before, probe.text, after, prompt.neutral(self.tokenizer, chat=chat))
-        return self.units_of(probe, ids, *self._by_head(ids))
+        units = self.units_of(ids)
+        return self.row_of(probe, units, *self._by_head(ids, units))
 
-    def units_of(self, probe: Probe, ids: prompt.PromptIds, scores: Tensor, other: Tensor) -> Row:
-        """The row of a text's tokens with scores (H, C), read at once and alone."""
-        units = self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
+    def units_of(self, ids: prompt.PromptIds) -> Tensor:
+        """(C,) the number of each context token's unit."""
+        return self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
+
+    def row_of(self, probe: Probe, units: Tensor, scores: Tensor, other: Tensor, closeness: Tensor) -> Row:
+        """Of a text whose tokens are in units (C,), with scores (H, C), read at once and alone, and closeness (D, U)."""
         sizes = torch.bincount(units).float()
         asked = torch.zeros(len(sizes), dtype=torch.bool)
         asked[units[self.tokens_of(probe)]] = True
         at_once, alone = (unit_scores(each, units.expand(len(each), -1)) for each in (scores, other))
-        return Row(at_once, sizes, asked, alone)
+        return Row(at_once, sizes, asked, alone, closeness)
 
-    def _by_head(self, ids: prompt.PromptIds) -> tuple[Tensor, Tensor]:
+    def _by_head(self, ids: prompt.PromptIds, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(H, C) float32 on the CPU, twice: the default score of every head of every layer that sees the whole text, by
-        the question that is read with it, and by the question behind a stand-in for it."""
+        the question that is read with it, and by the question behind a stand-in for it; and (D, U), how close the units
+        (C,) are to what it is about."""
         device, (before, count, length, _) = self.decoder.device, ids.lengths
         assert ids.neutral is not None
         question = Question(ids.prefix, self.stand_in, ids.suffix, ids.neutral, length, count)
@@ -141,13 +166,19 @@ class Bench:
         rows: list[Tensor] = []
         alone: list[Tensor] = []
         hidden = self.decoder.embed(chunk.input_ids)
+        own = own_tokens(ids.suffix[0].tolist(), ids.neutral[0].tolist())
+        directions = mean_states(self.decoder, self.first, own, self.depths) - self.usual
+        context = slice(before, before + count)
+        close = [normed(hidden[0, context]) @ directions[0]]
         steps = self.decoder.steps(hidden, chunk.position_ids, 0, self.layers[-1] + 1, finish=False, fork=chunk.fork)
         for step in steps:
             if step.layer in self.layers:
                 rows.append(scorer.of_layer(step.attended)[0, :, before:].float().cpu())
                 keys = step.attended.keys[:, :, before : before + count]
                 alone.append(asked[step.layer].scores(keys, score)[0].float().cpu())
-        return torch.cat(rows), torch.cat(alone)
+            if step.hidden is not None and step.layer + 1 in self.depths:
+                close.append(normed(step.hidden[0, context]) @ directions[step.layer + 1])
+        return torch.cat(rows), torch.cat(alone), unit_means(torch.stack(close).cpu(), units.expand(len(close), -1))
 
     def tokens_of(self, probe: Probe) -> Tensor:
         """Indices of the tokens that tell the fact."""

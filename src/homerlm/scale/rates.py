@@ -14,10 +14,12 @@ from homerlm.index.keys import kept_heads
 from homerlm.model.flops import Shape, flops_of
 from homerlm.model.shape import DecoderShape
 from homerlm.passes import Pass
-from homerlm.score.heads import Scoring
+from homerlm.score.embedding import Embedding
+from homerlm.score.heads import Scoring, layers_run
 
 ID_BYTES, SPAN_BYTES, UNIT_BYTES = 4, 8, 8  # of an index's rows besides their keys
 UNIT_TOKENS = 20  # of a sentence, about
+FLOAT16_BYTES = 2
 TEXT_BYTES = 4.3  # of a token, in English
 QUESTION_TOKENS = 30
 
@@ -92,12 +94,16 @@ ACCELERATORS = {
 }
 
 
-def index_bytes(scoring: Scoring, shape: DecoderShape, *, int8: bool = False) -> float:
-    """Bytes of a token in an index that keeps what these heads attend to: keys, ids, places, units and text."""
+def index_bytes(
+    scoring: Scoring, shape: DecoderShape, *, int8: bool = False, embedding: Embedding | None = None
+) -> float:
+    """Bytes of a token in an index that keeps what these heads attend to: keys, ids, places, units and text, and the
+    units' embeddings."""
     group = shape.heads // shape.kv_heads
     slots = sum(len(kept_heads(scoring, layer, group, shape.kv_heads)) for layer in scoring.layers)
     key = shape.head_dim + 2 if int8 else shape.head_dim * shape.itemsize  # and a scale in float16
-    return slots * key + ID_BYTES + SPAN_BYTES + UNIT_BYTES / UNIT_TOKENS + TEXT_BYTES
+    unit = UNIT_BYTES if embedding is None else UNIT_BYTES + shape.hidden * FLOAT16_BYTES
+    return slots * key + ID_BYTES + SPAN_BYTES + unit / UNIT_TOKENS + TEXT_BYTES
 
 
 def assumed(
@@ -108,6 +114,7 @@ def assumed(
     shape: DecoderShape,
     indexing: Scoring,
     reranking: Scoring,
+    embedding: Embedding | None,
     chunk_len: int,
     target_len: int,
     stand_in_len: int = 256,
@@ -125,14 +132,14 @@ def assumed(
         return flops_of(costs, [run]).total / rate
 
     weights_bytes = costs.weights * shape.itemsize
-    kept = index_bytes(indexing, shape)
-    keys = kept - ID_BYTES - SPAN_BYTES - UNIT_BYTES / UNIT_TOKENS - TEXT_BYTES
+    keys = index_bytes(indexing, shape) - ID_BYTES - SPAN_BYTES - UNIT_BYTES / UNIT_TOKENS - TEXT_BYTES
+    read_layers = layers_run(indexing, None if embedding is None else embedding.depth)
     return replace(
         measured,
         worker=f"{accelerator.name} at {utilisation:.0%} (assumed)",
         model=model,
-        index_bytes=kept,
-        read=(chunk_len - QUESTION_TOKENS) / seconds(chunk_len, indexing.last + 1),
+        index_bytes=index_bytes(indexing, shape, embedding=embedding),
+        read=(chunk_len - QUESTION_TOKENS) / seconds(chunk_len, read_layers),
         scan=accelerator.link_rate * utilisation / keys,
         question_s=seconds(stand_in_len + 2 * QUESTION_TOKENS, indexing.last + 1),
         rerank_s=seconds(target_len, reranking.last + 1) + seconds(target_len, shape.layers, whole=True),

@@ -67,6 +67,12 @@ class Scoring:
         return f"layers {', '.join(map(str, self.layers))}"
 
 
+def layers_run(scoring: Scoring, depth: int | None) -> int:
+    """Layers that run for a scoring, and for sentence embeddings after so many. The last one stops after its queries
+    and keys, unless its states are wanted."""
+    return max(scoring.last + 1, depth or 0)
+
+
 @dataclass(frozen=True)
 class Early:
     """What lets tokens leave a chunk part of the way up its layers. Above `layer`, the last of these heads', only the

@@ -75,6 +75,27 @@ def unit_significance(scores: Tensor, units: Tensor, places: Tensor, share: floa
     return (by_unit + share * best_beside(by_unit, joined > 0)).gather(1, units)
 
 
+def unit_means(values: Tensor, units: Tensor) -> Tensor:
+    """(B, U) of units that tokens with values (B, C) are in, numbered (B, C)."""
+    sums = torch.zeros(len(values), int(units.max()) + 1, device=values.device).scatter_add_(1, units, values)
+    sizes = torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(values))
+    return sums / sizes.clamp(min=1)
+
+
+def tokens_before(scores: Tensor, sizes: Tensor) -> Tensor:
+    """(..., U) how many tokens are in what ranks before each of some units, or tokens, of scores and sizes (..., U). Of
+    equals the earlier comes first."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    ranked = sizes.expand_as(order).gather(-1, order)
+    return torch.empty_like(ranked).scatter_(-1, order, ranked.cumsum(-1) - ranked)
+
+
+def better_of(first: Tensor, second: Tensor, sizes: Tensor) -> Tensor:
+    """(..., U) a score of units, or tokens, that takes two scores (..., U) in turn: by whichever ranks one higher,
+    counted in tokens, of which each has `sizes` (..., U)."""
+    return -torch.minimum(tokens_before(first, sizes), tokens_before(second, sizes))
+
+
 def best_beside(scores: Tensor, joined: Tensor) -> Tensor:
     """(..., U) of units that follow each other, with scores (..., U): the score of the better of the two beside each,
     none below 0. joined: (..., U), whether a unit begins where the one before it ends."""

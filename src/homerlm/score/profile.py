@@ -16,10 +16,11 @@ from homerlm import storage
 from homerlm.errors import CorruptFileError, HomerError, InputError, MismatchError
 from homerlm.model.filecache import cache_folder
 from homerlm.model.identity import ModelIdentity
+from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Early, Head
 
 KIND = "homerlm profile"
-VERSION = 2
+VERSION = 3
 LISTS = ("reading", "reranking", "indexing")
 CHANCE = 0.35  # mean share of a text above the fact asked for; noise gives about a half
 
@@ -30,7 +31,8 @@ class Profile:
     among them, since these are few tokens; indexing: those that find tokens by the keys that an index keeps, without
     having read them with the question; share_above: mean share of a text that scored above the fact asked for, on
     facts that the heads were not chosen by (0 is best, noise gives about 0.5); early: which tokens of a chunk need not
-    run to the last reading head, or None where no head below it knows; `notes` how it was measured."""
+    run to the last reading head, or None where no head below it knows; embedding: of sentences, which finds what
+    shares no word with its question, or None where it does not help; `notes` how it was measured."""
 
     reading: tuple[Head, ...]
     reranking: tuple[Head, ...]
@@ -38,6 +40,7 @@ class Profile:
     share_above: float
     model: ModelIdentity
     early: Early | None = None
+    embedding: Embedding | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,6 +75,7 @@ class Profile:
             "share_above": self.share_above,
             **lists,
             "early": None if self.early is None else self.early.to_json(),
+            "embedding": None if self.embedding is None else self.embedding.to_json(),
             "notes": self.notes,
         }
 
@@ -87,7 +91,8 @@ class Profile:
             raise CorruptFileError(f"the profile lacks {error}: make it again with `homer profile`") from error
         reading, reranking, indexing = (tuple(map(Head.from_json, one)) for one in listed)
         early = Early.from_json(values["early"]) if values.get("early") else None
-        return cls(reading, reranking, indexing, share, identity, early, dict(values.get("notes") or {}))
+        embedding = Embedding.from_json(values["embedding"]) if values.get("embedding") else None
+        return cls(reading, reranking, indexing, share, identity, early, embedding, dict(values.get("notes") or {}))
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise `MismatchError` if this profile was measured on another model. RoPE scaling may differ."""
