@@ -28,7 +28,7 @@ from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
 from homerlm.prompt import PromptIds
 from homerlm.select.method import Select
-from homerlm.select.reading import Reading, Scored
+from homerlm.select.reading import Reading
 
 WIDER = (1, 2, 4)  # times the candidates; the default reads 2 of 8k tokens (a quarter), 4 of 16k and more
 
@@ -55,10 +55,10 @@ def row(homer: Homer, sample: Sample) -> dict[str, Any]:
                 part = replace(prompt, context=asked.context[:, best])
                 found[f"of {len(best)}, read"] = _all(gold, run_steps(method.candidates_among(part, plan, best)))
                 found[f"seconds of {len(best)}"] = round(time.perf_counter() - started, 3)
-        reading = Reading.on(method.decoder, plan, prompt, method.ranking)
-        scored = Scored.joined([one for _, one in reading.chunks()])
-        everywhere, room = torch.arange(len(index))[None], plan.candidate_room
-        best = method.ranking.candidates(scored.scores, asked.context, everywhere, room, scored.closeness)[0]
+        reading = Reading(method.decoder, plan, prompt, method.ranking)
+        scores = torch.cat([scored for _, scored in reading.chunks()], dim=1)
+        everywhere = torch.arange(len(index))[None]
+        best = method.ranking.candidates(scores, asked.context, everywhere, plan.candidate_room)[0]
         found["at once"] = _all(gold, best)
     return found
 

@@ -14,8 +14,9 @@ from homerlm.model.decoder import Decoder
 from homerlm.model.shape import DecoderShape
 from homerlm.scale.cluster import CANDIDATE_BYTES, ClusterPlan, Machines
 from homerlm.scale.rates import ACCELERATORS, ID_BYTES, SPAN_BYTES, TEXT_BYTES, Rates, assumed, index_bytes
+from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Head, Scoring
-from tiny import llama
+from tiny import HIDDEN, llama
 
 RATES = Rates(
     worker="a test",
@@ -134,6 +135,8 @@ def test_the_bytes_of_a_token_are_those_of_the_index_itself():
             layout = KeyLayout.of(decoder, scoring)
         others = ID_BYTES + SPAN_BYTES + 0.4 + TEXT_BYTES
         assert index_bytes(scoring, shape) == pytest.approx(layout.width * model.dtype.itemsize + others)
+        about = index_bytes(scoring, shape, embedding=Embedding(2, 0, (0.0,) * HIDDEN))
+        assert about - index_bytes(scoring, shape) == pytest.approx(2 * HIDDEN / 20)
 
 
 def test_an_accelerator_is_assumed_out_of_its_data_sheet():
@@ -180,7 +183,7 @@ def test_an_accelerator_that_is_not_there_is_called_an_assumption(run, rates):
     assert code == 0
     assert "h100 at 30% (assumed)" in out
     assert "nothing was measured on it" in out
-    assert json.loads(run(*given, "--json")[1])["rates"]["index_bytes"] == pytest.approx(784.7, abs=1)
+    assert json.loads(run(*given, "--json")[1])["rates"]["index_bytes"] == pytest.approx(842.3, abs=1)
     assert "e+" not in out, "numbers are written out"
 
 

@@ -122,9 +122,9 @@ def _machines(options: ClusterOptions) -> Any:
 
 def _rates(options: ClusterOptions, model: str, shape: DecoderShape, config: HomerConfig) -> tuple[Rates, int]:
     """The rates, and candidates that a worker gives."""
-    from homerlm.index.keys import indexing
+    from homerlm.index.keys import embedding, indexing
     from homerlm.scale.rates import ACCELERATORS, Rates, assumed
-    from homerlm.select.plan import embedding, lengths, scoring
+    from homerlm.select.plan import lengths, scoring
 
     if options.rates is None:
         raise UsageError("--cluster needs --rates FILE: make it with benchmarks/cluster_rates.py")

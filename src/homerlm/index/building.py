@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from homerlm import prompt, storage
 from homerlm.executor import IN_PROCESS, Executor, LoadedModel, values_of
 from homerlm.index.index import Frame, Index, Part, saving
-from homerlm.index.keys import KeyLayout, indexing
+from homerlm.index.keys import KeyLayout, embedding, indexing
 from homerlm.index.pieces import Piece, pieces
 from homerlm.mapped import Rows, Spool
 from homerlm.model.attention import Attended
@@ -24,7 +24,7 @@ from homerlm.model.decoder import Decoder
 from homerlm.passes import TOKEN, Event, tokenising
 from homerlm.score.embedding import Embedding, UnitMeans, run_with_states, unit_sums
 from homerlm.select.method import Select
-from homerlm.select.plan import embedding, even_spans, groups_alike, lengths
+from homerlm.select.plan import even_spans, groups_alike, lengths
 
 QUESTION_SHARE = 32  # of a chunk, one part is left for a question
 BLOCK = 1 << 14  # tokens that are kept at once

@@ -12,6 +12,7 @@ from homerlm.config import HomerConfig
 from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
 from homerlm.model.shape import DecoderShape
+from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Scoring
 from homerlm.select.plan import scoring
 
@@ -25,6 +26,15 @@ def indexing(config: HomerConfig, shape: DecoderShape, tokens: int) -> Scoring:
     if profile is not None and profile.above_chance and (found := Scoring.by_heads(profile.indexing, seeing)):
         return found
     return scoring(config, shape, tokens)
+
+
+def embedding(config: HomerConfig, shape: DecoderShape) -> Embedding | None:
+    """How an index's units are embedded: as the profile says."""
+    profile = config.profile
+    if profile is None or not profile.above_chance or config.embeddings == "never":
+        return None
+    known = profile.embedding
+    return known if known is not None and known.depth <= shape.layers else None
 
 
 def kept_heads(scoring: Scoring, layer: int, group: int, kv_heads: int) -> Sequence[int]:

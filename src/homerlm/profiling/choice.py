@@ -39,7 +39,7 @@ class Found:
         """(H,) loss of each head by itself."""
         return loss(self.share_above(self.scores))
 
-    def scored_by(self, heads: Sequence[Head], per_layer: int) -> Tensor:
+    def scored_by(self, heads: Sequence[Head]) -> Tensor:
         """(N, 1, U) of the units by some heads."""
         first = {int(layer): number for number, layer in reversed(list(enumerate(self.layers.tolist())))}
         parts = [head.weight * self.scores[:, [first[head.layer] + head.index]] for head in heads]

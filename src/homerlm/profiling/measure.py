@@ -72,7 +72,7 @@ def measuring(
     by_keys = together([row.alone for row in rows], bench.layers_of_heads)
     indexing, _ = choose(by_keys, heads)
     about = together([row.about for row in rows], torch.tensor(bench.depths))
-    depth = choose_depth(about, by_keys.scored_by(indexing.heads, heads), indexing.heads, decoder.shape.layers)
+    depth = choose_depth(about, by_keys.scored_by(indexing.heads), indexing.heads, decoder.shape.layers)
     choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
     notes = _notes(texts, choices) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
@@ -119,7 +119,8 @@ class Bench:
         longest = CHARACTERS  # a token is a character or more
         self.layers = decoder.shape.layers_seeing(min(longest, decoder.shape.sight))
         self.stand_in = stand_in(tokenizer)
-        self.first = int(self.stand_in[0, 0])
+        bos = tokenizer.bos_token_id
+        self.first = int(self.stand_in[0, 0]) if bos is None else int(bos)
         self.depths = range(self.layers[-1] + 1)
         with decoder.session(), torch.no_grad():
             usual = [mean_states(decoder, self.first, ids, self.depths) for ids in usual_questions(tokenizer)]
@@ -145,7 +146,7 @@ class Bench:
         return self.sentences.units(ids.context, torch.arange(ids.context.shape[1])[None])[0]
 
     def row_of(self, probe: Probe, units: Tensor, scores: Tensor, other: Tensor, closeness: Tensor) -> Row:
-        """Of a text whose tokens are in units (C,), with scores (H, C), read at once and alone, and closeness (D, U)."""
+        """Of a text whose tokens are in units (C,), with scores (H, C) at once and alone, and closeness (D, U)."""
         sizes = torch.bincount(units).float()
         asked = torch.zeros(len(sizes), dtype=torch.bool)
         asked[units[self.tokens_of(probe)]] = True

@@ -11,8 +11,7 @@ from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
 from homerlm.passes import Event, Pass, check_target, head_pass
-from homerlm.score.embedding import Embedding
-from homerlm.score.heads import Early, Scoring, early_len, layers_run
+from homerlm.score.heads import Early, Scoring, early_len
 
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
@@ -30,8 +29,7 @@ class SelectPlan:
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
     that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
     chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
-    reranking: what scores the chunks and the candidates; early: what lets tokens leave a chunk before its last layers;
-    embedding: of sentences, by which the chunks' are found too.
+    reranking: what scores the chunks and the candidates; early: what lets tokens leave a chunk before its last layers.
     """
 
     config: HomerConfig
@@ -50,7 +48,6 @@ class SelectPlan:
     reading: Scoring
     reranking: Scoring
     early: Early | None
-    embedding: Embedding | None
 
     @classmethod
     def of(
@@ -100,8 +97,7 @@ class SelectPlan:
             neutral_len,
             reading,
             scoring(config, shape, candidates if reranks else min(chunk_len, prompt_len), again=True),
-            found := early(config, shape, reading, chunk_len),
-            embedding(config, shape) if spans and found is None else None,
+            early(config, shape, reading, chunk_len),
         )
 
     @property
@@ -180,8 +176,6 @@ class SelectPlan:
                 f"layers [0, {max(run.last_layer for run in chunks)}) of {self.shape.layers}"
                 + (f"; scored by {self.reading}" if self.by_attention else "; scored by surprisal")
             )
-            if self.embedding is not None:
-                yield f"and by sentence embeddings after {self.embedding.depth} layers"
             if self.early is not None:
                 yield (
                     f"above layer {self.early.layer} only the {self.early.share:.0%} of a chunk that "
@@ -198,7 +192,7 @@ class SelectPlan:
         start, stop = group[0]
         if self.config.chosen_by == "attention":
             tokens = self.prefix_len + stop - start + self.suffix_len
-            whole = self._scoring_pass("chunk", tokens, self.reading, len(group), self.embedding)
+            whole = self._scoring_pass("chunk", tokens, self.reading, len(group))
             return [whole] if self.early is None else list(self._with_fewer(whole, stop - start, self.early))
         tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len + self.neutral_len
         layers = self.reading.layers if self.by_attention else ()
@@ -215,12 +209,9 @@ class SelectPlan:
         yield replace(whole, last_layer=first, finish=True, scoring_layers=tuple(sorted(below)))
         yield replace(whole, tokens=whole.tokens - dropped, first_layer=first, last_layer=last, scoring_layers=above)
 
-    def _scoring_pass(
-        self, kind: str, tokens: int, scoring: Scoring, rows: int = 1, embedding: Embedding | None = None
-    ) -> Pass:
-        queries, depth = self.queries + self.neutral_len, None if embedding is None else embedding.depth
-        stop = layers_run(scoring, depth)
-        return Pass(kind, tokens + self.neutral_len, 0, stop, rows, depth == stop, scoring.layers, queries)
+    def _scoring_pass(self, kind: str, tokens: int, scoring: Scoring, rows: int = 1) -> Pass:
+        queries = self.queries + self.neutral_len
+        return Pass(kind, tokens + self.neutral_len, 0, scoring.last + 1, rows, False, scoring.layers, queries)
 
 
 def lengths(
@@ -305,13 +296,3 @@ def early(config: HomerConfig, shape: DecoderShape, reading: Scoring, tokens: in
         return None
     known = reading.heads and {head.layer for head in profile.early.heads} <= set(shape.layers_seeing(tokens))
     return profile.early if known and profile.early.layer < reading.last else None
-
-
-def embedding(config: HomerConfig, shape: DecoderShape) -> Embedding | None:
-    """How sentences are embedded, so that they are found by what they are about: as the profile says, where attention
-    alone chooses among them."""
-    profile = config.profile
-    if profile is None or not profile.above_chance or config.embeddings == "never":
-        return None
-    known, wanted = profile.embedding, config.unit == "sentence" and config.chosen_by == "attention"
-    return known if known is not None and wanted and known.depth <= shape.layers else None

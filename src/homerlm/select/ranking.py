@@ -10,7 +10,7 @@ from torch import Tensor
 from homerlm.config import HomerConfig
 from homerlm.executor import LoadedModel
 from homerlm.score.heads import early_len
-from homerlm.score.neighbours import better_of, share_of_best, significance, top_tokens, unit_means, unit_significance
+from homerlm.score.neighbours import share_of_best, significance, top_tokens, unit_significance
 from homerlm.score.sentences import Sentences
 from homerlm.select.recap import recap
 
@@ -35,19 +35,12 @@ class Ranking:
         ranked = self._significance(scores, ids, places, self.config.candidate_pooling)
         return top_tokens(ranked, early_len(scores.shape[1], share))
 
-    def candidates(
-        self, scores: Tensor, ids: Tensor, places: Tensor, count: int, closeness: Tensor | None = None
-    ) -> Tensor:
-        """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C), and, where they are given,
-        in turn with those whose units are closest to what is asked for, by closeness (B, C). ids, places: (B, C),
+    def candidates(self, scores: Tensor, ids: Tensor, places: Tensor, count: int) -> Tensor:
+        """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C); ids, places: (B, C),
         theirs, and where in the document they are. Surprisal is an average over neighbours already."""
         if self.config.chosen_by == "attention":
             share = self.config.neighbour_share
             scores = self._significance(scores, ids, places, self.config.candidate_pooling, share)
-        if closeness is not None:
-            units = self._units(ids, places)
-            about = unit_means(closeness, units).gather(1, units)
-            scores = better_of(scores, about, torch.ones_like(scores))
         return top_tokens(scores, count)
 
     def reranked(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
