@@ -90,15 +90,17 @@ def choose_early(found: Found, reading: Choice, per_layer: int) -> Early | None:
     return min(fitting, key=lambda way: way[:2])[2] if fitting else None
 
 
-def choose_depth(about: Found, keys: Tensor, heads: Sequence[Head], layers: int) -> int | None:
+def choose_depth(about: Found, keys: Tensor, heads: Sequence[Head], layers: int) -> tuple[int, float] | None:
     """After how many layers of so many a sentence's embedding finds most beside an index's heads, which score units
-    (N, 1, U): layers that would not run without it have their price. None where it brings nothing. about: the units'
-    closeness to what is asked for after each number of layers, in the place of heads."""
+    (N, 1, U), and the mean share of a text above the fact by both: layers that would not run without it have their
+    price. None where it brings nothing. about: the units' closeness to what is asked for after each number of layers,
+    in the place of heads."""
     run = max(head.layer for head in heads) + 1
     shares = about.share_above(better_of(keys, about.scores, about.sizes[:, None])).mean(0)
     costs = shares + DEPTH_PRICE * (about.layers - run + 1).clamp(min=0) / layers
     best = int(costs.argmin())
-    return best if float(costs[best]) < float(about.share_above(keys).mean()) else None
+    brings = float(costs[best]) < float(about.share_above(keys).mean())
+    return (best, float(shares[best])) if brings else None
 
 
 def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:

@@ -72,9 +72,10 @@ def measuring(
     by_keys = together([row.alone for row in rows], bench.layers_of_heads)
     indexing, _ = choose(by_keys, heads)
     about = together([row.about for row in rows], torch.tensor(bench.depths))
-    depth = choose_depth(about, by_keys.scored_by(indexing.heads), indexing.heads, decoder.shape.layers)
+    embedded = choose_depth(about, by_keys.scored_by(indexing.heads), indexing.heads, decoder.shape.layers)
     choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
-    notes = _notes(texts, choices) | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
+    beside = {} if embedded is None else {"share_above_embedding": round(embedded[1], 4)}
+    notes = _notes(texts, choices) | beside | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
     return Profile(
         reading.heads,
@@ -83,7 +84,7 @@ def measuring(
         round(share, 4),
         ModelIdentity.of(model),
         early=choose_early(found, reading, heads),
-        embedding=None if depth is None else bench.embedding(depth),
+        embedding=None if embedded is None else bench.embedding(embedded[0]),
         notes=notes,
     )
 
