@@ -70,10 +70,9 @@ def profile(
             f"{early.lost:.1%} of the facts are lost by that."
         )
     if (embedding := measured.embedding) is not None:
-        alone, both = (measured.notes[f"share_above_{name}"] for name in ("indexing", "embedding"))
         out.print(
-            f"An index also finds sentences by what they are about, after {embedding.depth} layers: {both:.3f} of a text "
-            f"above the fact instead of {alone:.3f}."
+            f"An index also finds sentences by what they are about, after {embedding.depth} layers; by both "
+            f"{measured.notes['share_above_embedding']:.3f} of a text is above the fact."
         )
     out.print(f"Kept in {output}", style="dim", soft_wrap=True)
 
