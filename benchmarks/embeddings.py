@@ -23,7 +23,6 @@ from torch import Tensor
 from homerlm import Homer, load_model, prompt
 from homerlm.index.asking import Search
 from homerlm.index.index import Index
-from homerlm.index.question import Question
 from homerlm.index.units import best_units, tokens_of
 from homerlm.lab.corpora import NAMES
 from homerlm.lab.tasks.planted import Pair, pairs
@@ -72,10 +71,7 @@ def rows(homer: Homer, novels: str, number: int, seed: int) -> Iterator[dict[str
         start = text.index(fact.text)
         gold = torch.tensor(prompt.tokens_within(spans, [(start, start + len(fact.text))]))
         with homer.decoder.session():
-            own, stand_in = (torch.tensor([part]) for part in (index.frame.prefix, index.frame.stand_in))
-            suffix_len, chunk_len = ids.suffix.shape[1], index.frame.chunk_len
-            question = Question(own, stand_in, ids.suffix, ids.neutral, suffix_len, chunk_len)
-            search = Search.of(method, index, question)
+            search = Search.of(method, index, index.frame.question(ids.suffix, ids.neutral, ids.suffix.shape[1]))
             found: dict[str, Any] = {"task": fact.task, "document": number, "seed": seed, "question": fact.question}
             for count in FIRST:
                 by_keys = run_steps(replace(search, direction=None).candidates(count))
@@ -103,9 +99,10 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
     homer = Homer(*load_model(given.model))
+    novels = given.text.read_text()
     made: list[dict[str, Any]] = []
     for number in range(given.documents):
-        made += rows(homer, given.text.read_text(), number, given.seed)
+        made += rows(homer, novels, number, given.seed)
         given.output.write_text(json.dumps(made, indent=1) + "\n")
     for task in FACTS:
         own = [row for row in made if row["task"] == task]

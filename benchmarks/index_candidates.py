@@ -20,9 +20,8 @@ import torch
 
 from homerlm import Homer, HomerConfig, load_model
 from homerlm.index.asking import Search
-from homerlm.index.question import Question
 from homerlm.lab.questions import Setup
-from homerlm.lab.samples import Asked, Sample
+from homerlm.lab.samples import Sample
 from homerlm.lab.tasks.planted import planted
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
@@ -46,7 +45,7 @@ def row(homer: Homer, sample: Sample) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with homer.decoder.session():
         plan = method.plan(*prompt.lengths)
-        search = Search.of(method, index, _question(index, asked, plan.queries))
+        search = Search.of(method, index, index.frame.question(asked.suffix, asked.neutral, plan.queries))
         for times in WIDER:
             best = run_steps(search.candidates(min(times * plan.candidate_room, len(index))))
             found[f"index, {len(best)}"] = _all(gold, best)
@@ -61,12 +60,6 @@ def row(homer: Homer, sample: Sample) -> dict[str, Any]:
         best = method.ranking.candidates(scores, asked.context, everywhere, plan.candidate_room)[0]
         found["at once"] = _all(gold, best)
     return found
-
-
-def _question(index: Any, asked: Asked, queries: int) -> Question:
-    frame = index.frame
-    own, stand_in = (torch.tensor([ids], dtype=torch.long) for ids in (frame.prefix, frame.stand_in))
-    return Question(own, stand_in, asked.suffix, asked.neutral, queries, frame.chunk_len)
 
 
 def _all(gold: torch.Tensor, found: torch.Tensor) -> int:

@@ -16,7 +16,6 @@ import torch
 
 from homerlm import Homer, Index, load_model, prompt
 from homerlm.index.asking import Search
-from homerlm.index.question import Question
 from homerlm.index.scoring import scored
 from homerlm.index.shards import joined_units
 from homerlm.index.units import UnitScores, significance_of
@@ -30,15 +29,14 @@ SEED = 77
 @torch.no_grad()
 def significance(homer: Homer, index: Index, question: str) -> torch.Tensor:
     """(U,) of the index's units."""
-    tokenizer, frame, method = homer.tokenizer, index.frame, homer.method
+    tokenizer, method = homer.tokenizer, homer.method
     assert tokenizer is not None
     assert isinstance(method, Select)
     suffix, neutral = (
         prompt.token_ids(tokenizer, text)
         for text in (prompt.affixes(tokenizer, question)[1], prompt.neutral(tokenizer))
     )
-    prefix, behind = (torch.tensor([part]) for part in (frame.prefix, frame.stand_in))
-    asked = Question(prefix, behind, suffix, neutral, suffix.shape[1], frame.chunk_len)
+    asked = index.frame.question(suffix, neutral, suffix.shape[1])
     units = UnitScores(index.units, len(index))
     with homer.decoder.session():
         search = Search.of(method, index, asked)

@@ -11,10 +11,12 @@ from homerlm import Homer, HomerConfig, Index
 from homerlm.errors import CorruptFileError, MismatchError
 from homerlm.executor import LoadedModel
 from homerlm.index import shards
+from homerlm.index.asking import Search
 from homerlm.index.joined import join
 from homerlm.index.narrowed import narrowed
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
+from homerlm.passes import run_steps
 from homerlm.profiling.choice import Found, choose_depth
 from homerlm.profiling.measure import Bench
 from homerlm.profiling.probes import probes
@@ -229,13 +231,8 @@ def _directions(homer, suffix):
 @torch.no_grad()
 def _search(homer, index, suffix):
     """The candidates, as many as in two units."""
-    from homerlm.index.asking import Search
-    from homerlm.index.question import Question
-    from homerlm.passes import run_steps
-
-    prefix, behind = (torch.tensor([part], dtype=torch.long) for part in (index.frame.prefix, index.frame.stand_in))
     with homer.decoder.session():
-        question = Question(prefix, behind, suffix, None, suffix.shape[1], index.frame.chunk_len)
+        question = index.frame.question(suffix, None, suffix.shape[1])
         return run_steps(Search.of(homer.method, index, question).candidates(128))
 
 

@@ -48,16 +48,13 @@ def asking(
     (`worth_reading`), and these are found in that, read in chunks with the question.
     """
     frame, decoder = index.frame, select.decoder
-    own = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device)
-    prefix = own if prefix_ids is None else prefix_ids
+    prefix = torch.tensor([frame.prefix], dtype=torch.long, device=decoder.device) if prefix_ids is None else prefix_ids
     neutral_len = 0 if neutral_ids is None else neutral_ids.shape[1]
     plan = select.plan(prefix.shape[1], len(index), suffix_ids.shape[1], neutral_len)
     neutral = neutral_ids if plan.neutral_len else None
     with decoder.session():
         if plan.spans:
-            stand_in = torch.tensor([frame.stand_in], dtype=torch.long)
-            question = Question(own, stand_in, suffix_ids, neutral, plan.queries, frame.chunk_len)
-            search = Search.of(select, index, question)
+            search = Search.of(select, index, frame.question(suffix_ids, neutral, plan.queries))
             yield Event(0, len(index))
             tokens = yield from search.candidates(worth_reading(plan))
         else:

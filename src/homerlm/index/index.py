@@ -19,6 +19,7 @@ from homerlm.errors import CorruptFileError, InputError, MismatchError
 from homerlm.formatting import counted, size
 from homerlm.index.buckets import is_url, local
 from homerlm.index.keys import KeyLayout, Slot
+from homerlm.index.question import Question
 from homerlm.mapped import Mapped, MappedFiles, Rows
 from homerlm.model.identity import ModelIdentity, check_model
 from homerlm.passes import Aside
@@ -69,6 +70,11 @@ class Frame:
     chat: bool | None
     int8: bool
     embedding: Embedding | None = None
+
+    def question(self, suffix: Tensor, neutral: Tensor | None, queries: int) -> Question:
+        """What suffix (1, S) and neutral question (1, N) ask of the chunks, by the last `queries` tokens."""
+        prefix, stand_in = (torch.tensor([ids], dtype=torch.long) for ids in (self.prefix, self.stand_in))
+        return Question(prefix, stand_in, suffix, neutral, queries, self.chunk_len)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

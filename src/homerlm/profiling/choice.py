@@ -42,8 +42,8 @@ class Found:
 
     def scored_by(self, heads: Sequence[Head]) -> Tensor:
         """(N, 1, U) of the units by some heads."""
-        first = {int(layer): number for number, layer in reversed(list(enumerate(self.layers.tolist())))}
-        parts = [head.weight * self.scores[:, [first[head.layer] + head.index]] for head in heads]
+        layers = self.layers.tolist()
+        parts = [head.weight * self.scores[:, [layers.index(head.layer) + head.index]] for head in heads]
         return torch.stack(parts).sum(0)
 
     def of(self, texts: Sequence[int]) -> Found:

@@ -58,10 +58,8 @@ def significance(
 def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
     """Scores (B, U) of units that tokens with scores (B, C) are in, numbered (B, C): their sum by the square root of
     the unit's length, between a sum, which favours long sentences, and a mean, which favours short ones."""
-    count = int(units.max()) + 1
-    sums = torch.zeros(len(scores), count, device=scores.device).scatter_add_(1, units, scores)
-    sizes = torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(scores))
-    return sums / sizes.clamp(min=1).sqrt()
+    sums, sizes = _sums_and_sizes(scores, units)
+    return sums / sizes.sqrt()
 
 
 def unit_significance(scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0) -> Tensor:
@@ -77,9 +75,15 @@ def unit_significance(scores: Tensor, units: Tensor, places: Tensor, share: floa
 
 def unit_means(values: Tensor, units: Tensor) -> Tensor:
     """(B, U) of units that tokens with values (B, C) are in, numbered (B, C)."""
+    sums, sizes = _sums_and_sizes(values, units)
+    return sums / sizes
+
+
+def _sums_and_sizes(values: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, U) twice of units that tokens with values (B, C) are in, numbered (B, C): the sum of their values, and how
+    many they are, at least 1."""
     sums = torch.zeros(len(values), int(units.max()) + 1, device=values.device).scatter_add_(1, units, values)
-    sizes = torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(values))
-    return sums / sizes.clamp(min=1)
+    return sums, torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(values)).clamp(min=1)
 
 
 def tokens_before(scores: Tensor, sizes: Tensor) -> Tensor:
