@@ -85,7 +85,7 @@ class Study:
         ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
         plan = self.method.plan(*ids.lengths)
         reading = Reading(self.homer.decoder, plan, ids, self.method.ranking)
-        scores = torch.cat([found for _, found in reading.chunks()], dim=1)
+        scores = torch.cat([found.scores for _, found in reading.chunks()], dim=1)
         return Question(asked, plan, reading, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
 
     def _found(self, question: Question, ranking: Ranking, by_words: int) -> Tensor:

@@ -84,7 +84,7 @@ def trial(homer: Homer, kind: str, length: int, index: int, seed: int) -> Iterat
     reading = Reading(homer.decoder, plan, ids, method.ranking)
     count = plan.candidate_room
     with homer.decoder.session():
-        scores = [new for _, new in reading.chunks()]
+        scores = [new.scores for _, new in reading.chunks()]
     for way in CHECKS:
         if way == "flat":
             kept = method.ranking.candidates(

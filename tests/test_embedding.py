@@ -20,10 +20,13 @@ from homerlm.passes import run_steps
 from homerlm.profiling.choice import Found, choose_depth
 from homerlm.profiling.measure import Bench
 from homerlm.profiling.probes import probes
+from homerlm.prompt import PromptIds
 from homerlm.scale.devices import Devices
 from homerlm.score.embedding import Embedding, UnitMeans, own_tokens, unit_sums
-from homerlm.score.heads import Head
+from homerlm.score.heads import Early, Head
+from homerlm.score.neighbours import better_of, by_both_ranks
 from homerlm.score.profile import Profile
+from homerlm.select.reading import ChunkScores, Reading, Scored
 from tiny import HIDDEN, llama
 
 SIZES = {"max_chunk_len": 60, "target_len": 40, "pooling": 3, "recap_len": 0}
@@ -42,7 +45,8 @@ def model():
 
 def profile_of(model, depth, usual=USUAL):
     embedding = None if depth is None else Embedding(depth, 7, usual)
-    return Profile(HEADS[:1], HEADS, HEADS, 0.1, ModelIdentity.of(model), embedding=embedding)
+    given = dict.fromkeys(("reading_embedding", "indexing_embedding"), embedding)
+    return Profile(HEADS, HEADS, HEADS, 0.1, ModelIdentity.of(model), **given)
 
 
 def homer_of(model, words, depth, **changes):
@@ -123,6 +127,114 @@ def test_means_of_units_that_come_in_parts_are_those_of_the_whole():
             start = stop
         expected = torch.stack([part.mean(0) for part in states.split(sizes.tolist())])
         torch.testing.assert_close(torch.cat(got), expected)
+
+
+class TestReading:
+    """Of a document that is read with its question."""
+
+    @staticmethod
+    def ids_of(words, rows=1, seed=0):
+        context = torch.tensor([words(text_of(300, seed + row)).input_ids for row in range(rows)])
+        asked = torch.tensor([words("w1 w2 w3").input_ids] * rows)
+        return PromptIds(context[:, :4], context, asked, torch.tensor([words("w1 w9").input_ids] * rows))
+
+    @staticmethod
+    @torch.no_grad()
+    def scored(homer, ids):
+        method = homer.method
+        with homer.decoder.session():
+            reading = Reading.on(homer.decoder, method.plan(*ids.lengths), ids, method.ranking)
+            return reading, Scored.joined([found for _, found in reading.chunks()])
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize(("batch", "rows"), [(1, 1), (3, 1), (2, 2)])
+    def test_it_knows_how_close_each_token_is_and_scores_as_without(self, model, words, depth, batch, rows):
+        ids = self.ids_of(words, rows)
+        homer = homer_of(model, words, depth, chunk_batch=batch)
+        reading, found = self.scored(homer, ids)
+        assert len(reading.plan.spans) > 4
+        for row in range(rows):
+            direction = states_of(model, torch.tensor([[7, *words("w2 w3").input_ids]]), depth)[1:].mean(0)
+            direction = direction - torch.tensor(USUAL)
+            expected = []
+            for start, stop in reading.plan.spans:
+                chunk = torch.cat([ids.prefix[row], ids.context[row, start:stop]])[None]
+                expected.append(states_of(model, chunk, depth)[4:] @ direction)
+            torch.testing.assert_close(found.closeness[row], torch.cat(expected), rtol=1e-3, atol=1e-3)
+        without = self.scored(homer_of(model, words, None, chunk_batch=batch), ids)[1]
+        assert without.closeness is None
+        torch.testing.assert_close(found.scores, without.scores)
+
+    def test_candidates_are_the_best_by_both_ranks(self, model, words):
+        """By a literal ranking of the sentences of several texts."""
+        homer, everywhere = homer_of(model, words, 4, neighbour_share=0.0), torch.arange(300)[None]
+        differ = 0
+        for seed in range(8):
+            ids = self.ids_of(words, seed=seed)
+            _, found = self.scored(homer, ids)
+            units = homer.method.sentences.units(ids.context, everywhere)[0].tolist()
+            groups = [[n for n in range(300) if units[n] == unit] for unit in sorted(set(units))]
+
+            def shares(values, power, groups=groups):
+                scores = [sum(values[n] for n in group) / len(group) ** power for group in groups]
+                sized = list(zip(scores, map(len, groups), strict=True))
+                return [(sum(more for score, more in sized if score > own) + size / 2) / 300 for own, size in sized]
+
+            by_heads, about = shares(found.scores[0].tolist(), 0.5), shares(found.closeness[0].tolist(), 1)
+            best = sorted(range(len(groups)), key=lambda unit: by_heads[unit] * about[unit] ** 0.5)
+            expected = [n for unit in best for n in groups[unit]][:120]
+            ranking = homer.method.ranking
+            got = ranking.candidates(found.scores, ids.context, everywhere, 120, found.closeness)[0].tolist()
+            assert got == sorted(expected)
+            differ += got != ranking.candidates(found.scores, ids.context, everywhere, 120)[0].tolist()
+        assert differ
+
+    def test_rows_of_a_batch_and_copies_of_the_model_find_what_each_document_does_alone(self, model, words):
+        ids = self.ids_of(words, 2)
+        homer = homer_of(model, words, 4)
+        copies = Devices([LoadedModel.of(model, words) for _ in range(2)])
+        spread = Homer(model, words, homer.config, copies)
+        parts = ids.prefix, ids.context, ids.suffix
+        for row in range(2):
+            alone = homer.compress(*(part[row : row + 1] for part in parts), neutral_ids=ids.neutral[row : row + 1])
+            for one in (homer, spread):
+                both = one.compress(*parts, neutral_ids=ids.neutral)
+                kept = both.token_indices[row][both.token_indices[row] >= 0]
+                assert kept.tolist()[: len(alone)] == alone.token_indices[0].tolist()
+        copies.close()
+
+    def test_the_plan_says_which_layers_run_for_it(self, model, words):
+        def chunk(depth):
+            plan = homer_of(model, words, depth).plan(4, 300, 3, 2)
+            return next(run for run in plan.passes if run.kind == "chunk"), str(plan)
+
+        assert [(chunk(depth)[0].last_layer, chunk(depth)[0].finish) for depth in (None, 2, 5, 8)] == [
+            (5, False),
+            (5, False),
+            (5, True),
+            (8, True),
+        ]
+        assert "sentences also by what they are about, after 8 layers" in chunk(8)[1]
+        assert "about" not in chunk(None)[1]
+
+    @pytest.mark.parametrize(
+        "changes", [{"embeddings": "never"}, {"unit": "neighbours"}, {"chosen_by": "surprisal"}, {"chosen_by": "both"}]
+    )
+    def test_settings_without_a_use_for_them_leave_them_out(self, model, words, changes):
+        assert homer_of(model, words, 4, **changes).plan(4, 300, 3, 2).embedding is None
+
+    def test_it_needs_sentences_layers_and_all_of_a_chunk(self, model, words):
+        assert homer_of(model, words, 11).plan(4, 300, 3, 2).embedding is None
+        assert homer_of(model, words, 4).plan(4, 30, 3, 2).embedding is None  # one candidate as it is
+        early = replace(profile_of(model, 4), early=Early((Head(1, 2),), 0.5, 0.0))
+        dropping = homer_of(model, words, 4, profile=early, early_drop="profile")
+        assert dropping.plan(4, 300, 3, 2).embedding is None
+        ids = self.ids_of(words)
+        assert self.scored(Homer(model, None, homer_of(model, words, 4).config), ids)[1].closeness is None
+
+    def test_work_for_others_says_no_more_than_it_needs(self, model, words):
+        reading, _ = self.scored(homer_of(model, words, 4), self.ids_of(words))
+        assert ChunkScores.of(reading).plan.embedding.usual == ()
 
 
 class TestIndex:
@@ -225,7 +337,7 @@ class TestIndex:
 @torch.no_grad()
 def _directions(homer, suffix):
     with homer.decoder.session():
-        return [homer.config.profile.embedding.direction(homer.decoder, row) for row in suffix.tolist()]
+        return [homer.config.profile.indexing_embedding.direction(homer.decoder, row) for row in suffix.tolist()]
 
 
 @torch.no_grad()
@@ -250,32 +362,40 @@ class TestProfile:
             row = bench.row(probe, chat=False)
         assert row.closeness.shape == (10, len(row.sizes))
 
-    def test_embeddings_are_taken_where_they_find_what_keys_do_not(self):
-        """Of eight texts the keys find the fact in six; embeddings find another part of the facts at each depth."""
+    @pytest.mark.parametrize("joined", [better_of, by_both_ranks])
+    def test_embeddings_are_taken_where_they_find_what_heads_do_not(self, joined):
+        """Of 24 texts the heads find the fact in 18; embeddings find another part of the facts at each depth."""
         generator = torch.Generator().manual_seed(1)
-        texts, units = 8, 50
+        texts, units = 24, 50
         asked = torch.zeros(texts, units, dtype=torch.bool)
         asked[:, 20] = True
         sizes = torch.full((texts, units), 20.0)
         keys, about = torch.rand(texts, 1, units, generator=generator), torch.rand(texts, 4, units, generator=generator)
-        keys[:6, 0, 20], keys[6:, 0, 20] = 2.0, -1.0
+        keys[:18, 0, 20], keys[18:, 0, 20] = 2.0, -1.0
+        heads = Found(keys, sizes, asked, torch.tensor([9]))
 
-        def chosen(found_at, layers=30):
+        def chosen(found_at, layers=30, head=3):
             close = about.clone()
             close[:, :, 20] = -1.0
-            for depth in found_at:
-                close[6:, depth, 20] = 2.0
+            for depth, count in found_at.items():
+                close[18 : 18 + count, depth, 20] = 2.0
             found = Found(close, sizes, asked, torch.arange(4) * 4)
-            taken = choose_depth(found, keys, [Head(3, 0)], layers)
+            taken = choose_depth(found, replace(heads, layers=torch.tensor([head])), [Head(head, 0)], layers, joined)
             return taken and taken[0]
 
-        assert chosen([]) is None
-        assert chosen([2]) == 2
-        assert chosen([1, 2, 3]) == 1  # layers that would not run have their price
+        assert chosen({}) is None
+        assert chosen({2: 6}) == 2
+        assert chosen({1: 6, 2: 6, 3: 6}) == 1  # layers that would not run have their price
+        assert chosen({1: 6, 2: 6, 3: 6}, head=29) == 3  # of those that run anyway the last
+        assert chosen({1: 6, 2: 3, 3: 1}, head=29) == 1  # that is about as good
 
 
 def test_a_profile_keeps_them(model, tmp_path):
-    profile_of(model, 4).save(tmp_path / "p")
-    assert Profile.load(tmp_path / "p").embedding == Embedding(4, 7, USUAL)
+    both = replace(profile_of(model, 4), reading_embedding=Embedding(2, 7, USUAL))
+    both.save(tmp_path / "p")
+    found = Profile.load(tmp_path / "p")
+    assert (found.reading_embedding, found.indexing_embedding) == (Embedding(2, 7, USUAL), Embedding(4, 7, USUAL))
     profile_of(model, None).save(tmp_path / "p")
-    assert Profile.load(tmp_path / "p").embedding is None
+    found = Profile.load(tmp_path / "p")
+    assert found.reading_embedding is None
+    assert found.indexing_embedding is None

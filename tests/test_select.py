@@ -429,7 +429,8 @@ class TestSurprisal:
         assert isinstance(homer.method, Select)
         plan = homer.plan(*(part.shape[1] for part in ids))
         with homer.decoder.session():
-            return plan, list(Reading(homer.decoder, plan, PromptIds(*ids), homer.method.ranking).chunks())
+            reading = Reading(homer.decoder, plan, PromptIds(*ids), homer.method.ranking)
+            return plan, [(spans, scored.scores) for spans, scored in reading.chunks()]
 
     @pytest.mark.parametrize("batch", [1, 2])
     def test_each_chunk_is_scored_by_the_models_own_surprise(self, model, batch):

@@ -106,8 +106,8 @@ class HomerConfig(_Settings):
     )
     embeddings: str = _setting(
         "profile",
-        "Whether an index also finds sentences by what they are about, by the mean of the model's own hidden states: "
-        "where the profile has measured that it helps, or never. Needs sentences as the unit.",
+        "Whether sentences are also found by what they are about, by the mean of the model's own hidden states: where "
+        "the profile has measured that it helps, or never. Needs sentences as the unit, and attention that chooses.",
         choices=("profile", "never"),
     )
     contrast: str = _setting(

@@ -69,11 +69,12 @@ def profile(
             f"Above layer {early.layer} only the {early.share:.0%} of a chunk that heads {heads} find goes on; "
             f"{early.lost:.1%} of the facts are lost by that."
         )
-    if (embedding := measured.embedding) is not None:
-        out.print(
-            f"An index also finds sentences by what they are about, after {embedding.depth} layers; by both "
-            f"{measured.notes['share_above_embedding']:.3f} of a text is above the fact."
-        )
+    for use, where in (("reading", "With the question read"), ("indexing", "In an index")):
+        if (embedding := getattr(measured, f"{use}_embedding")) is not None:
+            out.print(
+                f"{where}, sentences are also found by what they are about, after {embedding.depth} layers; by both "
+                f"{measured.notes[f'share_above_{use}_embedding']:.3f} of a text is above the fact."
+            )
     out.print(f"Kept in {output}", style="dim", soft_wrap=True)
 
 

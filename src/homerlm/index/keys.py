@@ -14,7 +14,7 @@ from homerlm.model.decoder import Decoder
 from homerlm.model.shape import DecoderShape
 from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Scoring
-from homerlm.select.plan import scoring
+from homerlm.select.plan import scoring, usable
 
 LEVELS = 127  # of an int8 on each side of zero
 
@@ -30,11 +30,7 @@ def indexing(config: HomerConfig, shape: DecoderShape, tokens: int) -> Scoring:
 
 def embedding(config: HomerConfig, shape: DecoderShape) -> Embedding | None:
     """How an index's units are embedded: as the profile says."""
-    profile = config.profile
-    if profile is None or not profile.above_chance or config.embeddings == "never":
-        return None
-    known = profile.embedding
-    return known if known is not None and known.depth <= shape.layers else None
+    return None if config.profile is None else usable(config, shape, config.profile.indexing_embedding)
 
 
 def kept_heads(scoring: Scoring, layer: int, group: int, kv_heads: int) -> Sequence[int]:

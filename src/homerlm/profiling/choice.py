@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from homerlm.score.heads import Early, Head
-from homerlm.score.neighbours import better_of
 
 CANDIDATES = 32  # heads that are looked at together: those that find most by themselves
 MOST_HEADS = 8
@@ -21,7 +20,6 @@ EARLY_SHARES = (0.2, 0.3, 0.5)  # of a chunk's tokens that go on above the early
 MOST_LOST = 0.015  # share of the facts that may be lost by that: one of 84
 LEAST_SAVED = 0.1  # of a chunk's layers and tokens
 DEPTH_PRICE = 0.02  # of a text: how much fewer tokens must be above the fact if all layers run that would not otherwise
-ABOUT_AS_GOOD = 0.002  # of a text: what few facts do not tell apart
 SMALLEST_SHARE = 0.003  # of a text: a sentence of one in 300 tokens
 
 
@@ -91,20 +89,27 @@ def choose_early(found: Found, reading: Choice, per_layer: int) -> Early | None:
     return min(fitting, key=lambda way: way[:2])[2] if fitting else None
 
 
-def choose_depth(about: Found, keys: Tensor, heads: Sequence[Head], layers: int) -> tuple[int, float] | None:
-    """After how many layers of so many a sentence's embedding finds most beside an index's heads, which score units
-    (N, 1, U), and the mean share of a text above the fact by both. Layers that would not run without it have their
-    price; of those that run anyway the last that is about as good as the best is taken, since states of lower ones are
-    of words, which keys find. None where it brings nothing. about: the units' closeness to what is asked for after each
-    number of layers, in the place of heads."""
-    run = max(head.layer for head in heads) + 1
-    shares = about.share_above(better_of(keys, about.scores, about.sizes[:, None])).mean(0)
-    costs = shares + DEPTH_PRICE * (about.layers - run + 1).clamp(min=0) / layers
+def choose_depth(
+    about: Found, found: Found, heads: Sequence[Head], layers: int, joined: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> tuple[int, float] | None:
+    """After how many layers of so many a sentence's embedding finds most beside some heads, and the mean share of a
+    text above the fact by both, as `joined` makes one score (N, D, U) of two and the units' sizes. None where it brings
+    nothing.
+
+    Layers that would not run without it have their price; of those that run anyway the last is taken that is within a
+    standard error of the best, since states of lower ones are of words, which heads find. found: what the heads gave;
+    about: the units' closeness to what is asked for after each number of layers, in the place of heads.
+    """
+    run, by_heads = max(head.layer for head in heads) + 1, found.scored_by(heads)
+    shares = about.share_above(joined(by_heads.expand_as(about.scores), about.scores, about.sizes[:, None]))
+    costs = shares.mean(0) + DEPTH_PRICE * (about.layers - run + 1).clamp(min=0) / layers
     best = int(costs.argmin())
     if about.layers[best] < run:
-        best = max(n for n in range(len(costs)) if about.layers[n] < run and costs[n] <= costs[best] + ABOUT_AS_GOOD)
-    brings = float(costs[best]) < float(about.share_above(keys).mean())
-    return (best, float(shares[best])) if brings else None
+        more = shares - shares[:, [best]]
+        about_as_good = more.mean(0) <= more.std(0) / len(more) ** 0.5
+        best = max(n for n in range(len(costs)) if about.layers[n] < run and about_as_good[n])
+    brings = float(costs[best]) < float(about.share_above(by_heads).mean())
+    return (best, float(shares[:, best].mean())) if brings else None
 
 
 def choose(found: Found, per_layer: int) -> tuple[Choice, Choice]:

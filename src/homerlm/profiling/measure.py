@@ -20,7 +20,7 @@ from homerlm.profiling.choice import Choice, Found, choose, choose_depth, choose
 from homerlm.profiling.probes import Probe, kinds, probes, sources
 from homerlm.score.embedding import Embedding, mean_states, normed, own_tokens, usual_questions
 from homerlm.score.heads import Scoring
-from homerlm.score.neighbours import unit_means, unit_scores
+from homerlm.score.neighbours import better_of, by_both_ranks, unit_means, unit_scores
 from homerlm.score.profile import Profile
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
@@ -71,10 +71,13 @@ def measuring(
     reading, reranking = choose(found, heads)
     by_keys = together([row.alone for row in rows], bench.layers_of_heads)
     indexing, _ = choose(by_keys, heads)
-    about = together([row.about for row in rows], torch.tensor(bench.depths))
-    embedded = choose_depth(about, by_keys.scored_by(indexing.heads), indexing.heads, decoder.shape.layers)
+    about, layers = together([row.about for row in rows], torch.tensor(bench.depths)), decoder.shape.layers
+    depths = {
+        "reading": choose_depth(about, found, reading.heads, layers, by_both_ranks),
+        "indexing": choose_depth(about, by_keys, indexing.heads, layers, better_of),
+    }
     choices = {"reading": reading, "reranking": reranking, "indexing": indexing}
-    beside = {} if embedded is None else {"share_above_embedding": round(embedded[1], 4)}
+    beside = {f"share_above_{use}_embedding": round(chosen[1], 4) for use, chosen in depths.items() if chosen}
     notes = _notes(texts, choices) | beside | {"seconds": round(time.perf_counter() - started, 1), "seed": seed}
     share = float(reranking.shares.mean())
     return Profile(
@@ -84,7 +87,7 @@ def measuring(
         round(share, 4),
         ModelIdentity.of(model),
         early=choose_early(found, reading, heads),
-        embedding=None if embedded is None else bench.embedding(embedded[0]),
+        **{f"{use}_embedding": bench.embedding(chosen[0]) for use, chosen in depths.items() if chosen},
         notes=notes,
     )
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homerlm import prompt
 from homerlm.errors import CorruptFileError
-from homerlm.model.attention import Attended
+from homerlm.model.attention import Attended, Fork
 from homerlm.model.decoder import Decoder
 from homerlm.score.heads import Scoring, layers_run
 
@@ -102,13 +102,14 @@ def run_with_states(
     scoring: Scoring,
     depth: int | None,
     listen: Callable[[Attended], None],
+    fork: Fork | None = None,
 ) -> Tensor | None:
     """(B, S, E) normed states of ids (B, S) after `depth` layers, where that is given. `listen` gets what the scoring
-    layers attend with; what neither needs does not run."""
+    layers attend with; what neither needs does not run. fork: as in `Decoder.steps`."""
     hidden = decoder.embed(input_ids)
     states = normed(hidden) if depth == 0 else None
     stop = layers_run(scoring, depth)
-    for step in decoder.steps(hidden, position_ids, 0, stop, finish=depth == stop):
+    for step in decoder.steps(hidden, position_ids, 0, stop, finish=depth == stop, fork=fork):
         if step.layer in scoring.layers:
             listen(step.attended)
         if step.layer + 1 == depth:

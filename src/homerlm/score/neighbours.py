@@ -10,6 +10,7 @@ from torch import Tensor
 from homerlm.score.sentences import Sentences
 
 SENTENCE_REACH = 63  # tokens on each side of a match that its sentence can bring along
+CLOSENESS_WEIGHT = 0.5  # of what a unit is about, beside what the heads find (docs/experiments.md)
 _BLOCK = 1 << 14  # tokens whose neighbours are laid side by side at once
 _Score = TypeVar("_Score", float, Tensor)
 
@@ -59,45 +60,66 @@ def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
     """Scores (B, U) of units that tokens with scores (B, C) are in, numbered (B, C): their sum by the square root of
     the unit's length, between a sum, which favours long sentences, and a mean, which favours short ones."""
     sums, sizes = _sums_and_sizes(scores, units)
-    return sums / sizes.sqrt()
+    return sums / sizes.clamp(min=1).sqrt()
 
 
-def unit_significance(scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0) -> Tensor:
+def unit_significance(
+    scores: Tensor, units: Tensor, places: Tensor, share: float = 0.0, closeness: Tensor | None = None
+) -> Tensor:
     """Significance (B, C) of tokens with scores (B, C) in units numbered (B, C): their unit's score, and a share of
-    that of the better of the units right beside it. places: (B, C), where in the document the tokens are."""
+    that of the better of the units right beside it; with how close (B, C) they are to what is asked for, by the ranks
+    of both. places: (B, C), where in the document the tokens are."""
     if not scores.shape[1]:
         return scores
     touches = (units[:, 1:] != units[:, :-1]) & (places[:, 1:] == places[:, :-1] + 1)
     by_unit = unit_scores(scores, units)
     joined = torch.zeros_like(by_unit).scatter_add_(1, units[:, 1:], touches.to(by_unit.dtype))
-    return (by_unit + share * best_beside(by_unit, joined > 0)).gather(1, units)
+    whole = by_unit + share * best_beside(by_unit, joined > 0)
+    if closeness is not None:
+        sums, sizes = _sums_and_sizes(closeness, units)
+        whole = by_both_ranks(whole, sums / sizes.clamp(min=1), sizes)
+    return whole.gather(1, units)
 
 
 def unit_means(values: Tensor, units: Tensor) -> Tensor:
     """(B, U) of units that tokens with values (B, C) are in, numbered (B, C)."""
     sums, sizes = _sums_and_sizes(values, units)
-    return sums / sizes
+    return sums / sizes.clamp(min=1)
 
 
 def _sums_and_sizes(values: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
     """(B, U) twice of units that tokens with values (B, C) are in, numbered (B, C): the sum of their values, and how
-    many they are, at least 1."""
+    many they are: none where another row has more units."""
     sums = torch.zeros(len(values), int(units.max()) + 1, device=values.device).scatter_add_(1, units, values)
-    return sums, torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(values)).clamp(min=1)
+    return sums, torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(values))
 
 
 def tokens_before(scores: Tensor, sizes: Tensor) -> Tensor:
-    """(..., U) how many tokens are in what ranks before each of some units, or tokens, of scores and sizes (..., U). Of
-    equals the earlier comes first."""
+    """(..., U) how many tokens are in what ranks before each of some units, of scores and sizes (..., U). Of equals the
+    earlier comes first."""
     order = scores.argsort(dim=-1, descending=True, stable=True)
     ranked = sizes.expand_as(order).gather(-1, order)
     return torch.empty_like(ranked).scatter_(-1, order, ranked.cumsum(-1) - ranked)
 
 
 def better_of(first: Tensor, second: Tensor, sizes: Tensor) -> Tensor:
-    """(..., U) a score of units, or tokens, that takes two scores (..., U) in turn: by whichever ranks one higher,
-    counted in tokens, of which each has `sizes` (..., U)."""
+    """(..., U) a score of units that takes two scores (..., U) in turn: by whichever ranks one higher, counted in
+    tokens, of which each has `sizes` (..., U). It needs no more of a large text than what is best by each."""
     return -torch.minimum(tokens_before(first, sizes), tokens_before(second, sizes))
+
+
+def by_both_ranks(scores: Tensor, closeness: Tensor, sizes: Tensor) -> Tensor:
+    """(..., U) a score of units of so many tokens, sizes (..., U), by two others (..., U): the logarithms of the shares
+    of the text that rank above them, that of the closeness at `CLOSENESS_WEIGHT`. So a unit that leads by one stays,
+    and one that is near the top by both comes before those that are by one alone, which `better_of` cannot tell."""
+    by_scores, by_closeness = (_log_share_above(each, sizes) for each in (scores, closeness))
+    return -(by_scores + CLOSENESS_WEIGHT * by_closeness)
+
+
+def _log_share_above(scores: Tensor, sizes: Tensor) -> Tensor:
+    """(..., U) of units of scores and sizes (..., U): the share of the text that ranks above their middle."""
+    above = tokens_before(scores, sizes) + sizes / 2
+    return (above / sizes.sum(-1, keepdim=True)).log()
 
 
 def best_beside(scores: Tensor, joined: Tensor) -> Tensor:

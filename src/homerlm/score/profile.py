@@ -20,8 +20,9 @@ from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Early, Head
 
 KIND = "homerlm profile"
-VERSION = 3
+VERSION = 4
 LISTS = ("reading", "reranking", "indexing")
+EMBEDDINGS = ("reading_embedding", "indexing_embedding")
 CHANCE = 0.35  # mean share of a text above the fact asked for; noise gives about a half
 
 
@@ -31,8 +32,9 @@ class Profile:
     among them, since these are few tokens; indexing: those that find tokens by the keys that an index keeps, without
     having read them with the question; share_above: mean share of a text that scored above the fact asked for, on
     facts that the heads were not chosen by (0 is best, noise gives about 0.5); early: which tokens of a chunk need not
-    run to the last reading head, or None where no head below it knows; embedding: of sentences, which finds what
-    shares no word with its question, or None where it does not help; `notes` how it was measured."""
+    run to the last reading head, or None where no head below it knows; reading_embedding, indexing_embedding: of
+    sentences, which find what shares no word with its question, beside the heads of that name, or None where they do
+    not help; `notes` how it was measured."""
 
     reading: tuple[Head, ...]
     reranking: tuple[Head, ...]
@@ -40,7 +42,8 @@ class Profile:
     share_above: float
     model: ModelIdentity
     early: Early | None = None
-    embedding: Embedding | None = None
+    reading_embedding: Embedding | None = None
+    indexing_embedding: Embedding | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,7 +78,7 @@ class Profile:
             "share_above": self.share_above,
             **lists,
             "early": None if self.early is None else self.early.to_json(),
-            "embedding": None if self.embedding is None else self.embedding.to_json(),
+            **{name: None if (one := getattr(self, name)) is None else one.to_json() for name in EMBEDDINGS},
             "notes": self.notes,
         }
 
@@ -91,8 +94,9 @@ class Profile:
             raise CorruptFileError(f"the profile lacks {error}: make it again with `homer profile`") from error
         reading, reranking, indexing = (tuple(map(Head.from_json, one)) for one in listed)
         early = Early.from_json(values["early"]) if values.get("early") else None
-        embedding = Embedding.from_json(values["embedding"]) if values.get("embedding") else None
-        return cls(reading, reranking, indexing, share, identity, early, embedding, dict(values.get("notes") or {}))
+        at_once, kept = (Embedding.from_json(values[name]) if values.get(name) else None for name in EMBEDDINGS)
+        notes = dict(values.get("notes") or {})
+        return cls(reading, reranking, indexing, share, identity, early, at_once, kept, notes)
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise `MismatchError` if this profile was measured on another model. RoPE scaling may differ."""

@@ -32,7 +32,7 @@ from homerlm.select.links import Following, Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.prefilter import worth_reading
 from homerlm.select.ranking import Ranking
-from homerlm.select.reading import Reading
+from homerlm.select.reading import Reading, Scored
 from homerlm.select.words import Words
 from homerlm.suffix import exchange_suffix
 
@@ -83,9 +83,9 @@ class Select:
     def compress(self, prompt: PromptIds) -> Compressing:
         """Chunks are read and scored, the best tokens are reranked, what is left is read as one short prompt."""
         plan = self.plan(*prompt.lengths)
-        reading = Reading(self.decoder, plan, prompt, self.ranking)
         looked_at = plan.reranks or plan.read_len < plan.context_len
         with self.decoder.session():
+            reading = Reading.on(self.decoder, plan, prompt, self.ranking)
             documents = []
             for ids in prompt.context if looked_at else ():
                 documents.append((yield from pausing(self._document(ids), Event(0, plan.read_len))))
@@ -134,7 +134,7 @@ class Select:
         are the context of a prompt of one row: read in chunks with the question, with pauses. To be run inside the
         decoder's session."""
         look = SelectPlan.of(replace(self.config, prefilter=None), self.decoder.shape, *prompt.lengths)
-        reading = Reading(self.decoder, look, prompt, self.ranking)
+        reading = Reading.on(self.decoder, look, prompt, self.ranking)
         return (yield from self._best_of(reading, places[None], lambda _: plan.pause))[0]
 
     def _worth_reading(self, reading: Reading, documents: Sequence[Document]) -> Tensor:
@@ -167,16 +167,16 @@ class Select:
     ) -> Generator[Event, None, Tensor]:
         """What `told` makes of the number of tokens that have been read, after each chunk and wherever others get their
         turn; the value is the candidates (B, m) among the places (B, n) in the document of a reading's context."""
-        scores: list[Tensor] = []
+        scored: list[Scored] = []
         done = 0
         with closing(reading.chunks_by(self.executor, self.loaded)) as chunks:
             for chunk in chunks:
                 if chunk is not None:
                     done = chunk[0][-1][1]
-                    scores.append(chunk[1])
+                    scored.append(chunk[1])
                 yield told(done)
-        whole = torch.cat(scores, dim=1)
-        best = self.ranking.candidates(whole, reading.context_ids, places, reading.plan.candidate_room)
+        whole, room = Scored.joined(scored), reading.plan.candidate_room
+        best = self.ranking.candidates(whole.scores, reading.context_ids, places, room, whole.closeness)
         return places.gather(1, best)
 
     def _rerank(

@@ -11,7 +11,8 @@ from homerlm.config import HomerConfig, flag
 from homerlm.errors import ConfigError, ScheduleError
 from homerlm.model.shape import DecoderShape
 from homerlm.passes import Event, Pass, check_target, head_pass
-from homerlm.score.heads import Early, Scoring, early_len
+from homerlm.score.embedding import Embedding
+from homerlm.score.heads import Early, Scoring, early_len, layers_run
 
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
@@ -29,7 +30,8 @@ class SelectPlan:
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
     that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
     chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
-    reranking: what scores the chunks and the candidates; early: what lets tokens leave a chunk before its last layers.
+    reranking: what scores the chunks and the candidates; early: what lets tokens leave a chunk before its last layers;
+    embedding: of sentences, by which the chunks' are found too.
     """
 
     config: HomerConfig
@@ -48,6 +50,7 @@ class SelectPlan:
     reading: Scoring
     reranking: Scoring
     early: Early | None
+    embedding: Embedding | None
 
     @classmethod
     def of(
@@ -81,6 +84,7 @@ class SelectPlan:
         spans = even_spans(read_len, chunk_len - affixes - lead) if candidates < whole else ()
         reading = scoring(config, shape, min(chunk_len, prompt_len))
         reranks = config.rerank == "now" and target_len < whole  # what fits the target is read as it is
+        dropping = early(config, shape, reading, chunk_len)
         return cls(
             config,
             shape,
@@ -97,7 +101,8 @@ class SelectPlan:
             neutral_len,
             reading,
             scoring(config, shape, candidates if reranks else min(chunk_len, prompt_len), again=True),
-            early(config, shape, reading, chunk_len),
+            dropping,
+            embedding(config, shape) if spans and dropping is None else None,
         )
 
     @property
@@ -176,6 +181,8 @@ class SelectPlan:
                 f"layers [0, {max(run.last_layer for run in chunks)}) of {self.shape.layers}"
                 + (f"; scored by {self.reading}" if self.by_attention else "; scored by surprisal")
             )
+            if self.embedding is not None:
+                yield f"sentences also by what they are about, after {self.embedding.depth} layers"
             if self.early is not None:
                 yield (
                     f"above layer {self.early.layer} only the {self.early.share:.0%} of a chunk that "
@@ -192,7 +199,7 @@ class SelectPlan:
         start, stop = group[0]
         if self.config.chosen_by == "attention":
             tokens = self.prefix_len + stop - start + self.suffix_len
-            whole = self._scoring_pass("chunk", tokens, self.reading, len(group))
+            whole = self._scoring_pass("chunk", tokens, self.reading, len(group), self.embedding)
             return [whole] if self.early is None else list(self._with_fewer(whole, stop - start, self.early))
         tokens = self.prefix_len + stop - max(start - self.lead, 0) + self.suffix_len + self.neutral_len
         layers = self.reading.layers if self.by_attention else ()
@@ -209,9 +216,12 @@ class SelectPlan:
         yield replace(whole, last_layer=first, finish=True, scoring_layers=tuple(sorted(below)))
         yield replace(whole, tokens=whole.tokens - dropped, first_layer=first, last_layer=last, scoring_layers=above)
 
-    def _scoring_pass(self, kind: str, tokens: int, scoring: Scoring, rows: int = 1) -> Pass:
-        queries = self.queries + self.neutral_len
-        return Pass(kind, tokens + self.neutral_len, 0, scoring.last + 1, rows, False, scoring.layers, queries)
+    def _scoring_pass(
+        self, kind: str, tokens: int, scoring: Scoring, rows: int = 1, embedding: Embedding | None = None
+    ) -> Pass:
+        queries, depth = self.queries + self.neutral_len, None if embedding is None else embedding.depth
+        stop = layers_run(scoring, depth)
+        return Pass(kind, tokens + self.neutral_len, 0, stop, rows, depth == stop, scoring.layers, queries)
 
 
 def lengths(
@@ -296,3 +306,16 @@ def early(config: HomerConfig, shape: DecoderShape, reading: Scoring, tokens: in
         return None
     known = reading.heads and {head.layer for head in profile.early.heads} <= set(shape.layers_seeing(tokens))
     return profile.early if known and profile.early.layer < reading.last else None
+
+
+def embedding(config: HomerConfig, shape: DecoderShape) -> Embedding | None:
+    """How a chunk's sentences are embedded: as the profile says, where attention alone chooses among them."""
+    if config.profile is None or config.unit != "sentence" or config.chosen_by != "attention":
+        return None
+    return usable(config, shape, config.profile.reading_embedding)
+
+
+def usable(config: HomerConfig, shape: DecoderShape, known: Embedding | None) -> Embedding | None:
+    """An embedding of the profile's, where its heads found anything, the settings want it and there are the layers."""
+    trusted = config.profile is not None and config.profile.above_chance and config.embeddings == "profile"
+    return known if trusted and known is not None and known.depth <= shape.layers else None

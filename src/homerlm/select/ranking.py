@@ -35,12 +35,15 @@ class Ranking:
         ranked = self._significance(scores, ids, places, self.config.candidate_pooling)
         return top_tokens(ranked, early_len(scores.shape[1], share))
 
-    def candidates(self, scores: Tensor, ids: Tensor, places: Tensor, count: int) -> Tensor:
-        """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C); ids, places: (B, C),
-        theirs, and where in the document they are. Surprisal is an average over neighbours already."""
+    def candidates(
+        self, scores: Tensor, ids: Tensor, places: Tensor, count: int, closeness: Tensor | None = None
+    ) -> Tensor:
+        """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C), and by how close (B, C)
+        they are to what is asked for, where sentences are embedded; ids, places: (B, C), theirs, and where in the
+        document they are. Surprisal is an average over neighbours already."""
         if self.config.chosen_by == "attention":
             share = self.config.neighbour_share
-            scores = self._significance(scores, ids, places, self.config.candidate_pooling, share)
+            scores = self._significance(scores, ids, places, self.config.candidate_pooling, share, closeness)
         return top_tokens(scores, count)
 
     def reranked(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
@@ -84,10 +87,16 @@ class Ranking:
         return torch.nn.functional.pad((places[:, 1:] != places[:, :-1] + 1).cumsum(1), (1, 0))
 
     def _significance(
-        self, scores: Tensor, ids: Tensor, places: Tensor, pooling: int, neighbour_share: float = 0.0
+        self,
+        scores: Tensor,
+        ids: Tensor,
+        places: Tensor,
+        pooling: int,
+        neighbour_share: float = 0.0,
+        closeness: Tensor | None = None,
     ) -> Tensor:
         if self.whole_sentences is not None:
-            return unit_significance(scores, self._units(ids, places), places, neighbour_share)
+            return unit_significance(scores, self._units(ids, places), places, neighbour_share, closeness)
         return significance(
             scores,
             ids,

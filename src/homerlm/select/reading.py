@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -13,6 +13,7 @@ from homerlm.executor import Executor, LoadedModel, values_of
 from homerlm.model.decoder import Decoder, LayerStep
 from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
+from homerlm.score.embedding import Embedding, own_tokens, run_with_states
 from homerlm.score.heads import Early, Scoring
 from homerlm.score.neighbours import pool
 from homerlm.score.reading import Chunk, Scorer
@@ -34,13 +35,51 @@ class GroupIds:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Context tokens (B, C). scores: what the question asks for each; closeness: to what it is about, where sentences
+    are embedded."""
+
+    scores: Tensor
+    closeness: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scored]) -> Scored:
+        """Of neighbours, in order."""
+        scores = torch.cat([part.scores for part in parts], dim=1)
+        closeness = [part.closeness for part in parts if part.closeness is not None]
+        return cls(scores, torch.cat(closeness, dim=1) if closeness else None)
+
+    def split(self, rows: int) -> Scored:
+        """What chunks (n * B, C) of so many rows B have, side by side (B, n * C)."""
+        closeness = None if self.closeness is None else torch.cat(self.closeness.split(rows), dim=1)
+        return Scored(torch.cat(self.scores.split(rows), dim=1), closeness)
+
+    def to(self, device: torch.device) -> Scored:
+        return Scored(self.scores.to(device), None if self.closeness is None else self.closeness.to(device))
+
+
+@dataclass(frozen=True)
 class Reading:
-    """One prompt of ids, (B, tokens) each part, under its plan. To be used inside the decoder's session."""
+    """One prompt of ids, (B, tokens) each part, under its plan. directions: (B, E) in which sentences lie that it asks
+    for, where they are embedded. To be used inside the decoder's session."""
 
     decoder: Decoder
     plan: SelectPlan
     prompt: PromptIds
     ranking: Ranking
+    directions: Tensor | None = None
+
+    @classmethod
+    def on(cls, decoder: Decoder, plan: SelectPlan, prompt: PromptIds, ranking: Ranking) -> Reading:
+        """With the directions of its questions."""
+        if plan.embedding is None or ranking.whole_sentences is None:
+            return cls(decoder, plan, prompt, ranking)
+        neutral = [None] * len(prompt.suffix) if prompt.neutral is None else prompt.neutral.tolist()
+        found = [
+            plan.embedding.direction(decoder, own_tokens(suffix, usual))
+            for suffix, usual in zip(prompt.suffix.tolist(), neutral, strict=True)
+        ]
+        return cls(decoder, plan, prompt, ranking, torch.stack(found))
 
     @property
     def context_ids(self) -> Tensor:
@@ -52,22 +91,24 @@ class Reading:
 
     def of_row(self, row: int) -> Reading:
         """The reading of one row."""
-        return replace(self, prompt=self.prompt.row(row))
+        directions = None if self.directions is None else self.directions[row : row + 1]
+        return replace(self, prompt=self.prompt.row(row), directions=directions)
 
     def asking(self, before: Tensor) -> Reading:
         """The reading for a question that ids (n,) stand before, in one row."""
         before = before[None].to(self.prompt.suffix.device)
         plan = replace(self.plan, suffix_len=self.plan.suffix_len + before.shape[1])
-        return replace(self, plan=plan, prompt=replace(self.prompt, suffix=torch.cat([before, self.prompt.suffix], 1)))
+        prompt = replace(self.prompt, suffix=torch.cat([before, self.prompt.suffix], 1))
+        return replace(self, plan=plan, prompt=prompt, directions=None)
 
-    def chunks(self) -> Iterator[tuple[list[Span], Tensor]]:
-        """Groups of neighbouring spans and the scores (B, C') of their context tokens, in the document's order."""
+    def chunks(self) -> Iterator[tuple[list[Span], Scored]]:
+        """Groups of neighbouring spans and what their context tokens (B, C') have, in the document's order."""
         for group in self.plan.span_groups():
             yield group, self.of_group(self._ids_of(group))
 
     def chunks_by(
         self, executor: Executor, here: LoadedModel
-    ) -> Generator[tuple[list[Span], Tensor] | None, None, None]:
+    ) -> Generator[tuple[list[Span], Scored] | None, None, None]:
         """`chunks` by an executor, and its pauses. here: the model that this reading runs on."""
         groups = list(self.plan.span_groups())
         values = values_of(executor, here, ChunkScores.of(self), map(self._ids_of, groups), len(groups))
@@ -76,9 +117,9 @@ class Reading:
             for scores in values:
                 yield None if scores is None else (next(left), scores.to(self.context_ids.device))
 
-    def of_group(self, ids: GroupIds) -> Tensor:
-        """Scores (B, C') of a group's context tokens."""
-        return self._by_surprisal(ids) if ids.lead is not None else self._by_attention(ids)
+    def of_group(self, ids: GroupIds) -> Scored:
+        """What a group's context tokens (B, C') have."""
+        return Scored(self._by_surprisal(ids)) if ids.lead is not None else self._by_attention(ids)
 
     def score(self, context_ids: Tensor, scoring: Scoring) -> Tensor:
         """Scores (B, C) of context tokens (B, C) that are read as one chunk, between the affixes of each row."""
@@ -134,10 +175,25 @@ class Reading:
         first = max(start - self.plan.lead, 0)
         return GroupIds(self.context_ids[:, first:stop], start - first)
 
-    def _by_attention(self, group: GroupIds) -> Tensor:
+    def _by_attention(self, group: GroupIds) -> Scored:
         reading, early = self.plan.reading, self.plan.early
-        scores = self.score(group.ids, reading) if early is None else self.score_with_fewer(group.ids, reading, early)
-        return torch.cat(scores.split(len(self.context_ids)), dim=1)
+        if self.plan.embedding is not None and self.directions is not None:
+            found = self._with_closeness(group.ids, reading, self.plan.embedding, self.directions)
+        elif early is not None:
+            found = Scored(self.score_with_fewer(group.ids, reading, early))
+        else:
+            found = Scored(self.score(group.ids, reading))
+        return found.split(len(self.context_ids))
+
+    def _with_closeness(self, ids: Tensor, scoring: Scoring, embedding: Embedding, directions: Tensor) -> Scored:
+        chunk = self._chunk(ids)
+        scorer = self._scorer(chunk, scoring)
+        positions, depth = chunk.position_ids, embedding.depth
+        states = run_with_states(self.decoder, chunk.input_ids, positions, scoring, depth, scorer, chunk.fork)
+        assert states is not None
+        context = slice(self.plan.prefix_len, chunk.common)
+        rows = directions.repeat(len(ids) // len(directions), 1)
+        return Scored(scorer.total[:, context], torch.einsum("bse,be->bs", states[:, context], rows))
 
     def _by_surprisal(self, group: GroupIds) -> Tensor:
         """Nats that the model could not have predicted, averaged over neighbours; where attention counts too, the mean
@@ -175,24 +231,29 @@ class Reading:
 
 @dataclass(frozen=True)
 class ChunkScores:
-    """Work of an executor: the scores (B, C') of a group's context tokens for one question. plan: without its spans and
-    its profile, which the scores do not depend on; prefix, suffix, neutral: ids (B, tokens)."""
+    """Work of an executor: what a group's context tokens (B, C') have for one question. plan: without its spans, its
+    profile and the usual questions' states, which that does not depend on; prefix, suffix, neutral: ids (B, tokens);
+    directions: as in `Reading`."""
 
     plan: SelectPlan
     prefix: Tensor
     suffix: Tensor
     neutral: Tensor | None
+    directions: Tensor | None
 
     @classmethod
     def of(cls, reading: Reading) -> ChunkScores:
         plan, prompt = reading.plan, reading.prompt
-        short = replace(plan, spans=(), config=replace(plan.config, profile=None))
-        return cls(short, prompt.prefix, prompt.suffix, prompt.neutral if plan.neutral_len else None)
+        embedding = None if plan.embedding is None else replace(plan.embedding, usual=())
+        short = replace(plan, spans=(), config=replace(plan.config, profile=None), embedding=embedding)
+        neutral = prompt.neutral if plan.neutral_len else None
+        return cls(short, prompt.prefix, prompt.suffix, neutral, reading.directions)
 
-    def __call__(self, model: LoadedModel, item: GroupIds) -> Tensor:
+    def __call__(self, model: LoadedModel, item: GroupIds) -> Scored:
         device = model.decoder.device
         prefix, suffix, ids = (part.to(device) for part in (self.prefix, self.suffix, item.ids))
         neutral = None if self.neutral is None else self.neutral.to(device)
         prompt = PromptIds(prefix, prefix[:, :0], suffix, neutral)
         ranking = Ranking.on(model, self.plan.config)
-        return Reading(model.decoder, self.plan, prompt, ranking).of_group(GroupIds(ids, item.lead))
+        directions = None if self.directions is None else self.directions.to(device)
+        return Reading(model.decoder, self.plan, prompt, ranking, directions).of_group(GroupIds(ids, item.lead))

@@ -37,7 +37,7 @@ class FusedRanks:
         assert isinstance(method, Select)
         reading = Reading(method.decoder, method.plan(*asked.lengths), asked, method.ranking)
         with method.decoder.session():
-            scores = torch.cat([new for _, new in reading.chunks()], dim=1)[0].cpu().numpy()
+            scores = torch.cat([new.scores for _, new in reading.chunks()], dim=1)[0].cpu().numpy()
         sums = np.concatenate([[0.0], scores.cumsum()])
         return np.array([(sums[stop] - sums[start]) / np.sqrt(stop - start) for start, stop in spans])
 
