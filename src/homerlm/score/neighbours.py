@@ -112,11 +112,11 @@ def by_both_ranks(scores: Tensor, closeness: Tensor, sizes: Tensor) -> Tensor:
     """(..., U) a score of units of so many tokens, sizes (..., U), by two others (..., U): the logarithms of the shares
     of the text that rank above them, that of the closeness at `CLOSENESS_WEIGHT`. So a unit that leads by one stays,
     and one that is near the top by both comes before those that are by one alone, which `better_of` cannot tell."""
-    by_scores, by_closeness = (_log_share_above(each, sizes) for each in (scores, closeness))
+    by_scores, by_closeness = (log_share_above(each, sizes) for each in (scores, closeness))
     return -(by_scores + CLOSENESS_WEIGHT * by_closeness)
 
 
-def _log_share_above(scores: Tensor, sizes: Tensor) -> Tensor:
+def log_share_above(scores: Tensor, sizes: Tensor) -> Tensor:
     """(..., U) of units of scores and sizes (..., U): the share of the text that ranks above their middle."""
     above = tokens_before(scores, sizes) + sizes / 2
     return (above / sizes.sum(-1, keepdim=True)).log()
