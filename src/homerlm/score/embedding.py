@@ -54,6 +54,34 @@ class Embedding:
         return {"depth": self.depth, "first": self.first, "usual": usual}
 
 
+@dataclass(frozen=True)
+class Directions:
+    """vectors: (B, E) in which sentences lie that the question of each row asks for, by the mean of their tokens'
+    normed states after `depth` layers."""
+
+    depth: int
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, decoder: Decoder, embedding: Embedding, suffix_ids: Tensor, neutral_ids: Tensor | None) -> Directions:
+        """Of questions with suffix ids (B, S), and (B, N) those of the one that asks for nothing. To be called inside
+        the decoder's session."""
+        neutral = [None] * len(suffix_ids) if neutral_ids is None else neutral_ids.tolist()
+        own = [own_tokens(suffix, usual) for suffix, usual in zip(suffix_ids.tolist(), neutral, strict=True)]
+        return cls(embedding.depth, torch.stack([embedding.direction(decoder, ids) for ids in own]))
+
+    def row(self, number: int) -> Directions:
+        return Directions(self.depth, self.vectors[number : number + 1])
+
+    def to(self, device: torch.device) -> Directions:
+        return Directions(self.depth, self.vectors.to(device))
+
+    def closeness(self, states: Tensor) -> Tensor:
+        """(n * B, S) of tokens with states (n * B, S, E), n chunks of each row."""
+        vectors = self.vectors.repeat(len(states) // len(self.vectors), 1)
+        return torch.einsum("bse,be->bs", states, vectors)
+
+
 def usual_questions(tokenizer: PreTrainedTokenizerBase) -> list[Ids]:
     """Ids of questions of many kinds about nothing in particular."""
     text = resources.files("homerlm").joinpath("data/usual_questions.txt").read_text(encoding="utf-8")

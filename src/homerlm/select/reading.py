@@ -13,7 +13,7 @@ from homerlm.executor import Executor, LoadedModel, values_of
 from homerlm.model.decoder import Decoder, LayerStep
 from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
-from homerlm.score.embedding import Embedding, own_tokens, run_with_states
+from homerlm.score.embedding import Directions, run_with_states
 from homerlm.score.heads import Early, Scoring
 from homerlm.score.neighbours import pool
 from homerlm.score.reading import Chunk, Scorer
@@ -60,26 +60,22 @@ class Scored:
 
 @dataclass(frozen=True)
 class Reading:
-    """One prompt of ids, (B, tokens) each part, under its plan. directions: (B, E) in which sentences lie that it asks
-    for, where they are embedded. To be used inside the decoder's session."""
+    """One prompt of ids, (B, tokens) each part, under its plan. directions: in which sentences lie that it asks for,
+    where they are embedded. To be used inside the decoder's session."""
 
     decoder: Decoder
     plan: SelectPlan
     prompt: PromptIds
     ranking: Ranking
-    directions: Tensor | None = None
+    directions: Directions | None = None
 
     @classmethod
     def on(cls, decoder: Decoder, plan: SelectPlan, prompt: PromptIds, ranking: Ranking) -> Reading:
         """With the directions of its questions."""
         if plan.embedding is None or ranking.whole_sentences is None:
             return cls(decoder, plan, prompt, ranking)
-        neutral = [None] * len(prompt.suffix) if prompt.neutral is None else prompt.neutral.tolist()
-        found = [
-            plan.embedding.direction(decoder, own_tokens(suffix, usual))
-            for suffix, usual in zip(prompt.suffix.tolist(), neutral, strict=True)
-        ]
-        return cls(decoder, plan, prompt, ranking, torch.stack(found))
+        directions = Directions.of(decoder, plan.embedding, prompt.suffix, prompt.neutral)
+        return cls(decoder, plan, prompt, ranking, directions)
 
     @property
     def context_ids(self) -> Tensor:
@@ -91,7 +87,7 @@ class Reading:
 
     def of_row(self, row: int) -> Reading:
         """The reading of one row."""
-        directions = None if self.directions is None else self.directions[row : row + 1]
+        directions = None if self.directions is None else self.directions.row(row)
         return replace(self, prompt=self.prompt.row(row), directions=directions)
 
     def asking(self, before: Tensor) -> Reading:
@@ -177,23 +173,22 @@ class Reading:
 
     def _by_attention(self, group: GroupIds) -> Scored:
         reading, early = self.plan.reading, self.plan.early
-        if self.plan.embedding is not None and self.directions is not None:
-            found = self._with_closeness(group.ids, reading, self.plan.embedding, self.directions)
+        if self.directions is not None:
+            found = self._with_closeness(group.ids, reading, self.directions)
         elif early is not None:
             found = Scored(self.score_with_fewer(group.ids, reading, early))
         else:
             found = Scored(self.score(group.ids, reading))
         return found.split(len(self.context_ids))
 
-    def _with_closeness(self, ids: Tensor, scoring: Scoring, embedding: Embedding, directions: Tensor) -> Scored:
+    def _with_closeness(self, ids: Tensor, scoring: Scoring, directions: Directions) -> Scored:
         chunk = self._chunk(ids)
         scorer = self._scorer(chunk, scoring)
-        positions, depth = chunk.position_ids, embedding.depth
+        positions, depth = chunk.position_ids, directions.depth
         states = run_with_states(self.decoder, chunk.input_ids, positions, scoring, depth, scorer, chunk.fork)
         assert states is not None
         context = slice(self.plan.prefix_len, chunk.common)
-        rows = directions.repeat(len(ids) // len(directions), 1)
-        return Scored(scorer.total[:, context], torch.einsum("bse,be->bs", states[:, context], rows))
+        return Scored(scorer.total[:, context], directions.closeness(states[:, context]))
 
     def _by_surprisal(self, group: GroupIds) -> Tensor:
         """Nats that the model could not have predicted, averaged over neighbours; where attention counts too, the mean
@@ -232,20 +227,19 @@ class Reading:
 @dataclass(frozen=True)
 class ChunkScores:
     """Work of an executor: what a group's context tokens (B, C') have for one question. plan: without its spans, its
-    profile and the usual questions' states, which that does not depend on; prefix, suffix, neutral: ids (B, tokens);
-    directions: as in `Reading`."""
+    profile and its embedding, which that does not depend on; prefix, suffix, neutral: ids (B, tokens); directions: as
+    in `Reading`."""
 
     plan: SelectPlan
     prefix: Tensor
     suffix: Tensor
     neutral: Tensor | None
-    directions: Tensor | None
+    directions: Directions | None
 
     @classmethod
     def of(cls, reading: Reading) -> ChunkScores:
         plan, prompt = reading.plan, reading.prompt
-        embedding = None if plan.embedding is None else replace(plan.embedding, usual=())
-        short = replace(plan, spans=(), config=replace(plan.config, profile=None), embedding=embedding)
+        short = replace(plan, spans=(), config=replace(plan.config, profile=None), embedding=None)
         neutral = prompt.neutral if plan.neutral_len else None
         return cls(short, prompt.prefix, prompt.suffix, neutral, reading.directions)
 
