@@ -135,7 +135,7 @@ class TestReading:
     @staticmethod
     def ids_of(words, rows=1, seed=0):
         context = torch.tensor([words(text_of(300, seed + row)).input_ids for row in range(rows)])
-        asked = torch.tensor([words("w1 w2 w3").input_ids] * rows)
+        asked = torch.tensor([words(f"w1 w{2 + row} w3").input_ids for row in range(rows)])
         return PromptIds(context[:, :4], context, asked, torch.tensor([words("w1 w9").input_ids] * rows))
 
     @staticmethod
@@ -154,7 +154,7 @@ class TestReading:
         reading, found = self.scored(homer, ids)
         assert len(reading.plan.spans) > 4
         for row in range(rows):
-            direction = states_of(model, torch.tensor([[7, *words("w2 w3").input_ids]]), depth)[1:].mean(0)
+            direction = states_of(model, torch.tensor([[7, *words(f"w{2 + row} w3").input_ids]]), depth)[1:].mean(0)
             direction = direction - torch.tensor(USUAL)
             expected = []
             for start, stop in reading.plan.spans:

@@ -70,9 +70,6 @@ class Directions:
         own = [own_tokens(suffix, usual) for suffix, usual in zip(suffix_ids.tolist(), neutral, strict=True)]
         return cls(embedding.depth, torch.stack([embedding.direction(decoder, ids) for ids in own]))
 
-    def row(self, number: int) -> Directions:
-        return Directions(self.depth, self.vectors[number : number + 1])
-
     def to(self, device: torch.device) -> Directions:
         return Directions(self.depth, self.vectors.to(device))
 

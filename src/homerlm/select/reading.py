@@ -86,9 +86,8 @@ class Reading:
         return replace(self, prompt=replace(self.prompt, context=self.prompt.context.gather(1, places)))
 
     def of_row(self, row: int) -> Reading:
-        """The reading of one row."""
-        directions = None if self.directions is None else self.directions.row(row)
-        return replace(self, prompt=self.prompt.row(row), directions=directions)
+        """The reading of one row, of what was found in it."""
+        return replace(self, prompt=self.prompt.row(row), directions=None)
 
     def asking(self, before: Tensor) -> Reading:
         """The reading for a question that ids (n,) stand before, in one row."""
