@@ -52,12 +52,15 @@ def literal(model, ids, target, min_share=0.1):
     """Indices in the prompt of what stays of a prompt of one row, without sentences and recap."""
     prefix, document, suffix = ids
     length, room = document.shape[1], 60 - P - S
-    scores = []
-    for start, stop in even_spans(length, room):
-        chunk = torch.cat([prefix, document[:, start:stop], suffix], dim=1)
-        scores.append(literal_scores(model, chunk)[:, P:-S])
-    ranked = pool(torch.cat(scores, dim=1), 7)[0]
-    kept = sorted(ranked.argsort(descending=True, stable=True)[:room].tolist())
+    kept = list(range(length))
+    for times in [min(length // (8 * room), 4)] * (length >= 2 * 8 * room) + [1]:
+        scores = []
+        for start, stop in even_spans(len(kept), room):
+            chunk = torch.cat([prefix, document[:, kept[start:stop]], suffix], dim=1)
+            scores.append(literal_scores(model, chunk)[:, P:-S])
+        ranked = pool(torch.cat(scores, dim=1), 7)[0]
+        best = ranked.argsort(descending=True, stable=True)[: times * room].tolist()
+        kept = sorted(kept[i] for i in best)
     again = literal_scores(model, torch.cat([prefix, document[:, kept], suffix], dim=1))[0, P:-S]
     reranked = pool(again[None], 3)[0]
     best = reranked.argsort(descending=True, stable=True)[: target - P - S].tolist()
@@ -65,7 +68,7 @@ def literal(model, ids, target, min_share=0.1):
     return [*range(P), *(P + i for i in chosen), *range(P + length, P + length + S)]
 
 
-@pytest.mark.parametrize("length", [45, 120, 300])
+@pytest.mark.parametrize("length", [45, 120, 300, 815, 816, 1300, 2100])
 def test_equals_a_literal_selection(model, length):
     ids = prompt(context=length)
     context = homer_of(model).compress(*ids)
@@ -109,7 +112,7 @@ def what_runs(model, homer, ids):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("length", [20, 45, 301])
+@pytest.mark.parametrize("length", [20, 45, 301, 901])
 def test_the_plans_passes_are_what_runs(model, changes, length):
     homer = homer_of(model, min_share=0.0, **changes) if "never" not in changes.values() else homer_of(model, **changes)
     ids = prompt(context=length)
@@ -119,6 +122,14 @@ def test_the_plans_passes_are_what_runs(model, changes, length):
         layers = range(p.first_layer, p.last_layer)
         planned += [(i, p.tokens * p.rows, p.finish or i < p.last_layer - 1) for i in layers]
     assert ran == planned
+
+
+def test_the_best_of_a_long_document_are_read_again(model):
+    lengths = (815, 816, 1300, 2100, 10_000)
+    assert [homer_of(model).plan(P, length, S).again_len for length in lengths] == [0, 102, 153, 204, 204]
+    assert "the best 204 tokens of these are read again, in 4 chunks" in str(homer_of(model).plan(P, 2100, S))
+    for changes in ({"rerank": "never"}, {"rerank": "later"}, {"chosen_by": "surprisal"}, {"chosen_by": "both"}):
+        assert homer_of(model, **changes).plan(P, 2100, S).again_len == 0
 
 
 def test_what_is_far_below_the_best_goes_even_where_there_is_room(model):

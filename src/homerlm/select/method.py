@@ -135,7 +135,7 @@ class Select:
         decoder's session."""
         look = SelectPlan.of(replace(self.config, prefilter=None), self.decoder.shape, *prompt.lengths)
         reading = Reading.on(self.decoder, look, prompt, self.ranking)
-        return (yield from self._best_of(reading, places[None], lambda _: plan.pause))[0]
+        return (yield from self._best_of(reading, places[None], look.candidate_room, lambda _: plan.pause))[0]
 
     def _worth_reading(self, reading: Reading, documents: Sequence[Document]) -> Tensor:
         """(B, read_len) context indices of what is read: all, or the best passages by the question's words."""
@@ -158,15 +158,19 @@ class Select:
         if not plan.spans:
             yield Event(total, total)
             return read
-        kept = yield from self._best_of(reading.of(read), read, lambda done: Event(done, total))
+        count = plan.again_len or plan.candidate_room
+        kept = yield from self._best_of(reading.of(read), read, count, lambda done: Event(done, total))
+        if plan.again:
+            again = replace(reading.of(kept), plan=replace(plan, spans=plan.again))
+            kept = yield from self._best_of(again, kept, plan.candidate_room, lambda _: plan.pause)
         yield Event(total, total, 1, in_prompt(plan, kept))
         return kept
 
     def _best_of(
-        self, reading: Reading, places: Tensor, told: Callable[[int], Event]
+        self, reading: Reading, places: Tensor, count: int, told: Callable[[int], Event]
     ) -> Generator[Event, None, Tensor]:
         """What `told` makes of the number of tokens that have been read, after each chunk and wherever others get their
-        turn; the value is the candidates (B, m) among the places (B, n) in the document of a reading's context."""
+        turn; the value is the best (B, count) of the places (B, n) in the document of a reading's context."""
         scored: list[Scored] = []
         done = 0
         with closing(reading.chunks_by(self.executor, self.loaded)) as chunks:
@@ -175,8 +179,8 @@ class Select:
                     done = chunk[0][-1][1]
                     scored.append(chunk[1])
                 yield told(done)
-        whole, room = Scored.joined(scored), reading.plan.candidate_room
-        best = self.ranking.candidates(whole.scores, reading.context_ids, places, room, whole.closeness)
+        whole = Scored.joined(scored)
+        best = self.ranking.candidates(whole.scores, reading.context_ids, places, count, whole.closeness)
         return places.gather(1, best)
 
     def _rerank(

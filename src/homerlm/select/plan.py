@@ -18,6 +18,7 @@ CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this sh
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
 MIDDLE = (0.5, 0.6)  # of the layers, where no profile is known: they match the question's words to the text
 TURN_SHARE = 3  # one part of the layers in so many is what a chunk of an index runs through, about
+AGAIN, AGAIN_SHARE = 4, 8  # times the candidates are read again, at most, and one part in so many of what is read
 LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
 
 
@@ -26,7 +27,8 @@ class SelectPlan:
     """The passes of one compression.
 
     read_len: context tokens that are read, fewer than there are where `prefilter` says so; spans: `[start, stop)` of
-    them, of each chunk, none where all that is read is one candidate; chunk_len,
+    them, of each chunk, none where all that is read is one candidate; again: `[start, stop)` of the best of these in
+    the chunks that they are read in once more, to find the candidates in, none in a short document; chunk_len,
     target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
     that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
     chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
@@ -44,6 +46,7 @@ class SelectPlan:
     lead: int
     read_len: int
     spans: tuple[tuple[int, int], ...]
+    again: tuple[tuple[int, int], ...]
     candidates: int
     reranks: bool
     neutral_len: int
@@ -81,9 +84,12 @@ class SelectPlan:
         whole = prefix_len + read_len + suffix_len
         candidates = min(candidates, whole)
         lead = 0 if config.chosen_by == "attention" else min(LEAD, (chunk_len - affixes) // 2)
-        spans = even_spans(read_len, chunk_len - affixes - lead) if candidates < whole else ()
+        chunk_room = chunk_len - affixes - lead
+        spans = even_spans(read_len, chunk_room) if candidates < whole else ()
         reading = scoring(config, shape, min(chunk_len, prompt_len))
         reranks = config.rerank == "now" and target_len < whole  # what fits the target is read as it is
+        again_len = read_again(read_len, candidates - prefix_len - suffix_len) if spans and reranks else 0
+        again = even_spans(again_len, chunk_room) if config.chosen_by == "attention" and again_len else ()
         dropping = early(config, shape, reading, chunk_len)
         return cls(
             config,
@@ -96,6 +102,7 @@ class SelectPlan:
             lead,
             read_len,
             spans,
+            again,
             candidates,
             reranks,
             neutral_len,
@@ -146,6 +153,11 @@ class SelectPlan:
         """Whether the suffix's attention has a part in choosing the candidates."""
         return self.config.chosen_by != "surprisal"
 
+    @property
+    def again_len(self) -> int:
+        """Tokens of the document that are read once more to find the candidates in."""
+        return self.again[-1][1] if self.again else 0
+
     def span_groups(self) -> Iterator[list[tuple[int, int]]]:
         """The spans that run as one batch: at most `chunk_batch` neighbours of one length."""
         return groups_alike(self.spans, self.config.chunk_batch if self.config.chosen_by == "attention" else 1)
@@ -160,6 +172,8 @@ class SelectPlan:
             passes.extend(self._chunk_passes(group))
             if self.config.chosen_by != "attention":
                 passes, head = passes + head, []
+        for group in groups_alike(self.again, self.config.chunk_batch):
+            passes.extend(self._chunk_passes(group))
         if self.reranks:
             passes.append(self._scoring_pass("rerank", self.candidates, self.reranking))
         return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), *head)
@@ -188,6 +202,8 @@ class SelectPlan:
                     f"above layer {self.early.layer} only the {self.early.share:.0%} of a chunk that "
                     f"{Scoring.of(self.early.heads)} find"
                 )
+            if self.again:
+                yield f"the best {self.again_len:,} tokens of these are read again, in {len(self.again):,} chunks"
             yield f"the best {self.candidate_room:,} tokens of what was read stay"
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
@@ -256,6 +272,13 @@ def lengths(
             + (f", or raise {name} ({flag(name)})" if chunk < shape.sight else "")
         )
     return chunk, target
+
+
+def read_again(read_len: int, room: int) -> int:
+    """Tokens that are read once more to find the candidates in, of so many that are read and leave room for so many:
+    what chunks beside the best leave to chance, the best side by side tell. None where it would cost much."""
+    times = min(AGAIN, read_len // (AGAIN_SHARE * max(room, 1)))
+    return times * room if times > 1 else 0
 
 
 def groups_alike(spans: Iterable[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
