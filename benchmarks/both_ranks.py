@@ -9,19 +9,15 @@ and prints the share of the facts whose whole is among the first tokens. Example
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from embeddings import FACTS, facts
-from homerlm import Homer, load_model, prompt
-from homerlm.lab.tasks.prose import excerpt, hide
+from embeddings import FACTS, TOKENS, arguments, cases
+from homerlm import Homer, load_model
 from homerlm.model.memory import keep_freed_memory
 from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import better_of, log_share_above, tokens_before, unit_means, unit_significance
@@ -35,21 +31,15 @@ FIRST = (400, 800, 990)  # tokens; the last are the candidates of a question
 @torch.no_grad()
 def rows(homer: Homer, novels: str, tokens: int, number: int, seed: int) -> Iterator[dict[str, Any]]:
     """Of each fact of a document of so many tokens, those that rank before its last sentence, by each way."""
-    method, tokenizer, rng = homer.method, homer.tokenizer, random.Random(f"{seed} {number}")
+    method = homer.method
     assert isinstance(method, Select)
-    assert tokenizer is not None
-    planted = facts(rng)
-    text = hide(excerpt(novels, tokenizer, tokens, rng), [(rng.random(), fact.text) for fact in planted])
-    spans, nothing = prompt.token_spans(tokenizer, text), prompt.neutral(tokenizer)
-    for fact in planted:
-        before, after = prompt.affixes(tokenizer, fact.question)
-        ids = prompt.encode(tokenizer, before, text, after, nothing)
-        start = text.index(fact.text)
-        gold = torch.tensor(prompt.tokens_within(spans, [(start, start + len(fact.text))]))
-        found: dict[str, Any] = {"task": fact.task, "document": number, "seed": seed, "question": fact.question}
-        for way, ranked, sizes, units in ways(method, ids):
-            found[way] = int(tokens_before(ranked, sizes)[0, units[0, gold]].max())
-        yield found
+    assert homer.tokenizer is not None
+    for case in cases(homer.tokenizer, novels, number, seed, tokens):
+        ranks = {
+            way: int(tokens_before(ranked, sizes)[0, units[0, case.gold]].max())
+            for way, ranked, sizes, units in ways(method, case.ids)
+        }
+        yield case.row | ranks
 
 
 def ways(method: Select, ids: PromptIds) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
@@ -75,13 +65,8 @@ def ways(method: Select, ids: PromptIds) -> Iterator[tuple[str, Tensor, Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="name, folder or file; default the bundled model")
-    parser.add_argument("--text", type=Path, required=True, help="a text of novels or the like")
-    parser.add_argument("--documents", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=7700, help="of a document beside the facts")
-    parser.add_argument("--seed", type=int, default=41)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = arguments(__doc__)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a document beside the facts")
     given = parser.parse_args()
     keep_freed_memory()
     homer = Homer(*load_model(given.model))

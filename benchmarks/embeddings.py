@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from homerlm import Homer, load_model, prompt
 from homerlm.index.asking import Search
@@ -29,6 +30,7 @@ from homerlm.lab.tasks.planted import Pair, pairs
 from homerlm.lab.tasks.prose import excerpt, hide
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
+from homerlm.prompt import PromptIds
 from homerlm.select.method import Select
 
 FACTS = {"associations": 5, "paraphrases": 2}  # of a document
@@ -54,25 +56,43 @@ def facts(rng: random.Random) -> list[Fact]:
     return [Fact(task, pair.fact.format(**who), pair.question.format(**who)) for task, pair, who in named]
 
 
-@torch.no_grad()
-def rows(homer: Homer, novels: str, number: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Of each fact of a document, 0 or 1 by each way and number of tokens."""
-    method, tokenizer, rng = homer.method, homer.tokenizer, random.Random(f"{seed} {number}")
-    assert isinstance(method, Select)
-    assert tokenizer is not None
+@dataclass(frozen=True)
+class Case:
+    """A fact asked for in a document. gold: (n,) the places of its tokens; row: what a record says of it."""
+
+    ids: PromptIds
+    gold: Tensor
+    row: dict[str, Any]
+
+
+def cases(
+    tokenizer: PreTrainedTokenizerBase, novels: str, number: int, seed: int, tokens: int = TOKENS
+) -> Iterator[Case]:
+    """The facts of one document of so many tokens beside them."""
+    rng = random.Random(f"{seed} {number}")
     planted = facts(rng)
-    text = hide(excerpt(novels, tokenizer, TOKENS, rng), [(rng.random(), fact.text) for fact in planted])
-    nothing = prompt.neutral(tokenizer)
-    spans, index = prompt.token_spans(tokenizer, text), None
+    text = hide(excerpt(novels, tokenizer, tokens, rng), [(rng.random(), fact.text) for fact in planted])
+    spans, nothing = prompt.token_spans(tokenizer, text), prompt.neutral(tokenizer)
     for fact in planted:
         before, after = prompt.affixes(tokenizer, fact.question)
         ids = prompt.encode(tokenizer, before, text, after, nothing)
-        index = index or homer.index(ids.prefix, ids.context, neutral_ids=ids.neutral)
         start = text.index(fact.text)
         gold = torch.tensor(prompt.tokens_within(spans, [(start, start + len(fact.text))]))
+        row = {"task": fact.task, "document": number, "seed": seed, "question": fact.question}
+        yield Case(PromptIds(ids.prefix, ids.context, ids.suffix, ids.neutral), gold, row)
+
+
+@torch.no_grad()
+def rows(homer: Homer, novels: str, number: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Of each fact of a document, 0 or 1 by each way and number of tokens."""
+    method, index = homer.method, None
+    assert isinstance(method, Select)
+    assert homer.tokenizer is not None
+    for case in cases(homer.tokenizer, novels, number, seed):
+        ids, gold, found = case.ids, case.gold, dict(case.row)
+        index = index or homer.index(ids.prefix, ids.context, neutral_ids=ids.neutral)
         with homer.decoder.session():
             search = Search.of(method, index, index.frame.question(ids.suffix, ids.neutral, ids.suffix.shape[1]))
-            found: dict[str, Any] = {"task": fact.task, "document": number, "seed": seed, "question": fact.question}
             for count in FIRST:
                 by_keys = run_steps(replace(search, direction=None).candidates(count))
                 ways = {"keys": by_keys, "embeddings": by_embeddings(index, search, count)}
@@ -89,14 +109,18 @@ def by_embeddings(index: Index, search: Search, count: int) -> Tensor:
     return tokens_of(index.units[order], sizes[order], count)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="name, folder or file; default the bundled model")
     parser.add_argument("--text", type=Path, required=True, help="a text of novels or the like")
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--seed", type=int, default=41)
     parser.add_argument("--output", type=Path, required=True)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = arguments(__doc__).parse_args()
     keep_freed_memory()
     homer = Homer(*load_model(given.model))
     novels = given.text.read_text()
