@@ -127,7 +127,10 @@ def test_the_plans_passes_are_what_runs(model, changes, length):
 def test_the_best_of_a_long_document_are_read_again(model):
     lengths = (815, 816, 1300, 2100, 10_000)
     assert [homer_of(model).plan(P, length, S).again_len for length in lengths] == [0, 102, 153, 204, 204]
-    assert "the best 204 tokens of these are read again, in 4 chunks" in str(homer_of(model).plan(P, 2100, S))
+    plan = homer_of(model).plan(P, 2100, S)
+    assert "the best 204 tokens of these are read again, in 4 chunks" in str(plan)
+    tokens = {kind: [run.tokens - P - S for run in plan.passes if run.kind == kind] for kind in ("chunk", "again")}
+    assert (sum(tokens["chunk"]), tokens["again"]) == (2100, [51] * 4)
     for changes in ({"rerank": "never"}, {"rerank": "later"}, {"chosen_by": "surprisal"}, {"chosen_by": "both"}):
         assert homer_of(model, **changes).plan(P, 2100, S).again_len == 0
 

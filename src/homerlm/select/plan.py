@@ -173,7 +173,7 @@ class SelectPlan:
             if self.config.chosen_by != "attention":
                 passes, head = passes + head, []
         for group in groups_alike(self.again, self.config.chunk_batch):
-            passes.extend(self._chunk_passes(group))
+            passes.extend(replace(run, kind="again") for run in self._chunk_passes(group))
         if self.reranks:
             passes.append(self._scoring_pass("rerank", self.candidates, self.reranking))
         return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), *head)

@@ -238,7 +238,7 @@ class ChunkScores:
     @classmethod
     def of(cls, reading: Reading) -> ChunkScores:
         plan, prompt = reading.plan, reading.prompt
-        short = replace(plan, spans=(), config=replace(plan.config, profile=None), embedding=None)
+        short = replace(plan, spans=(), again=(), config=replace(plan.config, profile=None), embedding=None)
         neutral = prompt.neutral if plan.neutral_len else None
         return cls(short, prompt.prefix, prompt.suffix, neutral, reading.directions)
 
