@@ -23,9 +23,9 @@ class Pass:
 
     kind: "chunk" (a span of the document between the affixes), "again" (one of the best of these), "merge" (two merged
     chunks), "rerank" (the candidates) or "read" (what the answer is read from). tokens: of one row of one chunk; rows:
-    chunks that run side by side; layers `[first_layer, last_layer)`; finish: False where the last layer stops after its queries and keys;
-    scoring_layers: those whose attention scores the tokens, with this many `queries`; logits: positions whose logits
-    are computed; keys: tokens attended to, more than `tokens` where a cache comes before them.
+    chunks that run side by side; layers `[first_layer, last_layer)`; finish: False where the last layer stops after its
+    queries and keys; scoring_layers: those whose attention scores the tokens, with this many `queries`; logits:
+    positions whose logits are computed; keys: tokens attended to, more than `tokens` where a cache comes before them.
     """
 
     kind: str
