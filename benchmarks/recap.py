@@ -133,13 +133,15 @@ WAYS = (
 
 @dataclass
 class Found:
-    """A document's candidates, at `places`, and their scores at the reranking, (C,) both."""
+    """A document's candidates, at `places`, and their scores at the reranking, (C,) both. gold: (n,) places of what
+    answers."""
 
     sample: Sample
     ids: PromptIds
     plan: SelectPlan
     places: Tensor
     scores: Tensor
+    gold: Tensor
 
 
 class Study:
@@ -153,11 +155,11 @@ class Study:
         asked = Setup(self.homer.model, self.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
         ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
         plan = method.plan(*ids.lengths)
-        reading = Reading(self.homer.decoder, plan, ids, method.ranking)
         with self.homer.decoder.session():
+            reading = Reading.on(self.homer.decoder, plan, ids, method.ranking)
             (places,) = run_steps(method._candidates(reading, torch.arange(plan.context_len)[None]))
             (scores,) = run_steps(reading.scoring(ids.context[:, places], plan.reranking))
-        return Found(sample, ids, plan, places, scores)
+        return Found(sample, ids, plan, places, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
 
     def method(self, way: Way) -> Select:
         method = self.homer.method
@@ -165,8 +167,8 @@ class Study:
         config = replace(method.config, recap_len=way.length, min_share=way.min_share, link_len=way.link_len)
         return replace(method, config=config)
 
-    def prompt_of(self, found: Found, way: Way) -> Tensor:
-        """(1, S) ids of what is read."""
+    def chosen(self, found: Found, way: Way) -> Tensor:
+        """Context indices (n,) of what is read."""
         method = self.method(way)
         document = run_steps(method._document(found.ids.context[0]))
         units_by = method.ranking
@@ -178,7 +180,10 @@ class Study:
 
         reading = Reading(self.homer.decoder, found.plan, found.ids, method.ranking)
         with mock.patch.object(Ranking, "recap", recap_of), self.homer.decoder.session():
-            chosen = run_steps(method._chosen(reading, document, found.scores, found.places))
+            return run_steps(method._chosen(reading, document, found.scores, found.places))
+
+    def prompt_of(self, found: Found, chosen: Tensor) -> Tensor:
+        """(1, S) ids of what is read."""
         return torch.cat([found.ids.prefix, found.ids.context[:, chosen], found.ids.suffix], dim=1)
 
     @torch.no_grad()
@@ -206,7 +211,7 @@ class Study:
 
 
 def measured(study: Study, task: Task, found: Sequence[Found], way: Way) -> Iterator[dict[str, Any]]:
-    prompts = [study.prompt_of(one, way) for one in found]
+    prompts = [study.prompt_of(one, study.chosen(one, way)) for one in found]
     if task.variant == "keys":
         margins = [study.margin(ids, one.sample) for ids, one in zip(prompts, found, strict=True)]
         results = [{"right": float(margin > 0), "margin": margin} for margin in margins]
