@@ -2,7 +2,8 @@
 held, where it falls most, or at so many tokens? The candidates of documents with planted facts, and of questions about
 a natural text, are found and reranked once; each cut then keeps some of them, which the model reads and answers from.
 
-Appends records as JSON lines, goes on where it was stopped, and prints the means. Example:
+Appends records as JSON lines, goes on where it was stopped, prints the means and draws them beside the records.
+Example:
 
     python benchmarks/cut.py --text novels.txt --questions benchmarks/questions/rust-book.jsonl --book rust-book.html \
         --output results/cut/smollm2.jsonl
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from homerlm import Homer, load_model
 from homerlm.documents import read_document
+from homerlm.lab.plots import plotting
 from homerlm.lab.samples import Task
 from homerlm.lab.tasks.needle import needle
 from homerlm.lab.tasks.own import load_questions, questions
@@ -131,8 +133,34 @@ def main() -> None:
         records += new
         with options.output.open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in new)
-    table = pd.DataFrame(records).groupby(["cut", "task"], sort=False)[["kept", "right", "tokens"]].mean()
-    print(table.round(2).unstack("task").to_string())
+    means = pd.DataFrame(records).groupby(["cut", "task"], sort=False)[["kept", "right", "tokens"]].mean()
+    print(means.round(2).unstack("task").to_string())
+    draw(means.groupby("cut", sort=False).mean(), options.output.with_suffix(".png"))
+
+
+def draw(means: pd.DataFrame, path: Path) -> None:
+    """What is kept and right, of all tasks alike, by the tokens that are read."""
+    pyplot, seaborn = plotting()
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained", sharex=True)
+    rule = [name.split(maxsplit=1)[-1] for name in means.index]
+    for column, axis in zip(("kept", "right"), axes, strict=True):
+        seaborn.lineplot(
+            means,
+            x="tokens",
+            y=column,
+            hue=rule,
+            style=rule,
+            markers=True,
+            dashes=False,
+            ax=axis,
+            legend=axis is axes[0],
+        )
+        for name, one in means.iterrows():
+            label = "" if name == "the largest fall" else str(name).split()[0]
+            axis.annotate(label, (one["tokens"], one[column]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel="tokens read", title=f"{column}, mean over the tasks", ylabel="")
+    seaborn.despine(figure)
+    figure.savefig(path, dpi=110)
 
 
 def _options() -> argparse.Namespace:
