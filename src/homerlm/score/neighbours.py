@@ -59,8 +59,7 @@ def significance(
 def unit_scores(scores: Tensor, units: Tensor) -> Tensor:
     """Scores (B, U) of units that tokens with scores (B, C) are in, numbered (B, C): their sum by the square root of
     the unit's length, between a sum, which favours long sentences, and a mean, which favours short ones."""
-    sums, sizes = _sums_and_sizes(scores, units)
-    return sums / sizes.clamp(min=1).sqrt()
+    return _unit_sums(scores, units) / _unit_sizes(units).clamp(min=1).sqrt()
 
 
 def unit_significance(
@@ -76,22 +75,22 @@ def unit_significance(
     joined = torch.zeros_like(by_unit).scatter_add_(1, units[:, 1:], touches.to(by_unit.dtype))
     whole = by_unit + share * best_beside(by_unit, joined > 0)
     if closeness is not None:
-        sums, sizes = _sums_and_sizes(closeness, units)
-        whole = by_both_ranks(whole, sums / sizes.clamp(min=1), sizes)
+        whole = by_both_ranks(whole, unit_means(closeness, units), _unit_sizes(units))
     return whole.gather(1, units)
 
 
 def unit_means(values: Tensor, units: Tensor) -> Tensor:
     """(B, U) of units that tokens with values (B, C) are in, numbered (B, C)."""
-    sums, sizes = _sums_and_sizes(values, units)
-    return sums / sizes.clamp(min=1)
+    return _unit_sums(values, units) / _unit_sizes(units).clamp(min=1)
 
 
-def _sums_and_sizes(values: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, U) twice of units that tokens with values (B, C) are in, numbered (B, C): the sum of their values, and how
-    many they are: none where another row has more units."""
-    sums = torch.zeros(len(values), int(units.max()) + 1, device=values.device).scatter_add_(1, units, values)
-    return sums, torch.zeros_like(sums).scatter_add_(1, units, torch.ones_like(values))
+def _unit_sizes(units: Tensor) -> Tensor:
+    """(B, U) tokens of each unit, none where another row has more units."""
+    return _unit_sums(torch.ones(units.shape, device=units.device), units)
+
+
+def _unit_sums(values: Tensor, units: Tensor) -> Tensor:
+    return torch.zeros(len(values), int(units.max()) + 1, device=values.device).scatter_add_(1, units, values)
 
 
 def tokens_before(scores: Tensor, sizes: Tensor) -> Tensor:
