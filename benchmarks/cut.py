@@ -26,6 +26,7 @@ from torch import Tensor
 
 from homerlm import Homer, load_model
 from homerlm.documents import read_document
+from homerlm.lab.corpora import json_lines
 from homerlm.lab.plots import plotting
 from homerlm.lab.samples import Task
 from homerlm.lab.tasks.needle import needle
@@ -33,7 +34,7 @@ from homerlm.lab.tasks.own import load_questions, questions
 from homerlm.lab.tasks.planted import planted
 from homerlm.lab.tasks.stories import stories
 from homerlm.model.memory import keep_freed_memory
-from homerlm.score.neighbours import share_of_best, top_tokens
+from homerlm.score.neighbours import share_of_best
 from homerlm.select.ranking import Ranking
 from recap import Found, Study, Way
 
@@ -71,12 +72,6 @@ CUTS: dict[str, Cut] = {
 }
 
 
-def kept(ranked: Tensor, room: int, cut: Cut) -> Tensor:
-    """As `Ranking.kept`."""
-    lowest = cut(ranked.sort(descending=True).values)
-    return top_tokens(ranked[None], min(room, int((ranked >= lowest).sum())))[0]
-
-
 @dataclass
 class Cutting:
     """Grades what is read after each cut; what was read before has its grade."""
@@ -85,20 +80,20 @@ class Cutting:
     known: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def rows(self, task: Task, found: Sequence[Found], cut: Cut) -> Iterator[dict[str, Any]]:
-        def kept_of(_: Ranking, ranked: Tensor, room: int) -> Tensor:
-            return kept(ranked, room, cut)
+        def lowest(_: Ranking, ranked: Tensor) -> Tensor:
+            return cut(ranked.sort(descending=True).values)
 
-        with mock.patch.object(Ranking, "kept", kept_of):
+        with mock.patch.object(Ranking, "lowest", lowest):
             chosen = [self.study.chosen(one, Way("the present one")) for one in found]
         prompts = [self.study.prompt_of(one, places) for one, places in zip(found, chosen, strict=True)]
-        new = [number for number, ids in enumerate(prompts) if tuple(ids[0].tolist()) not in self.known]
-        if new:
+        read = [tuple(ids[0].tolist()) for ids in prompts]
+        if new := [number for number, ids in enumerate(read) if ids not in self.known]:
             samples = [found[number].sample for number in new]
             grades = self.study.graded([prompts[number] for number in new], samples, task.max_new_tokens)
-            self.known |= {tuple(prompts[number][0].tolist()): grade for number, grade in zip(new, grades, strict=True)}
-        for one, places, ids in zip(found, chosen, prompts, strict=True):
+            self.known |= {read[number]: grade for number, grade in zip(new, grades, strict=True)}
+        for one, places, ids in zip(found, chosen, read, strict=True):
             share_kept = float(torch.isin(one.gold, places).float().mean())
-            yield {"kept": round(share_kept, 4), "right": self.known[tuple(ids[0].tolist())], "tokens": ids.shape[1]}
+            yield {"kept": round(share_kept, 4), "right": self.known[ids], "tokens": len(ids)}
 
 
 def tasks(text: Path, asked: Path, book: Path) -> dict[str, Task]:
@@ -115,8 +110,7 @@ def main() -> None:
     options = _options()
     keep_freed_memory()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.output.read_text().splitlines() if options.output.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = json_lines(options.output, "records of this study") if options.output.exists() else []
     done = {record["task"] for record in records}
     study = Study(Homer(*load_model(options.model)))
     for name, task in tasks(options.text, options.questions, options.book).items():

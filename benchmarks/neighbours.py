@@ -23,6 +23,7 @@ from torch import Tensor
 
 from homerlm import Homer, HomerConfig, load_model
 from homerlm.documents import read_document
+from homerlm.lab.corpora import json_lines
 from homerlm.lab.questions import Setup
 from homerlm.lab.rivals.passages import passages
 from homerlm.lab.samples import Asked, Sample
@@ -129,8 +130,8 @@ def main() -> None:
     study = Study(Homer(model, tokenizer))
     study.homer.profile()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.output.read_text().splitlines() if options.output.exists() else []
-    done = {json.loads(line)["question"] for line in lines}
+    known = json_lines(options.output, "records of this study") if options.output.exists() else []
+    done = {record["question"] for record in known}
     with options.output.open("a") as file:
         for index in range(len(items)):
             sample = task.sample(tokenizer, options.length, index, options.seed)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from homerlm import Homer, HomerConfig, load_model
-from homerlm.lab.corpora import python_documentation
+from homerlm.lab.corpora import json_lines, python_documentation
 from homerlm.lab.questions import token_spots
 from homerlm.lab.tasks.needle import needle
 from homerlm.model.memory import keep_freed_memory
@@ -115,7 +115,7 @@ def main() -> None:
     keep_freed_memory()
     options.output.mkdir(parents=True, exist_ok=True)
     records = options.output / "records.jsonl"
-    known = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
+    known = json_lines(records, "records of this study") if records.exists() else []
     done = {(r["kind"], r["length"], r["sample"], r["seed"]) for r in known}
     homer = Homer(*load_model(), FORMER)
     cells = [

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from homerlm import Homer, HomerConfig, load_model, prompt
-from homerlm.lab.corpora import python_documentation
+from homerlm.lab.corpora import json_lines, python_documentation
 from homerlm.lab.questions import Setup
 from homerlm.lab.samples import Sample, Task
 from homerlm.lab.tasks.needle import needle
@@ -236,7 +236,7 @@ def main() -> None:
     keep_freed_memory()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "records.jsonl"
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = json_lines(path, "records of this study") if path.exists() else []
     done = {(record["kind"], record["way"]) for record in known}
     study = Study(Homer(*load_model(options.model)))
     text = options.text.read_text() if options.text else python_documentation()

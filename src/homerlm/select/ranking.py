@@ -58,11 +58,14 @@ class Ranking:
 
     def kept(self, ranked: Tensor, room: int) -> Tensor:
         """Ascending indices (n,) of the candidates, of significance (C,), that deserve a place: at most `room`, none
-        below `min_share` of the highest."""
+        below the `lowest`."""
         if not len(ranked):
             return torch.empty(0, dtype=torch.long, device=ranked.device)
-        lowest = share_of_best(ranked.amax(), self.config.min_share)
-        return top_tokens(ranked[None], min(room, int((ranked >= lowest).sum())))[0]
+        return top_tokens(ranked[None], min(room, int((ranked >= self.lowest(ranked)).sum())))[0]
+
+    def lowest(self, ranked: Tensor) -> Tensor:
+        """The significance () that a candidate needs, of those of all (C,): `min_share` of the highest."""
+        return share_of_best(ranked.amax(), self.config.min_share)
 
     def recap(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
         """Indices of the kept tokens, of scores, ids and places in the document (n,), that are repeated before the
