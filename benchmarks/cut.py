@@ -1,19 +1,22 @@
 """Where should the candidates be cut: at a share of the best one's significance, where most of the significance is
-held, where it falls most, or at so many tokens? The candidates of documents with planted facts, and of questions about
-a natural text, are found and reranked once; each cut then keeps some of them, which the model reads and answers from.
+held, where it falls most, or at so many tokens? And how much should count there how likely the question is behind a
+sentence? The candidates of documents with planted facts, and of questions about a natural text, are found and reranked
+once; each cut then keeps some of them, which the model reads and answers from.
 
 Appends records as JSON lines, goes on where it was stopped, prints the means and draws them beside the records.
 Example:
 
     python benchmarks/cut.py --text novels.txt --questions benchmarks/questions/rust-book.jsonl --book rust-book.html \
         --output results/cut/smollm2.jsonl
+    python benchmarks/cut.py --by likelihood ... --output results/cut/likelihood-smollm2.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,11 +38,13 @@ from homerlm.lab.tasks.planted import planted
 from homerlm.lab.tasks.stories import stories
 from homerlm.model.memory import keep_freed_memory
 from homerlm.score.neighbours import share_of_best
+from homerlm.select import likelihood
 from homerlm.select.ranking import Ranking
 from recap import Found, Study, Way
 
 LEADING = 30  # units that a fall is looked for among
 Cut = Callable[[Tensor], Tensor]  # of significance (C,), highest first: the lowest that is kept, ()
+Change = Callable[[], AbstractContextManager[object]]  # of the default's cut
 
 
 def share(ranked: Tensor, of_best: float) -> Tensor:
@@ -72,6 +77,22 @@ CUTS: dict[str, Cut] = {
 }
 
 
+def lowest_by(cut: Cut) -> AbstractContextManager[object]:
+    def lowest(_: Ranking, ranked: Tensor) -> Tensor:
+        return cut(ranked.sort(descending=True).values)
+
+    return mock.patch.object(Ranking, "lowest", lowest)
+
+
+WAYS: Mapping[str, Mapping[str, Change]] = {
+    "significance": {name: partial(lowest_by, cut) for name, cut in CUTS.items()},
+    "likelihood": {
+        f"likelihood to the power of {weight:g}": partial(mock.patch.object, likelihood, "CUT_WEIGHT", weight)
+        for weight in (0, 0.2, 0.3, 0.5)
+    },
+}
+
+
 @dataclass
 class Cutting:
     """Grades what is read after each cut; what was read before has its grade."""
@@ -79,11 +100,8 @@ class Cutting:
     study: Study
     known: dict[tuple[int, ...], float] = field(default_factory=dict)
 
-    def rows(self, task: Task, found: Sequence[Found], cut: Cut) -> Iterator[dict[str, Any]]:
-        def lowest(_: Ranking, ranked: Tensor) -> Tensor:
-            return cut(ranked.sort(descending=True).values)
-
-        with mock.patch.object(Ranking, "lowest", lowest):
+    def rows(self, task: Task, found: Sequence[Found], changed: Change) -> Iterator[dict[str, Any]]:
+        with changed():
             chosen = [self.study.chosen(one, Way("the present one")) for one in found]
         prompts = [self.study.prompt_of(one, places) for one, places in zip(found, chosen, strict=True)]
         read = [tuple(ids[0].tolist()) for ids in prompts]
@@ -121,8 +139,8 @@ def main() -> None:
         cutting, found = Cutting(study), [study.find(sample) for sample in samples]
         new = [
             {"task": name, "sample": index, "seed": options.seed, "cut": cut} | row
-            for cut, where in CUTS.items()
-            for index, row in enumerate(cutting.rows(task, found, where))
+            for cut, changed in WAYS[options.by].items()
+            for index, row in enumerate(cutting.rows(task, found, changed))
         ]
         records += new
         with options.output.open("a") as file:
@@ -163,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True, help="novels or the like, that facts are planted in")
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--book", type=Path, required=True, help="what these are about")
+    parser.add_argument("--by", choices=WAYS, default="significance", help="what the cut is changed in")
     parser.add_argument("--documents", type=int, default=6, help="of each task; twice as many questions")
     parser.add_argument("--length", type=int, default=8192, help="tokens of each prompt")
     parser.add_argument("--seed", type=int, default=79)

@@ -98,7 +98,7 @@ class Study:
 
     def _best_passages(self, question: Question, tokens: int) -> Tensor:
         ids = question.asked.context
-        spans = passages(self.method.ranking._units(ids, question.places)[0].tolist(), PASSAGE)
+        spans = passages(self.method.ranking.units(ids, question.places)[0].tolist(), PASSAGE)
         texts = [str(self.tokenizer.decode(ids[0, start:stop])) for start, stop in spans]
         scores = passage_scores(texts, question.asked.question)
         best = [spans[k] for k in scores.argsort(kind="stable")[::-1] if scores[k] > 0]

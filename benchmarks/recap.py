@@ -34,6 +34,7 @@ from homerlm.passes import run_steps
 from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import share_of_best
 from homerlm.select import recap
+from homerlm.select.likelihood import Candidates
 from homerlm.select.method import Select
 from homerlm.select.plan import SelectPlan
 from homerlm.select.ranking import Ranking
@@ -133,13 +134,12 @@ WAYS = (
 
 @dataclass
 class Found:
-    """A document's candidates, at `places`, and their scores at the reranking, (C,) both. gold: (n,) places of what
-    answers."""
+    """A document's candidates and their scores (C,) at the reranking. gold: (n,) places of what answers."""
 
     sample: Sample
     ids: PromptIds
     plan: SelectPlan
-    places: Tensor
+    candidates: Candidates
     scores: Tensor
     gold: Tensor
 
@@ -157,9 +157,9 @@ class Study:
         plan = method.plan(*ids.lengths)
         with self.homer.decoder.session():
             reading = Reading.on(self.homer.decoder, plan, ids, method.ranking)
-            (places,) = run_steps(method._candidates(reading, torch.arange(plan.context_len)[None]))
-            (scores,) = run_steps(reading.scoring(ids.context[:, places], plan.reranking))
-        return Found(sample, ids, plan, places, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
+            found = run_steps(method._candidates(reading, torch.arange(plan.context_len)[None])).row(0)
+            (scores,) = run_steps(reading.scoring(ids.context[:, found.places], plan.reranking))
+        return Found(sample, ids, plan, found, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
 
     def method(self, way: Way) -> Select:
         method = self.homer.method
@@ -176,11 +176,11 @@ class Study:
             units_by = replace(units_by, config=replace(method.config, unit="neighbours"))
 
         def recap_of(_: Any, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
-            return way.of(scores.tolist(), units_by._units(ids[None], places[None])[0].tolist(), room)
+            return way.of(scores.tolist(), units_by.units(ids[None], places[None])[0].tolist(), room)
 
         reading = Reading(self.homer.decoder, found.plan, found.ids, method.ranking)
         with mock.patch.object(Ranking, "recap", recap_of), self.homer.decoder.session():
-            return run_steps(method._chosen(reading, document, found.scores, found.places))
+            return run_steps(method._chosen(reading, document, found.scores, found.candidates))
 
     def prompt_of(self, found: Found, chosen: Tensor) -> Tensor:
         """(1, S) ids of what is read."""

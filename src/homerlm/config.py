@@ -110,6 +110,13 @@ class HomerConfig(_Settings):
         "the profile has measured that it helps, or never. Needs sentences as the unit, and attention that chooses.",
         choices=("profile", "never"),
     )
+    likelihood: str = _setting(
+        "always",
+        "Whether the best sentences of a document that is longer than the candidates are also ranked by how likely the "
+        "whole model finds the question right behind each: always, or never, which is faster. Needs a tokenizer, "
+        "sentences as the unit, attention that chooses, and a reranking.",
+        choices=("always", "never"),
+    )
     contrast: str = _setting(
         "neutral",
         "What is taken off a token's score: what a neutral question gives it, or nothing. Needs a tokenizer.",

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Pass:
     """One run of tokens through a range of layers.
 
-    kind: "chunk" (a span of the document between the affixes), "again" (one of the best of these), "merge" (two merged
-    chunks), "rerank" (the candidates) or "read" (what the answer is read from). tokens: of one row of one chunk; rows:
-    chunks that run side by side; layers `[first_layer, last_layer)`; finish: False where the last layer stops after its
-    queries and keys; scoring_layers: those whose attention scores the tokens, with this many `queries`; logits:
-    positions whose logits are computed; keys: tokens attended to, more than `tokens` where a cache comes before them.
+    kind: "chunk" (a span of the document between the affixes), "again" (one of the best of these), "ask" (the question
+    behind sentences of them), "merge" (two merged chunks), "rerank" (the candidates) or "read" (what the answer is read
+    from). tokens: of one row of one chunk; rows: chunks that run side by side; layers `[first_layer, last_layer)`;
+    finish: False where the last layer stops after its queries and keys; scoring_layers: those whose attention scores
+    the tokens, with this many `queries`; logits: positions whose logits are computed; keys: tokens attended to, more
+    than `tokens` where a cache comes before them.
     """
 
     kind: str
@@ -208,7 +209,11 @@ def _pass_bytes(run: Pass, shape: DecoderShape) -> int:
     heads = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim  # queries before and after RoPE, keys, values
     states = tokens * (4 * shape.hidden + max(2 * heads, 3 * shape.intermediate)) * shape.itemsize
     scores = 2 * _logits_bytes(run, shape, run.queries, run.keys) if run.scoring_layers else 0
-    return states + max(scores, _eager_bytes(run, shape)) + 4 * shape.vocab * min(max(run.logits, 1), LOGITS_SLICE)
+    return (
+        states
+        + max(scores, _eager_bytes(run, shape))
+        + 4 * shape.vocab * min(max(run.logits * run.rows, 1), LOGITS_SLICE)
+    )
 
 
 def _eager_bytes(run: Pass, shape: DecoderShape) -> int:

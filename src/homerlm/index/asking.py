@@ -17,6 +17,7 @@ from homerlm.index.spread import document_of
 from homerlm.passes import Event
 from homerlm.prompt import PromptIds
 from homerlm.score.embedding import own_tokens
+from homerlm.select.likelihood import Candidates
 from homerlm.select.method import Select, in_prompt
 from homerlm.select.plan import SelectPlan
 
@@ -64,10 +65,12 @@ def asking(
         def prompt_of(places: Tensor) -> PromptIds:
             return PromptIds(prefix, document.at(places)[None].to(decoder.device), suffix_ids, neutral)
 
+        candidates = Candidates(tokens)
         if plan.spans and read > plan.candidate_room:
-            tokens = (yield from select.candidates_among(prompt_of(tokens), plan, tokens.to(decoder.device))).cpu()
+            candidates = yield from select.candidates_among(prompt_of(tokens), plan, tokens.to(decoder.device))
+            tokens = candidates.places.cpu()
         yield Event(len(index), len(index), 1, in_prompt(plan, tokens)[None])
-        context = yield from select.read_candidates(prompt_of(tokens), plan, document, tokens)
+        context = yield from select.read_candidates(prompt_of(tokens), plan, document, candidates)
         if plan.reranks:
             yield Event(len(index), len(index), 2, context.token_indices.sort().values)
     return Found(context, read + suffix_ids.shape[1])

@@ -86,14 +86,20 @@ def usual_questions(tokenizer: PreTrainedTokenizerBase) -> list[Ids]:
 
 
 def own_tokens(suffix: Ids, neutral: Ids | None) -> Ids:
-    """A question's own tokens: of its prompt's suffix, those that the suffix of the question that asks for nothing does
-    not have at the same place, counted from either end. All of them where the two do not differ."""
+    """A question's own tokens, of its prompt's suffix."""
+    return suffix[own_span(suffix, neutral)]
+
+
+def own_span(suffix: Ids, neutral: Ids | None) -> slice:
+    """Where in its prompt's suffix a question's own tokens are: those that the suffix of the question that asks for
+    nothing does not have at the same place, counted from either end. All of them where the two do not differ."""
+    whole = slice(0, len(suffix))
     if neutral is None:
-        return suffix
+        return whole
     most = min(len(suffix), len(neutral))
     before = next((n for n in range(most) if suffix[n] != neutral[n]), most)
     after = next((n for n in range(most - before) if suffix[-1 - n] != neutral[-1 - n]), most - before)
-    return suffix[before : len(suffix) - after] or suffix
+    return slice(before, len(suffix) - after) if before + after < len(suffix) else whole
 
 
 def normed(hidden: Tensor) -> Tensor:

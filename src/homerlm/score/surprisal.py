@@ -19,14 +19,20 @@ NEIGHBOURS = 31  # tokens that a token's surprisal is averaged over: a number's 
 def surprisal(decoder: Decoder, input_ids: Tensor, hidden: Tensor, context: slice) -> Tensor:
     """Surprisal (B, C) float32 in nats of the ids (B, S) in `context`, averaged over neighbours, after final states
     (B, S, E)."""
-    logits = decoder.head_for(hidden[:, :1])
-    nats = torch.zeros(input_ids.shape, device=input_ids.device)
-    for begin in range(max(context.start, 1), context.stop, LOGITS_SLICE):  # nothing predicts the first token
-        stop = min(begin + LOGITS_SLICE, context.stop)
-        nats[:, begin:stop] = _nats(logits(hidden[:, begin - 1 : stop - 1]), input_ids[:, begin:stop])
+    start = max(context.start, 1)  # nothing predicts the first token
+    found = nats(decoder, hidden[:, start - 1 : context.stop - 1], input_ids[:, start : context.stop])
+    found = torch.nn.functional.pad(found, (start - context.start, 0))
     return torch.nn.functional.avg_pool1d(
-        nats[:, None, context], NEIGHBOURS, stride=1, padding=NEIGHBOURS // 2, count_include_pad=False
+        found[:, None], NEIGHBOURS, stride=1, padding=NEIGHBOURS // 2, count_include_pad=False
     )[:, 0]
+
+
+def nats(decoder: Decoder, hidden: Tensor, ids: Tensor) -> Tensor:
+    """Surprisal (B, n) float32 in nats of ids (B, n), after the final states (B, n, E) before each."""
+    logits = decoder.head_for(hidden[:1, :1])
+    most = max(LOGITS_SLICE // len(ids), 1)
+    parts = zip(hidden.split(most, dim=1), ids.split(most, dim=1), strict=True)
+    return torch.cat([_nats(logits(states), part) for states, part in parts], dim=1)
 
 
 def ranks(scores: Tensor) -> Tensor:

@@ -24,10 +24,12 @@ from homerlm.model.attention import Attended
 from homerlm.model.decoder import Decoder
 from homerlm.passes import Event, Lengths, pausing, run_steps
 from homerlm.prompt import PromptIds, row_of
+from homerlm.score.neighbours import top_tokens
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
 from homerlm.score.sentences import Sentences
 from homerlm.select.document import Document
+from homerlm.select.likelihood import Candidates, likely
 from homerlm.select.links import Following, Links
 from homerlm.select.plan import SelectPlan, lengths, scoring
 from homerlm.select.prefilter import worth_reading
@@ -78,7 +80,8 @@ class Select:
         return Ranking.on(self.loaded, self.config)
 
     def plan(self, prefix_len: int, context_len: int, suffix_len: int, neutral_len: int = 0) -> SelectPlan:
-        return SelectPlan.of(self.config, self.decoder.shape, prefix_len, context_len, suffix_len, neutral_len)
+        config = self.config if self.ranking.whole_sentences else replace(self.config, likelihood="never")
+        return SelectPlan.of(config, self.decoder.shape, prefix_len, context_len, suffix_len, neutral_len)
 
     def compress(self, prompt: PromptIds) -> Compressing:
         """Chunks are read and scored, the best tokens are reranked, what is left is read as one short prompt."""
@@ -90,7 +93,7 @@ class Select:
             for ids in prompt.context if looked_at else ():
                 documents.append((yield from pausing(self._document(ids), Event(0, plan.read_len))))
             kept = yield from self._candidates(reading, self._worth_reading(reading, documents))
-            chosen = (yield from self._rerank(reading, documents, kept)) if plan.reranks else list(kept)
+            chosen = (yield from self._rerank(reading, documents, kept)) if plan.reranks else list(kept.places)
             if plan.reranks:
                 yield Event(plan.context_len, plan.context_len, 2, in_prompt(plan, chosen[0])[None])
             rows = []
@@ -116,26 +119,30 @@ class Select:
         return CompactContext.stack(rows)
 
     def read_candidates(
-        self, prompt: PromptIds, plan: SelectPlan, document: Document, places: Tensor
+        self, prompt: PromptIds, plan: SelectPlan, document: Document, candidates: Candidates
     ) -> Generator[Event, None, CompactContext]:
-        """What is left of candidates that were found elsewhere, the context of a prompt of one row, read as one short
-        prompt, with pauses. places: (n,) where in the document, which the plan is about, they are. To be run inside the
-        decoder's session."""
+        """What is left of candidates (n,) that were found elsewhere, the context of a prompt of one row, read as one
+        short prompt, with pauses. plan: about the document that they are in. To be run inside the decoder's session."""
+        places = candidates.places
         if plan.reranks:
             reading = Reading(self.decoder, plan, prompt, self.ranking)
             scores = (yield from reading.scoring(prompt.context, plan.reranking))[0]
-            places = yield from self._chosen(reading, document, scores, places.to(scores.device))
+            places = yield from self._chosen(reading, document, scores, candidates)
             yield plan.pause
         parts = prompt.prefix, document.at(places)[None].to(prompt.prefix.device), prompt.suffix
         return (yield from self._recomputed(torch.cat(parts, dim=1), in_prompt(plan, places)[None], plan))
 
-    def candidates_among(self, prompt: PromptIds, plan: SelectPlan, places: Tensor) -> Generator[Event, None, Tensor]:
+    def candidates_among(
+        self, prompt: PromptIds, plan: SelectPlan, places: Tensor
+    ) -> Generator[Event, None, Candidates]:
         """The candidates (m,) among places (n,) in the document that the plan is about, which were found elsewhere and
         are the context of a prompt of one row: read in chunks with the question, with pauses. To be run inside the
         decoder's session."""
         look = SelectPlan.of(replace(self.config, prefilter=None), self.decoder.shape, *prompt.lengths)
+        look = replace(look, asked_len=plan.asked_len)
         reading = Reading.on(self.decoder, look, prompt, self.ranking)
-        return (yield from self._best_of(reading, places[None], look.candidate_room, lambda _: plan.pause))[0]
+        ranked = yield from self._ranked(reading, places[None], lambda _: plan.pause)
+        return (yield from self._best_of(reading, places[None], ranked)).row(0)
 
     def _worth_reading(self, reading: Reading, documents: Sequence[Document]) -> Tensor:
         """(B, read_len) context indices of what is read: all, or the best passages by the question's words."""
@@ -151,26 +158,34 @@ class Select:
         ]
         return torch.stack(rows).to(prompt.context.device)
 
-    def _candidates(self, reading: Reading, read: Tensor) -> Generator[Event, None, Tensor]:
+    def _candidates(self, reading: Reading, read: Tensor) -> Generator[Event, None, Candidates]:
         """Events of the chunks of what is read, context indices (B, n) ascending; the value is the candidates', (B, m)
         ascending."""
         plan, total = reading.plan, reading.plan.read_len
         if not plan.spans:
             yield Event(total, total)
-            return read
-        count = plan.again_len or plan.candidate_room
-        kept = yield from self._best_of(reading.of(read), read, count, lambda done: Event(done, total))
+            return Candidates(read)
+        reading = reading.of(read)
+        ranked = yield from self._ranked(reading, read, lambda done: Event(done, total))
         if plan.again:
-            again = replace(reading.of(kept), plan=replace(plan, spans=plan.again))
-            kept = yield from self._best_of(again, kept, plan.candidate_room, lambda _: plan.pause)
-        yield Event(total, total, 1, in_prompt(plan, kept))
+            best = top_tokens(ranked, plan.again_len)
+            reading, read = replace(reading.of(best), plan=replace(plan, spans=plan.again)), read.gather(1, best)
+            ranked = yield from self._ranked(reading, read, lambda _: plan.pause)
+        kept = yield from self._best_of(reading, read, ranked)
+        yield Event(total, total, 1, in_prompt(plan, kept.places))
         return kept
 
-    def _best_of(
-        self, reading: Reading, places: Tensor, count: int, told: Callable[[int], Event]
-    ) -> Generator[Event, None, Tensor]:
+    def _best_of(self, reading: Reading, places: Tensor, ranked: Tensor) -> Generator[Event, None, Candidates]:
+        """The candidates (B, m) of a reading's context, at `places` (B, n) in the document and of significance
+        (B, n)."""
+        plan = reading.plan
+        if plan.asked_len and self.ranking.whole_sentences is not None:
+            return (yield from likely(reading, ranked, places, plan.candidate_room))
+        return Candidates(places.gather(1, top_tokens(ranked, plan.candidate_room)))
+
+    def _ranked(self, reading: Reading, places: Tensor, told: Callable[[int], Event]) -> Generator[Event, None, Tensor]:
         """What `told` makes of the number of tokens that have been read, after each chunk and wherever others get their
-        turn; the value is the best (B, count) of the places (B, n) in the document of a reading's context."""
+        turn; the value is the significance (B, n) of a reading's context, at `places` (B, n) in the document."""
         scored: list[Scored] = []
         done = 0
         with closing(reading.chunks_by(self.executor, self.loaded)) as chunks:
@@ -180,30 +195,32 @@ class Select:
                     scored.append(chunk[1])
                 yield told(done)
         whole = Scored.joined(scored)
-        best = self.ranking.candidates(whole.scores, reading.context_ids, places, count, whole.closeness)
-        return places.gather(1, best)
+        return self.ranking.ranked(whole.scores, reading.context_ids, places, whole.closeness)
 
     def _rerank(
-        self, reading: Reading, documents: Sequence[Document], candidates: Tensor
+        self, reading: Reading, documents: Sequence[Document], candidates: Candidates
     ) -> Generator[Event, None, list[Tensor]]:
         """Context indices of what is left of each row's candidates (B, n), the recap's after the others."""
-        scores = yield from reading.scoring(reading.context_ids.gather(1, candidates), reading.plan.reranking)
+        ids = reading.context_ids.gather(1, candidates.places)
+        scores = yield from reading.scoring(ids, reading.plan.reranking)
         chosen = []
-        for row, found in enumerate(zip(documents, scores, candidates, strict=True)):
-            chosen.append((yield from self._chosen(reading.of_row(row), *found)))
+        for row, (document, own) in enumerate(zip(documents, scores, strict=True)):
+            chosen.append((yield from self._chosen(reading.of_row(row), document, own, candidates.row(row))))
         return chosen
 
     def _chosen(
-        self, reading: Reading, document: Document, scores: Tensor, places: Tensor
+        self, reading: Reading, document: Document, scores: Tensor, candidates: Candidates
     ) -> Generator[Event, None, Tensor]:
-        """Context indices of what is read of one document, in order: the best of its candidates at `places` (C,), with
-        scores (C,), and what they lead to; then the recap. reading: of its row."""
-        room = reading.plan.room
+        """Context indices of what is read of one document, in order: the best of its candidates (C,), with scores (C,),
+        and what they lead to; then the recap. reading: of its row."""
+        room, places = reading.plan.room, candidates.places.to(scores.device)
         again = min(self.config.recap_len, room // 2)
         apart = document.apart(places)
         ids = document.at(places)
         ranked = self.ranking.reranked(scores, ids, apart)
-        linked = (yield from self._linked(reading, document, ranked, places, room - again)).to(places.device)
+        best = float(ranked.amax()) if len(ranked) else 0.0
+        ranked = candidates.weighted(ranked)
+        linked = (yield from self._linked(reading, document, ranked, places, room - again, best)).to(places.device)
         kept, repeated = self._kept(ranked, scores, ids, apart, room - again - len(linked), again)
         return torch.cat([torch.cat([places[kept], linked]).unique(), places[repeated]])
 
@@ -216,7 +233,7 @@ class Select:
         return kept, kept[self.ranking.recap(scores[kept], ids[kept], places[kept], again)]
 
     def _linked(
-        self, reading: Reading, document: Document, ranked: Tensor, places: Tensor, room: int
+        self, reading: Reading, document: Document, ranked: Tensor, places: Tensor, room: int, best: float
     ) -> Generator[Event, None, Tensor]:
         """Context indices of the sentences that the best candidates, of significance (C,), lead to, of those that they
         leave room for."""
@@ -228,7 +245,7 @@ class Select:
         first = places[self.ranking.leading(ranked)]
         sources = list(dict.fromkeys(document.units_of(first).tolist()))
         links = Links(document, Words(self.tokenizer), reading.prompt.suffix[0])
-        following = Following(reading, document, links, float(ranked.amax()))
+        following = Following(reading, document, links, best)
         return document.tokens_of((yield from following.follow(sources, document.units_of(kept).tolist(), most)))
 
     def _document(self, ids: Tensor) -> Generator[None, None, Document]:

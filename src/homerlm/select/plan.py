@@ -13,12 +13,15 @@ from homerlm.model.shape import DecoderShape
 from homerlm.passes import Event, Pass, check_target, head_pass
 from homerlm.score.embedding import Embedding
 from homerlm.score.heads import Early, Scoring, early_len, layers_run
+from homerlm.score.likelihood import LONGEST
 
 CHUNK_LEN, CHUNK_SHARE = 1024, 1 / 4  # the default: tokens, and at most this share of the model's limit
 TARGET_LEN, TARGET_SHARE = 1024, 1 / 8
 MIDDLE = (0.5, 0.6)  # of the layers, where no profile is known: they match the question's words to the text
 TURN_SHARE = 3  # one part of the layers in so many is what a chunk of an index runs through, about
 AGAIN, AGAIN_SHARE = 4, 8  # times the candidates are read again, at most, and one part in so many of what is read
+ASKED, ASKED_SHARE = 3, 3 / 8  # times the candidates that the question is asked behind, at most, and of what is read
+SENTENCE = 32  # tokens, about, by which it is counted how often that is
 LEAD = 128  # context tokens before a chunk that surprisal is measured after, so that its beginning surprises no more
 
 
@@ -28,12 +31,13 @@ class SelectPlan:
 
     read_len: context tokens that are read, fewer than there are where `prefilter` says so; spans: `[start, stop)` of
     them, of each chunk, none where all that is read is one candidate; again: `[start, stop)` of the best of these in
-    the chunks that they are read in once more, to find the candidates in, none in a short document; chunk_len,
-    target_len: the config's, or those that follow from the model and the affixes; candidates: tokens, affixes included,
-    that the chunks' scores leave; reranks: whether these are read and scored once more; lead: context tokens that a
-    chunk is read after where surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading,
-    reranking: what scores the chunks and the candidates; early: what lets tokens leave a chunk before its last layers;
-    embedding: of sentences, by which the chunks' are found too.
+    the chunks that they are read in once more, to find the candidates in, none in a short document; asked_len: tokens
+    that the question is asked behind, those of the question included, 0 for none; chunk_len, target_len: the config's,
+    or those that follow from the model and the affixes; candidates: tokens, affixes included, that the chunks' scores
+    leave; reranks: whether these are read and scored once more; lead: context tokens that a chunk is read after where
+    surprisal counts; neutral_len: tokens of the neutral question, 0 for none; reading, reranking: what scores the
+    chunks and the candidates; early: what lets tokens leave a chunk before its last layers; embedding: of sentences, by
+    which the chunks' are found too.
     """
 
     config: HomerConfig
@@ -47,6 +51,7 @@ class SelectPlan:
     read_len: int
     spans: tuple[tuple[int, int], ...]
     again: tuple[tuple[int, int], ...]
+    asked_len: int
     candidates: int
     reranks: bool
     neutral_len: int
@@ -90,6 +95,8 @@ class SelectPlan:
         reranks = config.rerank == "now" and target_len < whole  # what fits the target is read as it is
         again_len = read_again(read_len, candidates - prefix_len - suffix_len) if spans and reranks else 0
         again = even_spans(again_len, chunk_room) if config.chosen_by == "attention" and again_len else ()
+        asks = spans and reranks and config.chosen_by == "attention" and config.unit == "sentence"
+        asked_len = asked_behind(read_len, candidates - prefix_len - suffix_len) if asks else 0
         dropping = early(config, shape, reading, chunk_len)
         return cls(
             config,
@@ -103,6 +110,7 @@ class SelectPlan:
             read_len,
             spans,
             again,
+            asked_len if config.likelihood == "always" else 0,
             candidates,
             reranks,
             neutral_len,
@@ -174,6 +182,8 @@ class SelectPlan:
                 passes, head = passes + head, []
         for group in groups_alike(self.again, self.config.chunk_batch):
             passes.extend(replace(run, kind="again") for run in self._chunk_passes(group))
+        if self.asked_len:
+            passes, head = [*passes, *head, *self._asking_passes()], []
         if self.reranks:
             passes.append(self._scoring_pass("rerank", self.candidates, self.reranking))
         return (*passes, Pass("read", self.cache_len, 0, self.shape.layers), *head)
@@ -204,6 +214,8 @@ class SelectPlan:
                 )
             if self.again:
                 yield f"the best {self.again_len:,} tokens of these are read again, in {len(self.again):,} chunks"
+            if self.asked_len:
+                yield f"the question is asked behind the best sentences of these, {self.asked_len:,} tokens in all"
             yield f"the best {self.candidate_room:,} tokens of what was read stay"
         if self.reranks:
             yield f"reranked as one chunk of {self.candidates:,} tokens by {self.reranking}"
@@ -222,6 +234,15 @@ class SelectPlan:
         queries = self.queries + self.neutral_len
         logits = stop - start + 1
         return [Pass("chunk", tokens, 0, self.shape.layers, scoring_layers=layers, queries=queries, logits=logits)]
+
+    def _asking_passes(self) -> Iterator[Pass]:
+        """How long the sentences are that the question is asked behind follows from the text."""
+        question = min(self.suffix_len, LONGEST)
+        tokens = min(SENTENCE + question, self.chunk_len)
+        most, left = max(self.chunk_len // tokens, 1), self.asked_len // tokens
+        while left > 0:
+            yield Pass("ask", tokens, 0, self.shape.layers, min(most, left), logits=question)
+            left -= most
 
     def _with_fewer(self, whole: Pass, context_len: int, early: Early) -> Iterator[Pass]:
         """A chunk's pass in two: up to the early layer, and above it with fewer tokens."""
@@ -279,6 +300,11 @@ def read_again(read_len: int, room: int) -> int:
     what chunks beside the best leave to chance, the best side by side tell. None where it would cost much."""
     times = min(AGAIN, read_len // (AGAIN_SHARE * max(room, 1)))
     return times * room if times > 1 else 0
+
+
+def asked_behind(read_len: int, room: int) -> int:
+    """Tokens that the question is asked behind, of so many that are read and leave room for so many candidates."""
+    return min(ASKED * room, int(ASKED_SHARE * read_len))
 
 
 def groups_alike(spans: Iterable[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:

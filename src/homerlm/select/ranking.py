@@ -38,13 +38,17 @@ class Ranking:
     def candidates(
         self, scores: Tensor, ids: Tensor, places: Tensor, count: int, closeness: Tensor | None = None
     ) -> Tensor:
-        """Ascending indices (B, count) of the best of a document's tokens, by scores (B, C), and by how close (B, C)
-        they are to what is asked for, where sentences are embedded; ids, places: (B, C), theirs, and where in the
-        document they are. Surprisal is an average over neighbours already."""
-        if self.config.chosen_by == "attention":
-            share = self.config.neighbour_share
-            scores = self._significance(scores, ids, places, self.config.candidate_pooling, share, closeness)
-        return top_tokens(scores, count)
+        """Ascending indices (B, count) of the best of a document's tokens, as `ranked` ranks them."""
+        return top_tokens(self.ranked(scores, ids, places, closeness), count)
+
+    def ranked(self, scores: Tensor, ids: Tensor, places: Tensor, closeness: Tensor | None = None) -> Tensor:
+        """Significance (B, C) of a document's tokens, by scores (B, C), and by how close (B, C) they are to what is
+        asked for, where sentences are embedded; ids, places: (B, C), theirs, and where in the document they are.
+        Surprisal is an average over neighbours already."""
+        if self.config.chosen_by != "attention":
+            return scores
+        share = self.config.neighbour_share
+        return self._significance(scores, ids, places, self.config.candidate_pooling, share, closeness)
 
     def reranked(self, scores: Tensor, candidate_ids: Tensor, places: Tensor) -> Tensor:
         """Significance (C,) of the candidates, with scores (C,) of their reranking. candidate_ids, places: (C,) ids,
@@ -70,7 +74,7 @@ class Ranking:
     def recap(self, scores: Tensor, ids: Tensor, places: Tensor, room: int) -> list[int]:
         """Indices of the kept tokens, of scores, ids and places in the document (n,), that are repeated before the
         question, at most `room`."""
-        return recap(scores.tolist(), self._units(ids[None], places[None])[0].tolist(), room)
+        return recap(scores.tolist(), self.units(ids[None], places[None])[0].tolist(), room)
 
     def leading(self, ranked: Tensor) -> Tensor:
         """Indices (n,) of the candidates that are at least half as significant as the best, the best first."""
@@ -82,7 +86,7 @@ class Ranking:
         """The sentences, where they are kept or dropped as a whole."""
         return self.sentences if self.config.unit == "sentence" else None
 
-    def _units(self, ids: Tensor, places: Tensor) -> Tensor:
+    def units(self, ids: Tensor, places: Tensor) -> Tensor:
         """(B, C) ascending numbers of the units that tokens of ids and places (B, C) are in: sentences, or runs of
         neighbours in the document."""
         if (sentences := self.whole_sentences) is not None:
@@ -99,7 +103,7 @@ class Ranking:
         closeness: Tensor | None = None,
     ) -> Tensor:
         if self.whole_sentences is not None:
-            return unit_significance(scores, self._units(ids, places), places, neighbour_share, closeness)
+            return unit_significance(scores, self.units(ids, places), places, neighbour_share, closeness)
         return significance(
             scores,
             ids,

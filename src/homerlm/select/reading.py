@@ -13,8 +13,9 @@ from homerlm.executor import Executor, LoadedModel, values_of
 from homerlm.model.decoder import Decoder, LayerStep
 from homerlm.passes import Event, run_steps
 from homerlm.prompt import PromptIds
-from homerlm.score.embedding import Directions, run_with_states
+from homerlm.score.embedding import Directions, own_span, run_with_states
 from homerlm.score.heads import Early, Scoring
+from homerlm.score.likelihood import Asked
 from homerlm.score.neighbours import pool
 from homerlm.score.reading import Chunk, Scorer
 from homerlm.score.scores import SCORES
@@ -130,6 +131,29 @@ class Reading:
             if number % every == 0 and number <= scoring.last:
                 yield self.plan.pause
         return scorer.total[:, self.plan.prefix_len :]
+
+    def likelihoods(self, texts: Sequence[Tensor], asked: Asked) -> Generator[Event, None, Tensor]:
+        """Log-likelihoods (n,) float32 in nats of a question right behind each of n texts, ids (T,) each, which run
+        through all layers, with a pause wherever it has been as much work as a chunk of the document."""
+        found = torch.zeros(len(texts))
+        layers = len(self.decoder.layers)
+        for batch in asked.behind(texts, self.plan.chunk_len):
+            hidden = self.decoder.embed(batch.input_ids)
+            every = self.plan.layers_of_a_turn(batch.input_ids.numel())
+            for number, step in enumerate(self.decoder.steps(hidden, batch.position_ids, 0, layers), 1):
+                assert step.hidden is not None
+                hidden = step.hidden
+                if number % every == 0:
+                    yield self.plan.pause
+            found[batch.numbers] = batch.log_likelihood(self.decoder, hidden).cpu()
+        return found
+
+    @property
+    def asked(self) -> Asked:
+        """The question of a reading of one row."""
+        prefix, suffix, neutral = self.prompt.prefix, self.prompt.suffix[0], self.prompt.neutral
+        own = own_span(suffix.tolist(), None if neutral is None else neutral[0].tolist())
+        return Asked.of(prefix[0, :1], suffix, own)
 
     def score_with_fewer(self, context_ids: Tensor, scoring: Scoring, early: Early) -> Tensor:
         """`score` where the better part of a chunk by its early scores runs to the end: the rest has the scores of the
