@@ -1,6 +1,7 @@
 """Ray as tests use it: two machines of two CPUs each, on this one."""
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ def two_machines():
     import ray
     from ray.cluster_utils import Cluster
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray takes it and does not give it back
     node = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=node)
     made.add_node(num_cpus=2, object_store_memory=100_000_000)
@@ -20,3 +22,4 @@ def two_machines():
     yield made
     ray.shutdown()
     made.shutdown()
+    signal.signal(signal.SIGTERM, on_sigterm)
