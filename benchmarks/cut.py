@@ -125,7 +125,8 @@ def tasks(text: Path, asked: Path, book: Path) -> dict[str, Task]:
 
 
 def main() -> None:
-    options = _options()
+    by = {"choices": WAYS, "default": "significance", "help": "what the cut is changed in"}
+    options = options_of(__doc__, 6, by=by)
     keep_freed_memory()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records = json_lines(options.output, "records of this study") if options.output.exists() else []
@@ -175,14 +176,16 @@ def draw(means: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_of(description: str | None, documents: int, **more: Any) -> argparse.Namespace:
+    """Of a study of these tasks; more: by name, what else it asks for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="default the bundled one")
     parser.add_argument("--text", type=Path, required=True, help="novels or the like, that facts are planted in")
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--book", type=Path, required=True, help="what these are about")
-    parser.add_argument("--by", choices=WAYS, default="significance", help="what the cut is changed in")
-    parser.add_argument("--documents", type=int, default=6, help="of each task; twice as many questions")
+    for name, settings in more.items():
+        parser.add_argument(f"--{name}", **settings)
+    parser.add_argument("--documents", type=int, default=documents, help="of each task; twice as many questions")
     parser.add_argument("--length", type=int, default=8192, help="tokens of each prompt")
     parser.add_argument("--seed", type=int, default=79)
     parser.add_argument("--output", type=Path, required=True)

@@ -10,11 +10,9 @@ Appends records as JSON lines, goes on where it was stopped, and prints the shar
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cut import tasks
+from cut import options_of, tasks
 from homerlm import Homer, load_model
 from homerlm.lab.corpora import json_lines
 from homerlm.lab.questions import Setup
@@ -89,7 +87,8 @@ class Known:
 
 
 def main() -> None:
-    options = _options()
+    chosen = {"nargs": "+", "default": ["associations", "paraphrases", "questions"]}
+    options = options_of(__doc__, 12, tasks=chosen)
     keep_freed_memory()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records = json_lines(options.output, "records of this study") if options.output.exists() else []
@@ -106,20 +105,6 @@ def main() -> None:
                 file.writelines(json.dumps(record) + "\n" for record in new)
     shares = pd.DataFrame(records).groupby(["way", "task", "tokens"], sort=False)["found"].mean()
     print(shares.round(2).unstack(["task", "tokens"]).to_string())
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="default the bundled one")
-    parser.add_argument("--text", type=Path, required=True, help="novels or the like, that facts are planted in")
-    parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--book", type=Path, required=True, help="what these are about")
-    parser.add_argument("--tasks", nargs="+", default=["associations", "paraphrases", "questions"])
-    parser.add_argument("--documents", type=int, default=12, help="of each task; twice as many questions")
-    parser.add_argument("--length", type=int, default=8192, help="tokens of each prompt")
-    parser.add_argument("--seed", type=int, default=79)
-    parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
