@@ -138,8 +138,8 @@ class Select:
         """The candidates (m,) among places (n,) in the document that the plan is about, which were found elsewhere and
         are the context of a prompt of one row: read in chunks with the question, with pauses. To be run inside the
         decoder's session."""
-        look = SelectPlan.of(replace(self.config, prefilter=None), self.decoder.shape, *prompt.lengths)
-        look = replace(look, asked_len=plan.asked_len)
+        whole = SelectPlan.of(replace(self.config, prefilter=None), self.decoder.shape, *prompt.lengths)
+        look = replace(whole, asked_len=plan.asked_len)
         reading = Reading.on(self.decoder, look, prompt, self.ranking)
         ranked = yield from self._ranked(reading, places[None], lambda _: plan.pause)
         return (yield from self._best_of(reading, places[None], ranked)).row(0)
@@ -179,7 +179,7 @@ class Select:
         """The candidates (B, m) of a reading's context, at `places` (B, n) in the document and of significance
         (B, n)."""
         plan = reading.plan
-        if plan.asked_len and self.ranking.whole_sentences is not None:
+        if plan.asked_len:
             return (yield from likely(reading, ranked, places, plan.candidate_room))
         return Candidates(places.gather(1, top_tokens(ranked, plan.candidate_room)))
 

@@ -95,7 +95,8 @@ class SelectPlan:
         reranks = config.rerank == "now" and target_len < whole  # what fits the target is read as it is
         again_len = read_again(read_len, candidates - prefix_len - suffix_len) if spans and reranks else 0
         again = even_spans(again_len, chunk_room) if config.chosen_by == "attention" and again_len else ()
-        asks = spans and reranks and config.chosen_by == "attention" and config.unit == "sentence"
+        by_sentence = config.chosen_by == "attention" and config.unit == "sentence"
+        asks = spans and reranks and by_sentence and config.likelihood == "always"
         asked_len = asked_behind(read_len, candidates - prefix_len - suffix_len) if asks else 0
         dropping = early(config, shape, reading, chunk_len)
         return cls(
@@ -110,7 +111,7 @@ class SelectPlan:
             read_len,
             spans,
             again,
-            asked_len if config.likelihood == "always" else 0,
+            asked_len,
             candidates,
             reranks,
             neutral_len,
