@@ -360,8 +360,8 @@ class TestProfile:
         assert list(bench.depths) == list(range(10))
         (probe,) = probes(600, 1, 3)
         probe = replace(probe, text="w1 w2 w3 w4", question="w9", spans=[(0, 5)])
-        with bench.decoder.session(), torch.no_grad():
-            row = bench.row(probe, chat=False)
+        (posed,) = bench.pose([(probe, False)])
+        row = bench.row(posed)
         assert row.closeness.shape == (10, len(row.sizes))
 
     @pytest.mark.parametrize("joined", [better_of, by_both_ranks])

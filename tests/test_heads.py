@@ -38,14 +38,15 @@ def profile_of(model, reading, reranking=None):
     return Profile(reading, reranking or reading, reading, 0.01, ModelIdentity.of(model))
 
 
-class TestTwoEndings:
+class TestEndings:
     @pytest.mark.parametrize("family", families.SUPPORTED, ids=lambda family: family.name)
     def test_each_ending_runs_as_if_it_were_alone(self, family):
         if not family.available():
             pytest.skip(f"this transformers has no {family.name} that runs")
         decoder = Decoder(family.build())
         prefix, context, suffix = prompt(context=40)
-        common, neutral = torch.cat([prefix, context], dim=1), prompt(suffix=N, seed=3)[2]
+        endings = [suffix, prompt(suffix=N, seed=3)[2], prompt(suffix=1, seed=4)[2], prompt(suffix=7, seed=5)[2]]
+        common, sizes = torch.cat([prefix, context], dim=1), [ending.shape[1] for ending in endings]
         n, layers = common.shape[1], len(decoder.layers)
 
         def run(ids, positions, fork=None):
@@ -53,12 +54,12 @@ class TestTwoEndings:
                 steps = decoder.steps(decoder.embed(ids), positions[None], 0, layers, fork=fork)
                 return [step.hidden for step in steps][-1]
 
-        both = torch.cat([common, suffix, neutral], dim=1)
-        places = torch.cat([torch.arange(n + S), torch.arange(n, n + N)])
-        forked = run(both, places, Fork(n, n + S))
-        for ending, got in ((suffix, forked[:, : n + S]), (neutral, torch.cat([forked[:, :n], forked[:, n + S :]], 1))):
+        places = torch.cat([torch.arange(n), *(torch.arange(n, n + size) for size in sizes)])
+        forked = run(torch.cat([common, *endings], dim=1), places, Fork.of(n, sizes))
+        for ending, own in zip(endings, forked[:, n:].split(sizes, dim=1), strict=True):
             ids = torch.cat([common, ending], dim=1)
-            torch.testing.assert_close(got, run(ids, torch.arange(ids.shape[1])), rtol=1e-3, atol=1e-4)
+            alone = run(ids, torch.arange(ids.shape[1]))
+            torch.testing.assert_close(torch.cat([forked[:, :n], own], 1), alone, rtol=1e-3, atol=1e-4)
 
 
 class TestScores:

@@ -19,7 +19,7 @@ from homerlm.errors import Cancelled, ConfigError, CorruptFileError, InputError,
 from homerlm.index.asking import SHARE, WIDER, Search
 from homerlm.index.index import KIND, VERSION, Index
 from homerlm.index.pieces import pieces
-from homerlm.index.question import Ending, LayerQuestion, Question
+from homerlm.index.question import Ending, LayerQuestion, Question, ask_together
 from homerlm.index.scoring import alike
 from homerlm.index.units import UnitScores, best_units, significance_of, tokens_of
 from homerlm.lab.measure import peak_of_tensors
@@ -664,6 +664,25 @@ def test_every_familys_kept_keys_give_its_own_scores(family):
         for step in homer.decoder.steps(hidden, chunk.position_ids, 0, max(layers) + 1, finish=False, fork=chunk.fork):
             scorer(step.attended)
         torch.testing.assert_close(search.scores([(0, 17)])[0], scorer.total[0, P:], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_neutral", [True, False])
+def test_questions_that_run_together_ask_what_each_asks_alone(model, with_neutral):
+    prefix, behind, neutral = ids_of(1, P, 17, N)
+    suffixes = ids_of(2, 4, 1, 9)
+    nothing = neutral if with_neutral else None
+    questions = [Question(prefix, behind, suffix, nothing, min(3, suffix.shape[1]), 29) for suffix in suffixes]
+    decoder, layers = homer_of(model).decoder, [0, 3, 7]
+    with decoder.session(), torch.no_grad():
+        together = list(ask_together(decoder, layers, questions))
+        for question, found in zip(questions, zip(*together, strict=True), strict=True):
+            for alone, beside in zip(question.ask(decoder, layers), found, strict=True):
+                assert (beside.layer, beside.neutral is None) == (alone.layer, not with_neutral)
+                torch.testing.assert_close(beside.prefix, alone.prefix)
+                endings = [(beside.asked, alone.asked)] + [(beside.neutral, alone.neutral)] * with_neutral
+                for mine, theirs in endings:
+                    torch.testing.assert_close(mine.queries, theirs.queries, rtol=1e-3, atol=1e-5)
+                    torch.testing.assert_close(mine.keys, theirs.keys, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc of Linux")

@@ -16,7 +16,6 @@ from homerlm.index.shards import PartScores, candidates
 from homerlm.index.spread import document_of
 from homerlm.passes import Event
 from homerlm.prompt import PromptIds
-from homerlm.score.embedding import own_tokens
 from homerlm.select.likelihood import Candidates
 from homerlm.select.method import Select, in_prompt
 from homerlm.select.plan import SelectPlan
@@ -126,5 +125,4 @@ def _direction(select: Select, index: Index, question: Question) -> Tensor | Non
     embedding = index.frame.embedding
     if embedding is None or select.config.embeddings == "never":
         return None
-    neutral = None if question.neutral is None else question.neutral[0].tolist()
-    return embedding.direction(select.decoder, own_tokens(question.suffix[0].tolist(), neutral)).cpu()
+    return embedding.direction(select.decoder, question.own_tokens).cpu()

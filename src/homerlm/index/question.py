@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
@@ -14,6 +14,7 @@ from homerlm import prompt
 from homerlm.model.attention import Attended, Fork
 from homerlm.model.decoder import Decoder
 from homerlm.score.attention import Attention
+from homerlm.score.embedding import own_tokens
 from homerlm.score.scores import Score
 
 STAND_IN_LEN = 256  # tokens in a chunk's place (docs/index.md)
@@ -97,43 +98,52 @@ class Question:
     queries: int
     chunk_len: int
 
+    @property
+    def own_tokens(self) -> Sequence[int]:
+        """Ids of the question itself, of its suffix."""
+        return own_tokens(self.suffix[0].tolist(), None if self.neutral is None else self.neutral[0].tolist())
+
     def ask(self, decoder: Decoder, layers: Sequence[int]) -> list[LayerQuestion]:
         """What it asks in each of the layers. To be called inside the decoder's session."""
-        endings = [self.suffix] if self.neutral is None else [self.suffix, self.neutral]
-        parts = [part.to(decoder.device) for part in (self.prefix, self.stand_in, *endings)]
-        common = parts[0].shape[1] + parts[1].shape[1]
-        fork = None if self.neutral is None else Fork(common, common + self.suffix.shape[1])
-        positions = self._positions(decoder.device)
-        found = []
-        hidden = decoder.embed(torch.cat(parts, dim=1))
-        for step in decoder.steps(hidden, positions, 0, max(layers) + 1, finish=False, fork=fork):
-            if step.layer in layers:
-                found.append(self._of_layer(step.attended, fork, decoder.window(step.layer)))
-        return found
+        return [asked for (asked,) in ask_together(decoder, layers, [self])]
 
-    def _positions(self, device: torch.device) -> Tensor:
+    def positions(self, endings: Sequence[Tensor]) -> Tensor:
         """(1, tokens): the prefix's first, each ending right behind a whole chunk, and the stand-in before them."""
         before, behind = self.prefix.shape[1], self.prefix.shape[1] + max(self.chunk_len, self.stand_in.shape[1])
         starts = [(0, before), (behind - self.stand_in.shape[1], self.stand_in.shape[1])]
-        endings = (self.suffix, self.neutral)
-        starts += [(behind, ending.shape[1]) for ending in endings if ending is not None]
-        return torch.cat([torch.arange(start, start + count, device=device) for start, count in starts])[None]
+        starts += [(behind, ending.shape[1]) for ending in endings]
+        return torch.cat([torch.arange(start, start + count) for start, count in starts])[None]
 
-    def _of_layer(self, attended: Attended, fork: Fork | None, window: int | None) -> LayerQuestion:
-        first, second = (attended, None) if fork is None else attended.endings(fork)
-        neutral = None
-        if second is not None and self.neutral is not None:
-            neutral = Ending.of(second, self.neutral.shape[1], self.neutral.shape[1])
+    def of_layer(self, attended: Attended, neutral: Ending | None, window: int | None) -> LayerQuestion:
+        """What it asks in a layer where it attended, without other questions."""
         return LayerQuestion(
             attended.layer,
             attended.keys[:, :, : self.prefix.shape[1]],
-            Ending.of(first, self.queries, self.suffix.shape[1]),
+            Ending.of(attended, self.queries, self.suffix.shape[1]),
             neutral,
             attended.scaling,
             window,
             attended.softcap,
             attended.sinks,
         )
+
+
+def ask_together(
+    decoder: Decoder, layers: Sequence[int], questions: Sequence[Question]
+) -> Iterator[list[LayerQuestion]]:
+    """For each of the layers, what each of some questions asks in it, which differ in their suffixes alone and do not
+    see each other: the rest runs once for all. To be called inside the decoder's session."""
+    prefix, stand_in, neutral = questions[0].prefix, questions[0].stand_in, questions[0].neutral
+    endings = [each.suffix for each in questions] + ([] if neutral is None else [neutral])
+    fork = Fork.of(prefix.shape[1] + stand_in.shape[1], [ending.shape[1] for ending in endings])
+    hidden = decoder.embed(torch.cat([part.to(decoder.device) for part in (prefix, stand_in, *endings)], dim=1))
+    positions = questions[0].positions(endings).to(decoder.device)
+    for step in decoder.steps(hidden, positions, 0, max(layers) + 1, finish=False, fork=fork):
+        if step.layer in layers:
+            attended = list(step.attended.endings(fork))
+            asks_nothing = None if neutral is None else Ending.of(attended.pop(), neutral.shape[1], neutral.shape[1])
+            window = decoder.window(step.layer)
+            yield [each.of_layer(own, asks_nothing, window) for each, own in zip(questions, attended, strict=True)]
 
 
 def stand_in(tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -41,29 +42,44 @@ class Attended:
     softcap: float | None
     sinks: Tensor | None
 
-    def endings(self, fork: Fork) -> tuple[Attended, Attended]:
-        """What each of the two endings of a forked sequence attended with, as if it had been alone."""
-        first = replace(
-            self,
-            queries=self.queries[:, :, : fork.second],
-            keys=self.keys[:, :, : fork.second],
-            values=self.values[:, :, : fork.second],
-        )
-        queries, keys, values = (fork.without_first(part) for part in (self.queries, self.keys, self.values))
-        return first, replace(self, queries=queries, keys=keys, values=values)
+    def endings(self, fork: Fork) -> Iterator[Attended]:
+        """What each ending of a forked sequence attended with, as if it had been alone."""
+        for each in zip(*map(fork.endings, (self.queries, self.keys, self.values)), strict=True):
+            queries, keys, values = each
+            yield replace(self, queries=queries, keys=keys, values=values)
 
 
 @dataclass(frozen=True)
 class Fork:
-    """A sequence with two endings that do not see each other: tokens `[0, first)` are common to both, `[first, second)`
-    are the first ending, the rest is the second one. Both have the positions that follow the common part."""
+    """A sequence with several endings that do not see each other. starts: of each, ascending; what comes before the
+    first is common to all, and what follows it reaches up to the next one's start. Each has the positions that follow
+    the common part."""
 
-    first: int
-    second: int
+    starts: tuple[int, ...]
 
-    def without_first(self, states: Tensor) -> Tensor:
-        """States (B, N, S, D) of the common part and the second ending."""
-        return torch.cat([states[:, :, : self.first], states[:, :, self.second :]], dim=2)
+    @classmethod
+    def of(cls, common: int, endings: Sequence[int]) -> Fork:
+        """Of so many tokens in common, and in each ending."""
+        return cls(tuple(accumulate(endings[:-1], initial=common)))
+
+    @property
+    def common(self) -> int:
+        return self.starts[0]
+
+    def spans(self, length: int) -> Iterator[tuple[int, int]]:
+        """Where each ending of a sequence of so many tokens starts and stops."""
+        return pairwise([*self.starts, length])
+
+    def endings(self, states: Tensor) -> Iterator[Tensor]:
+        """States (B, N, S, D) of the common part and one ending, for each."""
+        (_, first), *others = self.spans(states.shape[2])
+        yield states[:, :, :first]
+        for start, stop in others:
+            yield torch.cat([states[:, :, : self.common], states[:, :, start:stop]], dim=2)
+
+    def moved(self, tokens: int) -> Fork:
+        """With so many tokens fewer in common."""
+        return Fork(tuple(start - tokens for start in self.starts))
 
 
 Listener = Callable[[Attended], None]
@@ -89,7 +105,7 @@ def attending(
 ) -> Iterator[None]:
     """Inside the block, this context's forwards go through our attention and show `listener` what they attend with.
     `window`: sliding window of causal attention that comes without a mask; masks: whether the model makes masks at
-    all, which a forward that never reaches its attention does not need; fork: of a sequence with two endings."""
+    all, which a forward that never reaches its attention does not need; fork: of a sequence with several endings."""
     with _calling(_Caller(listener, window, masks, fork)):
         yield
 
@@ -243,10 +259,13 @@ class _Causal:
         return self._blocks(query, key, value, 0)
 
     def over_fork(self, fork: Fork, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Of a sequence with two endings."""
-        first = self.over(*(part[:, :, : fork.second] for part in (query, key, value)))
-        keys, values = fork.without_first(key), fork.without_first(value)
-        return torch.cat([first, self._blocks(query[:, :, fork.second :], keys, values, fork.first)], dim=1)
+        """Of a sequence with several endings."""
+        spans = fork.spans(query.shape[2])
+        (keys, values), *others = zip(fork.endings(key), fork.endings(value), strict=True)
+        outputs = [self.over(query[:, :, : next(spans)[1]], keys, values)]
+        for (start, stop), (keys, values) in zip(spans, others, strict=True):
+            outputs.append(self._blocks(query[:, :, start:stop], keys, values, fork.common))
+        return torch.cat(outputs, dim=1)
 
     def _blocks(self, query: Tensor, key: Tensor, value: Tensor, before: int) -> Tensor:
         """Of queries that `before` keys come before, a block of them at a time over the keys they see, so that neither

@@ -119,7 +119,7 @@ class Decoder:
         (docs/method.md, "Running a chunk").
 
         hidden: (B, S, E); position_ids: (B, S). With `finish=False` the last layer stops once its queries and keys are
-        known, and its step has no hidden state. `fork`: of tokens with two endings, each blind to the other. To be
+        known, and its step has no hidden state. `fork`: of tokens with several endings, blind to each other. To be
         called inside `session()`.
         """
         rotary = self._rotary(hidden, position_ids)

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homerlm import prompt
-from homerlm.index.question import Question, stand_in
+from homerlm.index.question import LayerQuestion, Question, ask_together, stand_in
 from homerlm.model.decoder import Decoder
 from homerlm.model.identity import ModelIdentity
 from homerlm.passes import run_steps
 from homerlm.profiling.choice import Choice, Found, choose, choose_depth, choose_early
 from homerlm.profiling.probes import Probe, kinds, probes, sources
-from homerlm.score.embedding import Embedding, mean_states, normed, own_tokens, usual_questions
+from homerlm.score.embedding import Embedding, mean_states, normed, usual_questions
 from homerlm.score.heads import Scoring
 from homerlm.score.neighbours import better_of, by_both_ranks, unit_means, unit_scores
 from homerlm.score.profile import Profile
@@ -28,6 +28,7 @@ from homerlm.score.sentences import Sentences
 
 COUNT = 84  # texts: four of each kind of fact in each source of text
 CHARACTERS = 4000  # of each, about a thousand tokens
+TOGETHER = 21  # texts whose questions run at once: one of each kind in each source
 SEED = 14
 
 
@@ -57,15 +58,16 @@ def measuring(
     decoder, started = Decoder(model), time.perf_counter()
     texts = probes(CHARACTERS, count, seed)
     bench = Bench(decoder, tokenizer)
+    asked = [(probe, bench.has_template and number % 2 == 1) for number, probe in enumerate(texts)]
     rows: list[Row] = []
     read = 0
     yield Progress(0, count * CHARACTERS // 4)
-    for number, probe in enumerate(texts, 1):
-        with decoder.session():
-            rows.append(bench.row(probe, chat=bench.has_template and number % 2 == 0))
-        read += int(rows[-1].sizes.sum())
-        spent = time.perf_counter() - started
-        yield Progress(read, read * count // number, number, spent / number * (count - number))
+    for start in range(0, count, TOGETHER):
+        for posed in bench.pose(asked[start : start + TOGETHER]):
+            rows.append(bench.row(posed))
+            number, read = len(rows), read + int(rows[-1].sizes.sum())
+            spent = time.perf_counter() - started
+            yield Progress(read, read * count // number, number, spent / number * (count - number))
     heads = decoder.shape.heads
     found = together(rows, bench.layers_of_heads)
     reading, reranking = choose(found, heads)
@@ -113,6 +115,17 @@ class Row:
         return replace(self, scores=self.closeness)
 
 
+@dataclass(frozen=True)
+class Posed:
+    """A text's prompt, whose question has run alone. asked: what it asks in each layer; directions: (D, E) in which
+    sentences lie that it asks for, after each number of layers."""
+
+    probe: Probe
+    ids: prompt.PromptIds
+    asked: dict[int, LayerQuestion]
+    directions: Tensor
+
+
 class Bench:
     """What all probes of one model share."""
 
@@ -127,8 +140,7 @@ class Bench:
         self.first = int(self.stand_in[0, 0]) if bos is None else int(bos)
         self.depths = range(self.layers[-1] + 1)
         with decoder.session(), torch.no_grad():
-            usual = [mean_states(decoder, self.first, ids, self.depths) for ids in usual_questions(tokenizer)]
-        self.usual = torch.stack(usual).mean(0)
+            self.usual = mean_states(decoder, self.first, usual_questions(tokenizer), self.depths).mean(1)
 
     def embedding(self, depth: int) -> Embedding:
         """After so many layers."""
@@ -138,12 +150,37 @@ class Bench:
     def layers_of_heads(self) -> Tensor:
         return torch.tensor(self.layers).repeat_interleave(self.decoder.shape.heads)
 
-    def row(self, probe: Probe, *, chat: bool) -> Row:
-        """To be called inside the decoder's session."""
+    @torch.no_grad()
+    def pose(self, texts: Sequence[tuple[Probe, bool]]) -> list[Posed]:
+        """Texts, and whether each is asked about as a chat. The questions run together, behind the stand-in, as if each
+        were of the longest text."""
+        prompts = [self.prompt_of(probe, chat=chat) for probe, chat in texts]
+        longest = max(ids.context.shape[1] for ids in prompts)
+        questions = [
+            Question(ids.prefix, self.stand_in, ids.suffix, ids.neutral, ids.suffix.shape[1], longest)
+            for ids in prompts
+        ]
+        asked: list[dict[int, LayerQuestion]] = [{} for _ in texts]
+        with self.decoder.session():
+            own = [question.own_tokens for question in questions]
+            directions = mean_states(self.decoder, self.first, own, self.depths) - self.usual[:, None]
+            for way in {chat for _, chat in texts}:
+                alike = [at for at, (_, chat) in enumerate(texts) if chat == way]
+                for layer in ask_together(self.decoder, self.layers, [questions[at] for at in alike]):
+                    for at, one in zip(alike, layer, strict=True):
+                        asked[at][one.layer] = one
+        probed = [probe for probe, _ in texts]
+        return [Posed(*each) for each in zip(probed, prompts, asked, directions.unbind(1), strict=True)]
+
+    def prompt_of(self, probe: Probe, *, chat: bool) -> prompt.PromptIds:
         before, after = prompt.affixes(self.tokenizer, probe.question, chat=chat)
-        ids = prompt.encode(self.tokenizer, before, probe.text, after, prompt.neutral(self.tokenizer, chat=chat))
-        units = self.units_of(ids)
-        return self.row_of(probe, units, *self._by_head(ids, units))
+        return prompt.encode(self.tokenizer, before, probe.text, after, prompt.neutral(self.tokenizer, chat=chat))
+
+    @torch.no_grad()
+    def row(self, posed: Posed) -> Row:
+        units = self.units_of(posed.ids)
+        with self.decoder.session():
+            return self.row_of(posed.probe, units, *self._by_head(posed, units))
 
     def units_of(self, ids: prompt.PromptIds) -> Tensor:
         """(C,) the number of each context token's unit."""
@@ -157,32 +194,29 @@ class Bench:
         at_once, alone = (unit_scores(each, units.expand(len(each), -1)) for each in (scores, other))
         return Row(at_once, sizes, asked, alone, closeness)
 
-    def _by_head(self, ids: prompt.PromptIds, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _by_head(self, posed: Posed, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(H, C) float32 on the CPU, twice: the default score of every head of every layer that sees the whole text, by
         the question that is read with it, and by the question behind a stand-in for it; and (D, U), how close the units
         (C,) are to what it is about."""
-        device, (before, count, length, _) = self.decoder.device, ids.lengths
+        ids, device = posed.ids, self.decoder.device
+        before, count, length, _ = ids.lengths
         assert ids.neutral is not None
-        question = Question(ids.prefix, self.stand_in, ids.suffix, ids.neutral, length, count)
-        asked = {one.layer: one for one in question.ask(self.decoder, self.layers)}
         chunk = Chunk.of(*(part.to(device) for part in (ids.prefix, ids.context, ids.suffix, ids.neutral)))
         score = SCORES["peak_softmax"]
         scorer = Scorer(self.decoder, score, Scoring(self.layers), length, chunk)
         rows: list[Tensor] = []
         alone: list[Tensor] = []
         hidden = self.decoder.embed(chunk.input_ids)
-        own = own_tokens(ids.suffix[0].tolist(), ids.neutral[0].tolist())
-        directions = mean_states(self.decoder, self.first, own, self.depths) - self.usual
         context = slice(before, before + count)
-        close = [normed(hidden[0, context]) @ directions[0]]
+        close = [normed(hidden[0, context]) @ posed.directions[0]]
         steps = self.decoder.steps(hidden, chunk.position_ids, 0, self.layers[-1] + 1, finish=False, fork=chunk.fork)
         for step in steps:
             if step.layer in self.layers:
                 rows.append(scorer.of_layer(step.attended)[0, :, before:].float().cpu())
                 keys = step.attended.keys[:, :, before : before + count]
-                alone.append(asked[step.layer].scores(keys, score)[0].float().cpu())
+                alone.append(posed.asked[step.layer].scores(keys, score)[0].float().cpu())
             if step.hidden is not None and step.layer + 1 in self.depths:
-                close.append(normed(step.hidden[0, context]) @ directions[step.layer + 1])
+                close.append(normed(step.hidden[0, context]) @ posed.directions[step.layer + 1])
         return torch.cat(rows), torch.cat(alone), unit_means(torch.stack(close).cpu(), units.expand(len(close), -1))
 
     def tokens_of(self, probe: Probe) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from homerlm import prompt
@@ -35,7 +36,7 @@ class Embedding:
 
     def direction(self, decoder: Decoder, question: Ids) -> Tensor:
         """(E,) of a question's own ids. To be called inside the decoder's session."""
-        (mean,) = mean_states(decoder, self.first, question, [self.depth])
+        ((mean,),) = mean_states(decoder, self.first, [question], [self.depth])
         return mean - torch.tensor(self.usual, device=mean.device)
 
     @classmethod
@@ -108,10 +109,15 @@ def normed(hidden: Tensor) -> Tensor:
     return states * states.square().mean(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
 
 
-def mean_states(decoder: Decoder, first: int, ids: Ids, depths: Sequence[int]) -> Tensor:
-    """(D, E) means of the states of ids, read behind one token, after each number of layers, ascending."""
-    whole = torch.tensor([[first, *ids]], device=decoder.device)
-    return torch.stack([states[0, 1:].mean(0) for states in _states_after(decoder, whole, depths)])
+def mean_states(decoder: Decoder, first: int, questions: Sequence[Ids], depths: Sequence[int]) -> Tensor:
+    """(D, N, E) means of the states of each question's ids, read behind one token, after each number of layers,
+    ascending."""
+    rows = [torch.tensor([first, *ids], device=decoder.device) for ids in questions]
+    means = [
+        torch.stack([states[row, 1 : len(ids)].mean(0) for row, ids in enumerate(rows)])
+        for states in _states_after(decoder, pad_sequence(rows, batch_first=True), depths)
+    ]
+    return torch.stack(means)
 
 
 def _states_after(decoder: Decoder, input_ids: Tensor, depths: Sequence[int]) -> Iterator[Tensor]:

@@ -33,12 +33,12 @@ class Chunk:
             return cls(ids, positions.expand(len(ids), -1), common, None)
         ids = torch.cat([ids, neutral_ids.to(ids.device)], dim=1)
         positions = torch.cat([positions, torch.arange(neutral_ids.shape[1], device=ids.device) + common])
-        return cls(ids, positions.expand(len(ids), -1), common, Fork(common, length))
+        return cls(ids, positions.expand(len(ids), -1), common, Fork((common, length)))
 
     def only(self, kept: Tensor) -> Chunk:
         """The chunk with those of its common tokens that are among `kept` (B, n), ascending; positions stay."""
         places, dropped = self._places(kept), self.common - kept.shape[1]
-        fork = None if self.fork is None else Fork(self.fork.first - dropped, self.fork.second - dropped)
+        fork = None if self.fork is None else self.fork.moved(dropped)
         return Chunk(self.input_ids.gather(1, places), self.position_ids.gather(1, places), kept.shape[1], fork)
 
     def states_of(self, kept: Tensor, hidden: Tensor) -> Tensor:
@@ -83,5 +83,5 @@ class Scorer:
         if chunk.fork is None:
             return self.by_head(attended, self._queries)
         question, neutral = attended.endings(chunk.fork)
-        neutral_len = chunk.input_ids.shape[1] - chunk.fork.second
+        neutral_len = chunk.input_ids.shape[1] - chunk.fork.starts[1]
         return self.score.above_neutral(self.by_head(question, self._queries), self.by_head(neutral, neutral_len))
