@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embeddings import FACTS, TOKENS, arguments, cases
+from embeddings import FACTS, arguments, cases
 from homerlm import Homer, load_model
 from homerlm.model.memory import keep_freed_memory
 from homerlm.prompt import PromptIds
@@ -65,9 +65,7 @@ def ways(method: Select, ids: PromptIds) -> Iterator[tuple[str, Tensor, Tensor, 
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a document beside the facts")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     keep_freed_memory()
     homer = Homer(*load_model(given.model))
     novels = given.text.read_text()

@@ -79,16 +79,16 @@ def cases(
         start = text.index(fact.text)
         gold = torch.tensor(prompt.tokens_within(spans, [(start, start + len(fact.text))]))
         row = {"task": fact.task, "document": number, "seed": seed, "question": fact.question}
-        yield Case(PromptIds(ids.prefix, ids.context, ids.suffix, ids.neutral), gold, row)
+        yield Case(ids, gold, row)
 
 
 @torch.no_grad()
-def rows(homer: Homer, novels: str, number: int, seed: int) -> Iterator[dict[str, Any]]:
+def rows(homer: Homer, novels: str, tokens: int, number: int, seed: int) -> Iterator[dict[str, Any]]:
     """Of each fact of a document, 0 or 1 by each way and number of tokens."""
     method, index = homer.method, None
     assert isinstance(method, Select)
     assert homer.tokenizer is not None
-    for case in cases(homer.tokenizer, novels, number, seed):
+    for case in cases(homer.tokenizer, novels, number, seed, tokens):
         ids, gold, found = case.ids, case.gold, dict(case.row)
         index = index or homer.index(ids.prefix, ids.context, neutral_ids=ids.neutral)
         with homer.decoder.session():
@@ -113,6 +113,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="name, folder or file; default the bundled model")
     parser.add_argument("--text", type=Path, required=True, help="a text of novels or the like")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a document beside the facts")
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--seed", type=int, default=41)
     parser.add_argument("--output", type=Path, required=True)
@@ -126,7 +127,7 @@ def main() -> None:
     novels = given.text.read_text()
     made: list[dict[str, Any]] = []
     for number in range(given.documents):
-        made += rows(homer, novels, number, given.seed)
+        made += rows(homer, novels, given.tokens, number, given.seed)
         given.output.write_text(json.dumps(made, indent=1) + "\n")
     for task in FACTS:
         own = [row for row in made if row["task"] == task]

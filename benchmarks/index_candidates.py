@@ -25,7 +25,6 @@ from homerlm.lab.samples import Sample
 from homerlm.lab.tasks.planted import planted
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
-from homerlm.prompt import PromptIds
 from homerlm.select.method import Select
 from homerlm.select.reading import Reading
 
@@ -39,26 +38,23 @@ def row(homer: Homer, sample: Sample) -> dict[str, Any]:
     assert isinstance(method, Select)
     assert tokenizer is not None
     asked = Setup(homer.model, tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
-    prompt = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
-    gold = torch.tensor(asked.gold) - asked.prefix.shape[1]
+    gold = asked.gold_in_context
     index = homer.index(asked.prefix, asked.context, neutral_ids=asked.neutral)
     found: dict[str, Any] = {}
     with homer.decoder.session():
-        plan = method.plan(*prompt.lengths)
+        plan = method.plan(*asked.lengths)
         search = Search.of(method, index, index.frame.question(asked.suffix, asked.neutral, plan.queries))
         for times in WIDER:
             best = run_steps(search.candidates(min(times * plan.candidate_room, len(index))))
             found[f"index, {len(best)}"] = _all(gold, best)
             if times > 1:
                 started = time.perf_counter()
-                part = replace(prompt, context=asked.context[:, best])
-                found[f"of {len(best)}, read"] = _all(gold, run_steps(method.candidates_among(part, plan, best)))
+                part = replace(asked, context=asked.context[:, best])
+                found[f"of {len(best)}, read"] = _all(gold, run_steps(method.candidates_among(part, plan, best)).places)
                 found[f"seconds of {len(best)}"] = round(time.perf_counter() - started, 3)
-        reading = Reading(method.decoder, plan, prompt, method.ranking)
-        scores = torch.cat([scored for _, scored in reading.chunks()], dim=1)
-        everywhere = torch.arange(len(index))[None]
-        best = method.ranking.candidates(scores, asked.context, everywhere, plan.candidate_room)[0]
-        found["at once"] = _all(gold, best)
+        reading = Reading.on(method.decoder, plan, asked, method.ranking)
+        best = run_steps(method._candidates(reading, torch.arange(len(index))[None])).row(0)
+        found["at once"] = _all(gold, best.places)
     return found
 
 

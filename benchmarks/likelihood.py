@@ -27,7 +27,6 @@ from homerlm.lab.questions import Setup
 from homerlm.lab.samples import Sample
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import Event, run_steps
-from homerlm.prompt import PromptIds
 from homerlm.score.neighbours import top_tokens
 from homerlm.select import likelihood
 from homerlm.select.method import Select
@@ -51,12 +50,10 @@ class Study:
     def rows(self, sample: Sample) -> Iterator[dict[str, Any]]:
         """Whether the whole of what answers is among the tokens that each way chooses."""
         asked = Setup(self.homer.model, self.homer.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
-        ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
-        gold = torch.tensor(asked.gold) - asked.prefix.shape[1]
-        plan = self.method.plan(*ids.lengths)
+        plan = self.method.plan(*asked.lengths)
         places = torch.arange(plan.context_len)[None]
         with self.homer.decoder.session():
-            reading = Reading.on(self.homer.decoder, plan, ids, self.method.ranking)
+            reading = Reading.on(self.homer.decoder, plan, asked, self.method.ranking)
             ranked = run_steps(self.method._ranked(reading, places, lambda _: plan.pause))
             likelihoods = Known(reading)
             for count in (FEW, plan.candidate_room):
@@ -67,7 +64,7 @@ class Study:
                     with likelihoods.patched(), mock.patch.object(likelihood, "CHOICE_WEIGHT", weight):
                         chosen[name] = run_steps(likelihood.likely(one, ranked, places, count)).places[0]
                 for name, found in chosen.items():
-                    yield {"way": name, "tokens": count, "found": bool(torch.isin(gold, found).all())}
+                    yield {"way": name, "tokens": count, "found": bool(torch.isin(asked.gold_in_context, found).all())}
 
 
 class Known:

@@ -30,7 +30,6 @@ from homerlm.lab.samples import Asked, Sample
 from homerlm.lab.tasks.own import load_questions, questions
 from homerlm.model.memory import keep_freed_memory
 from homerlm.passes import run_steps
-from homerlm.prompt import PromptIds
 from homerlm.score.bm25 import passage_scores
 from homerlm.select.method import Select
 from homerlm.select.plan import SelectPlan
@@ -83,11 +82,10 @@ class Study:
 
     def _question(self, sample: Sample) -> Question:
         asked = Setup(self.homer.model, self.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
-        ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
-        plan = self.method.plan(*ids.lengths)
-        reading = Reading(self.homer.decoder, plan, ids, self.method.ranking)
+        plan = self.method.plan(*asked.lengths)
+        reading = Reading(self.homer.decoder, plan, asked, self.method.ranking)
         scores = torch.cat([found.scores for _, found in reading.chunks()], dim=1)
-        return Question(asked, plan, reading, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
+        return Question(asked, plan, reading, scores, asked.gold_in_context)
 
     def _found(self, question: Question, ranking: Ranking, by_words: int) -> Tensor:
         """(n,) ascending: the candidates."""

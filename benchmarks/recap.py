@@ -153,13 +153,12 @@ class Study:
     def find(self, sample: Sample) -> Found:
         method = self.method(Way("the present one"))
         asked = Setup(self.homer.model, self.tokenizer, None).ids(sample, sample.questions[0])  # type: ignore[arg-type]
-        ids = PromptIds(asked.prefix, asked.context, asked.suffix, asked.neutral)
-        plan = method.plan(*ids.lengths)
+        plan = method.plan(*asked.lengths)
         with self.homer.decoder.session():
-            reading = Reading.on(self.homer.decoder, plan, ids, method.ranking)
+            reading = Reading.on(self.homer.decoder, plan, asked, method.ranking)
             found = run_steps(method._candidates(reading, torch.arange(plan.context_len)[None])).row(0)
-            (scores,) = run_steps(reading.scoring(ids.context[:, found.places], plan.reranking))
-        return Found(sample, ids, plan, found, scores, torch.tensor(asked.gold) - asked.prefix.shape[1])
+            (scores,) = run_steps(reading.scoring(asked.context[:, found.places], plan.reranking))
+        return Found(sample, asked, plan, found, scores, asked.gold_in_context)
 
     def method(self, way: Way) -> Select:
         method = self.homer.method

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homerlm.errors import InputError
@@ -71,6 +73,11 @@ class Asked(PromptIds):
     gold: tuple[int, ...] = ()
     document: str = ""
     sections: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def gold_in_context(self) -> Tensor:
+        """(n,) places in the context of the gold tokens."""
+        return torch.tensor(self.gold) - self.prefix.shape[1]
 
 
 @dataclass(frozen=True)
