@@ -60,15 +60,15 @@ def measuring(
     bench = Bench(decoder, tokenizer)
     asked = [(probe, bench.has_template and number % 2 == 1) for number, probe in enumerate(texts)]
     rows: list[Row] = []
-    read, reading = 0, 0.0
+    read, spent = 0, 0.0
     yield Progress(0, count * CHARACTERS // 4)
     for start in range(0, count, TOGETHER):
         for posed in bench.pose(asked[start : start + TOGETHER]):
-            before = time.perf_counter()
+            begun = time.perf_counter()
             rows.append(bench.row(posed))
-            reading += time.perf_counter() - before
+            spent += time.perf_counter() - begun
             number, read = len(rows), read + int(rows[-1].sizes.sum())
-            yield Progress(read, read * count // number, number, reading / number * (count - number))
+            yield Progress(read, read * count // number, number, spent / number * (count - number))
     heads = decoder.shape.heads
     found = together(rows, bench.layers_of_heads)
     reading, reranking = choose(found, heads)
