@@ -1,7 +1,8 @@
 """Which scores find a fact? Planted facts are read as chunks are, with the question and a neutral one behind them; the
 attention of all heads is kept, and ways to score a text's tokens and units are compared on it: heads, joined over
-the question's tokens, with and without the neutral question, in windows or sentences, with BM25 beside them. Reported
-is the share of the text that scores above the fact asked for (0 is best), on texts that chose no heads.
+the question's tokens, these weighted or not, with and without the neutral question, in windows or sentences, with BM25
+beside them. Reported is the share of the text that scores above the fact asked for (0 is best), on texts that chose no
+heads.
 
     python benchmarks/heads.py collect --model default --texts 96 --seed 1 --attention attention.pt    (1.7 GB)
     python benchmarks/heads.py compare --model default --attention attention.pt --output results/heads/smollm2.json
@@ -13,6 +14,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ from homerlm.profiling.choice import Found, greedy, loss
 from homerlm.profiling.probes import Probe, probes
 from homerlm.score.attention import Attention
 from homerlm.score.bm25 import passage_scores
+from homerlm.score.embedding import own_span
 from homerlm.score.neighbours import pool
 from homerlm.score.reading import Chunk
 from homerlm.score.sentences import Sentences
 
 CHARACTERS = 4400
 Joined = Callable[[Tensor], Tensor]  # (H, Q, C) attention to (H, C)
+Row = dict[str, Any]  # what is kept of a text
+Asked = Callable[[Row, Tensor], Tensor]  # a text and the question's (H, Q, C) attention to it, to (H, C)
+Weights = Callable[[Row, Tensor], Tensor]  # the same, to (Q,) or (H, Q)
 
 OVER_QUESTION: dict[str, Joined] = {
     "mean": lambda a: a.mean(1),
@@ -38,6 +44,25 @@ OVER_QUESTION: dict[str, Joined] = {
     "mean of 3 highest": lambda a: a.topk(3, 1).values.mean(1),
     "mean of squares": lambda a: a.square().mean(1),
     "root of highest": lambda a: a.amax(1).sqrt(),
+}
+
+
+def concentration(_: Row, attention: Tensor) -> Tensor:
+    """(H, Q): how far from even a token's attention to the text is, 0 to 1: 1 less its share of the highest entropy."""
+    shares = attention / attention.sum(-1, keepdim=True).clamp(min=1e-9)
+    return 1 - torch.special.entr(shares).sum(-1) / torch.tensor(float(attention.shape[-1])).log()
+
+
+WEIGHTS: dict[str, Weights] = {  # of the tokens of the prompt's suffix, by how much they tell
+    "the question's own tokens": lambda row, _: row["own"].float(),
+    "own tokens by surprisal": lambda row, _: row["own"] * row["surprisal"],
+    "own tokens by rarity in the text": lambda row, _: row["own"] * row["rarity"],
+    "all by concentration": concentration,
+    "own tokens by concentration": lambda row, attention: row["own"] * concentration(row, attention),
+}
+WEIGHTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (H, Q, C) attention, weights (Q,) or (H, Q), to (H, C)
+    "mean": lambda a, w: (a * w[..., None]).sum(1) / w.sum(-1, keepdim=True),
+    "highest": lambda a, w: (a * w[..., None]).amax(1) * (w > 0).sum(-1, keepdim=True) / w.sum(-1, keepdim=True),
 }
 UNITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # sums (H, U) and sizes (U,)
     "sentence, sum": lambda sums, _: sums,
@@ -47,9 +72,10 @@ UNITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # sums (H, U) and size
 
 
 @torch.no_grad()
-def attention_of(decoder: Decoder, tokenizer: Any, probe: Probe, chat: bool) -> dict[str, Any]:
+def attention_of(decoder: Decoder, tokenizer: Any, probe: Probe, chat: bool) -> Row:
     """Attention (L, H, Q, C) float16 of the question's and the neutral question's tokens to the text's; `asked` (C,):
-    1, 2, ... in the fact's sentences, else 0."""
+    1, 2, ... in the fact's sentences, else 0; of the suffix's tokens (Q,) `suffix`: ids, `own`: whether they are the
+    question's, and `surprisal`: nats, behind the prefix alone."""
     before, after = prompt.affixes(tokenizer, probe.question, chat=chat)
     ids = prompt.encode(tokenizer, before, probe.text, after, prompt.neutral(tokenizer, chat=chat))
     p, c, s, n = ids.lengths
@@ -69,10 +95,16 @@ def attention_of(decoder: Decoder, tokenizer: Any, probe: Probe, chat: bool) -> 
     for number, span in enumerate(probe.spans, 1):
         asked[prompt.tokens_within(spans, [span])] = number
     question, neutral = (torch.stack(kept) for kept in layers)
-    return {"A": question, "B": neutral, "asked": asked, "kind": probe.kind, "q": probe.question, "ids": ids.context[0]}
+    own = torch.zeros(s, dtype=torch.bool)
+    own[own_span(ids.suffix[0].tolist(), ids.neutral[0].tolist())] = True
+    alone = torch.cat([ids.prefix, ids.suffix], dim=1)
+    log_probs = decoder.model(alone).logits[0, p - 1 : -1].float().log_softmax(-1)
+    told = {"asked": asked, "kind": probe.kind, "q": probe.question, "ids": ids.context[0], "suffix": ids.suffix[0]}
+    surprisal = -log_probs.gather(1, ids.suffix[0][:, None])[:, 0]
+    return {"A": question, "B": neutral, "own": own, "surprisal": surprisal} | told
 
 
-def collect(model: Any, tokenizer: Any, texts: int, seed: int) -> list[dict[str, Any]]:
+def collect(model: Any, tokenizer: Any, texts: int, seed: int) -> list[Row]:
     has_template = getattr(tokenizer, "chat_template", None) is not None
     made = probes(CHARACTERS, texts, seed)
     return [
@@ -84,7 +116,7 @@ def collect(model: Any, tokenizer: Any, texts: int, seed: int) -> list[dict[str,
 class Texts:
     """The texts of a collection, with their units, by the heads that see the whole of them."""
 
-    def __init__(self, rows: list[dict[str, Any]], tokenizer: Any, decoder: Decoder) -> None:
+    def __init__(self, rows: list[Row], tokenizer: Any, decoder: Decoder) -> None:
         self.rows, self.tokenizer = rows, tokenizer
         self.heads = decoder.shape.heads
         self.seeing = decoder.shape.layers_seeing(min(CHARACTERS, decoder.shape.sight))
@@ -92,12 +124,16 @@ class Texts:
         self.units = [sentences.units(r["ids"][None], torch.arange(len(r["ids"]))[None])[0] for r in rows]
         self.sizes = [torch.bincount(units).float() for units in self.units]
         self.kinds = [row["kind"] for row in rows]
+        for row, units in zip(rows, self.units, strict=True):
+            row["rarity"] = rarity(row["suffix"], row["ids"], units)
 
-    def scores(self, join: Joined, neutral: float) -> Iterator[Tensor]:
-        """(H, C) of each text: of the question, less `neutral` times the neutral question's, at least 0."""
+    def scores(self, join: Joined, neutral: float, asked: Asked | None = None) -> Iterator[Tensor]:
+        """(H, C) of each text: of the question, by `asked` if given, less `neutral` times the neutral question's, at
+        least 0."""
         for row in self.rows:
             a, b = (row[name][list(self.seeing)].float().flatten(0, 1) for name in ("A", "B"))
-            yield (join(a) - neutral * join(b)).clamp(min=0)
+            question = join(a) if asked is None else asked(row, a)
+            yield (question - neutral * join(b)).clamp(min=0)
 
     def found(self, by_token: Iterator[Tensor], unit: Callable[[Tensor, Tensor], Tensor]) -> Found:
         """Scores of units, as the profile's measurement has them."""
@@ -134,6 +170,18 @@ class Texts:
 
         layers = torch.tensor(self.seeing).repeat_interleave(self.heads)
         return Found(pad(scores), pad(sizes), pad(asked), layers)
+
+
+def weighing(weighted: Callable[[Tensor, Tensor], Tensor], weights: Weights, row: Row, attention: Tensor) -> Tensor:
+    """(H, C): the question's (H, Q, C) attention, its tokens joined by their weights."""
+    return weighted(attention, weights(row, attention))
+
+
+def rarity(suffix: Tensor, ids: Tensor, units: Tensor) -> Tensor:
+    """(Q,) of the suffix's tokens: the logarithm of the text's units by those that have the token, as BM25 has it."""
+    count = int(units.max()) + 1
+    having = torch.tensor([len(units[ids == token].unique()) for token in suffix.tolist()])
+    return (1 + (count - having + 0.5) / (having + 0.5)).log()
 
 
 def graded(found: Found, depth: int, count: int) -> tuple[Tensor, list[str], list[tuple[list[int], list[int]]]]:
@@ -185,6 +233,10 @@ def compare(texts: Texts) -> Iterator[dict[str, Any]]:
         yield row(f"4 heads, highest, less {neutral:g} neutral", texts.found(texts.scores(highest, neutral), root))
     for name, join in OVER_QUESTION.items():
         yield row(f"4 heads, {name}, less 1.5 neutral", texts.found(texts.scores(join, 1.5), root))
+    for name, weighted in WEIGHTED.items():
+        for of_what, weights in WEIGHTS.items():
+            scores = texts.scores(OVER_QUESTION[name], 1.5, partial(weighing, weighted, weights))
+            yield row(f"4 heads, {name}, less 1.5 neutral; {of_what}", texts.found(scores, root))
     best = texts.found(texts.scores(highest, 1.5), root)
     for depth in layers[:: max(len(layers) // 8, 1)]:
         yield row(f"4 heads up to layer {depth}", best, depth)

@@ -61,12 +61,30 @@ def paths(tmp_path_factory):
     return {name.upper(): str(folder / name) for name in ("model", "text", "book", "questions")}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_comes_to_its_end(name, paths, tmp_path, monkeypatch):
-    given = [paths.get(word, word) for word in shlex.split(STUDIES[name])]
-    monkeypatch.setattr(sys, "argv", [name, "--model", paths["MODEL"], "--output", str(tmp_path / "out"), *given])
+@pytest.fixture
+def study(paths, tmp_path, monkeypatch):
+    """A function that runs a study's command in a folder of its own, with a model and an output."""
     monkeypatch.chdir(tmp_path)
-    importlib.import_module(name).main()
+
+    def run(name, *given):
+        monkeypatch.setattr(sys, "argv", [name, "--model", paths["MODEL"], "--output", str(tmp_path / "out"), *given])
+        importlib.import_module(name).main()
+
+    return run
+
+
+def test_ways_to_score_are_compared_on_attention_that_was_kept(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("heads.CHARACTERS", 1000)
+    for step in ("collect", "compare"):
+        study("heads", step, "--texts", "6", "--attention", "attention.pt")
+    ways = json.loads((tmp_path / "out").read_text())["ways"]
+    assert ways
+    assert all(0 <= way["mean"] <= 1 for way in ways)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_comes_to_its_end(name, study, paths, tmp_path):
+    study(name, *(paths.get(word, word) for word in shlex.split(STUDIES[name])))
     written = [path for path in Path(tmp_path).rglob("*") if path.is_file()]
     assert written
     assert all(path.stat().st_size for path in written)
