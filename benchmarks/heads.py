@@ -14,7 +14,6 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from homerlm import load_model, prompt
+from homerlm.lab.likelihood import Prefill
 from homerlm.model.decoder import Decoder
 from homerlm.profiling.choice import Found, greedy, loss
 from homerlm.profiling.probes import Probe, probes
@@ -97,10 +97,8 @@ def attention_of(decoder: Decoder, tokenizer: Any, probe: Probe, chat: bool) -> 
     question, neutral = (torch.stack(kept) for kept in layers)
     own = torch.zeros(s, dtype=torch.bool)
     own[own_span(ids.suffix[0].tolist(), ids.neutral[0].tolist())] = True
-    alone = torch.cat([ids.prefix, ids.suffix], dim=1)
-    log_probs = decoder.model(alone).logits[0, p - 1 : -1].float().log_softmax(-1)
     told = {"asked": asked, "kind": probe.kind, "q": probe.question, "ids": ids.context[0], "suffix": ids.suffix[0]}
-    surprisal = -log_probs.gather(1, ids.suffix[0][:, None])[:, 0]
+    surprisal = -Prefill.of(decoder.model, ids.prefix).score(ids.suffix).log_probs
     return {"A": question, "B": neutral, "own": own, "surprisal": surprisal} | told
 
 
@@ -172,9 +170,9 @@ class Texts:
         return Found(pad(scores), pad(sizes), pad(asked), layers)
 
 
-def weighing(weighted: Callable[[Tensor, Tensor], Tensor], weights: Weights, row: Row, attention: Tensor) -> Tensor:
-    """(H, C): the question's (H, Q, C) attention, its tokens joined by their weights."""
-    return weighted(attention, weights(row, attention))
+def weighing(weights: Weights, weighted: Callable[[Tensor, Tensor], Tensor]) -> Asked:
+    """The question's tokens joined by their weights."""
+    return lambda row, attention: weighted(attention, weights(row, attention))
 
 
 def rarity(suffix: Tensor, ids: Tensor, units: Tensor) -> Tensor:
@@ -235,7 +233,7 @@ def compare(texts: Texts) -> Iterator[dict[str, Any]]:
         yield row(f"4 heads, {name}, less 1.5 neutral", texts.found(texts.scores(join, 1.5), root))
     for name, weighted in WEIGHTED.items():
         for of_what, weights in WEIGHTS.items():
-            scores = texts.scores(OVER_QUESTION[name], 1.5, partial(weighing, weighted, weights))
+            scores = texts.scores(OVER_QUESTION[name], 1.5, weighing(weights, weighted))
             yield row(f"4 heads, {name}, less 1.5 neutral; {of_what}", texts.found(scores, root))
     best = texts.found(texts.scores(highest, 1.5), root)
     for depth in layers[:: max(len(layers) // 8, 1)]:
